@@ -1,0 +1,17 @@
+"""Judging a network on labelled tiles."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+
+@torch.inference_mode()
+def top1(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Share of tiles (0..1) whose best class is the true one (Algorithm 2 with k = 1), in float32."""
+    device = next(model.parameters()).device
+    right = total = 0
+    for tiles, labels in batches:
+        right += int((model(tiles.to(device)).argmax(1).cpu() == labels).sum())
+        total += len(labels)
+    return right / total

@@ -1,0 +1,141 @@
+"""The ILCS network (Pei et al. 2022): three LCS blocks, MIAM, two linear layers.
+
+Where the paper is silent (place of the pooling, CA before it, order convolution - BN - SA - ReLU6, hidden width 6,
+biases) the choice is the one that reproduces Table 3: 2.24 M parameters (here exactly 2,235,886 at six classes) and
+4.26 G multiply-accumulates for a batch of 16 at 224 x 224.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ilcs_model.attention import MIAM, ChannelAttention, SpatialAttention
+
+SIZE_PX = 300  # side of the square input; the first linear layer fixes it
+MEAN, STD = 0.4, 0.2  # of pixel / 255; the paper's "variance 0.2" acts as the divisor
+WIDTHS = ((3, 32, 64), (64, 64, 128), (128, 128, 256))  # (input, Conv1..3, Conv4) of each block, Table 1
+HIDDEN = 6  # width between the two linear layers: what the parameter count says
+
+
+class LCSBlock(nn.Module):
+    """One lightweight convolution structure, Figure 2 and Table 1: (N, c_in, H, W) -> (N, c_out, H // 2, W // 2)."""
+
+    def __init__(self, c_in: int, c: int, c_out: int) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.ca1 = nn.Conv2d(c_in, c, 1), nn.BatchNorm2d(c), ChannelAttention(c)
+        self.conv2, self.bn2, self.sa2 = _depthwise(c, (1, 3)), nn.BatchNorm2d(c), SpatialAttention()
+        self.conv3, self.bn3, self.sa3 = _depthwise(c, (3, 1)), nn.BatchNorm2d(c), SpatialAttention()
+        self.conv4, self.bn4, self.ca4 = nn.Conv2d(c, c_out, (1, 2)), nn.BatchNorm2d(c_out), ChannelAttention(c_out)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.tail(self.head(x))
+
+    def head(self, x: Tensor) -> Tensor:
+        """Conv1, CA and the pooling: (N, c_in, H, W) -> (N, c, H // 2, W // 2)."""
+        x = F.relu6(self.bn1(self.conv1(x)))
+        # CA's weights are positive and constant over a map, so pooling first gives the same and touches a quarter.
+        return F.max_pool2d(x, 2) * self.ca1(x)
+
+    def tail(self, x: Tensor) -> Tensor:
+        """Conv2 to Conv4: (N, c, H, W) -> (N, c_out, H, W)."""
+        x = self.bn2(self.conv2(x))
+        x = F.relu6(x * self.sa2(x))
+        x = self.bn3(self.conv3(x))
+        x = F.relu6(x * self.sa3(x))
+        x = F.relu6(self.bn4(self.conv4(F.pad(x, (0, 1)))))  # one column on the right keeps the size
+        return x * self.ca4(x)
+
+
+class GreyHead(nn.Module):
+    """The first block's head for one grey uint8 channel, without its full-size 32-channel maps. Exact, no parameters.
+
+    With r = pixel / 255 the head is per channel ``relu6(a r + b)``: Conv1's three input channels summed, normalisation
+    and BN folded in. ReLU6 is monotone, so 2x2 max pooling is ``relu6(a max(r) + b)`` where a > 0 and
+    ``relu6(a min(r) + b)`` elsewhere: a 1x1 convolution of the window's maximum and minimum. BN's batch statistics
+    follow from mean and variance of r. CA's mean is a dot product of the tile's 256-bin histogram with a table.
+    """
+
+    def forward(self, tiles: Tensor, block: LCSBlock) -> Tensor:
+        """uint8 (N, 1, H, W) -> (N, c, H // 2, W // 2), float32."""
+        r = tiles.float() / 255
+        weight = block.conv1.weight.float().sum(1).flatten()  # (c, 3, 1, 1) -> (c,)
+        a, b = self._fold(r, weight, block)
+
+        high = F.max_pool2d(r, 2)
+        low = -F.max_pool2d(-r, 2)
+        kernel = torch.stack([a.clamp(min=0), a.clamp(max=0)], 1)[:, :, None, None]  # (c, 2, 1, 1)
+        pooled = F.relu6(F.conv2d(torch.cat([high, low], 1), kernel, b))
+
+        levels = torch.arange(256, device=r.device, dtype=r.dtype) / 255
+        table = F.relu6(levels[:, None] * a + b)  # (256, c): the response to each grey level
+        mean = histogram(tiles) @ table  # (N, 256) @ (256, c)
+        brightest, darkest = r.amax((1, 2, 3)), r.amin((1, 2, 3))  # (N,)
+        maximum = F.relu6(torch.maximum(brightest[:, None] * a, darkest[:, None] * a) + b)  # (N, c)
+        return pooled * block.ca1.weigh(mean, maximum)
+
+    @staticmethod
+    def _fold(r: Tensor, weight: Tensor, block: LCSBlock) -> tuple[Tensor, Tensor]:
+        """Slope and offset (c,) of BN(Conv1((r - MEAN) / STD)) as a line in r."""
+        bn = block.bn1
+        assert bn.weight is not None and bn.bias is not None and bn.running_mean is not None
+        assert block.conv1.bias is not None and bn.running_var is not None and bn.momentum is not None
+        if bn.training:
+            var_r, mean_r = torch.var_mean(r, unbiased=False)
+            mean = weight * (mean_r - MEAN) / STD + block.conv1.bias.float()
+            var = (weight / STD).square() * var_r
+            with torch.no_grad():
+                count = r.numel()
+                bn.running_mean.lerp_(mean, bn.momentum)
+                bn.running_var.lerp_(var * (count / (count - 1)), bn.momentum)
+                assert bn.num_batches_tracked is not None
+                bn.num_batches_tracked.add_(1)
+        else:
+            mean, var = bn.running_mean, bn.running_var
+        gain = bn.weight * torch.rsqrt(var + bn.eps)
+        a = gain * weight / STD
+        b = gain * (block.conv1.bias.float() - weight * MEAN / STD - mean) + bn.bias
+        return a, b
+
+
+def histogram(tiles: Tensor) -> Tensor:
+    """Share of each grey level: uint8 (N, 1, H, W) -> float32 (N, 256), rows sum to 1."""
+    flat = tiles.flatten(1).long()
+    counts = torch.zeros(flat.shape[0], 256, device=tiles.device)
+    return counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32)) / flat.shape[1]
+
+
+class ILCS(nn.Module):
+    """ILCS, Algorithm 1: uint8 tiles (N, 1 or 3, 300, 300) -> logits (N, num_classes).
+
+    Normalisation is part of the network. One grey channel takes the exact short cut of ``GreyHead``; three channels
+    take the network as the paper draws it, and a grey tile repeated three times gives the same logits.
+    """
+
+    def __init__(self, num_classes: int = 6) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(LCSBlock(*w) for w in WIDTHS)
+        self.grey = GreyHead()
+        self.miam = MIAM(WIDTHS[-1][-1])
+        side = SIZE_PX // 2 // 2 // 2
+        self.fc1 = nn.Linear(WIDTHS[-1][-1] * side * side, HIDDEN)
+        self.fc2 = nn.Linear(HIDDEN, num_classes)
+
+    def forward(self, tiles: Tensor) -> Tensor:
+        x = self.miam(self.features(tiles))
+        return self.fc2(self.fc1(x.flatten(1)))
+
+    def features(self, tiles: Tensor) -> Tensor:
+        """uint8 (N, 1 or 3, 300, 300) -> the map that MIAM sees, (N, 256, 37, 37)."""
+        first = self.blocks[0]
+        assert isinstance(first, LCSBlock)
+        if tiles.shape[1] == 1:
+            x = first.tail(self.grey(tiles, first))
+        else:
+            x = first((tiles.float() / 255 - MEAN) / STD)
+        for block in self.blocks[1:]:
+            x = block(x)
+        return x
+
+
+def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:
+    return nn.Conv2d(channels, channels, kernel, padding=(kernel[0] // 2, kernel[1] // 2), groups=channels)

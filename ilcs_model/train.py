@@ -1,0 +1,248 @@
+"""Training: AdamW with a one-cycle rate, weight averaging, batch-norm statistics recomputed for the final weights.
+
+The two linear layers learn 150 times slower than the rest: with 350,464 inputs a unit, one Adam step at the common
+rate moves their output by hundreds and the loss never leaves ln(classes).
+"""
+
+import copy
+import json
+import math
+import os
+import platform
+import shutil
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from ilcs_model import create
+from ilcs_model.data import Dataset, plain_batches, train_batches
+from ilcs_model.errors import DataError
+from ilcs_model.evaluate import top1
+from ilcs_model.files import save_model
+from ilcs_model.info import ModelInfo, Recipe, code_version
+from ilcs_model.ilcs import MEAN, STD
+
+Report = Callable[[dict[str, Any]], None]
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """Everything that decides a run; written into the run folder and into the model's metadata."""
+
+    model: str = "ilcs"
+    name: str = "model"
+    epochs: int = 30
+    batch: int = 16
+    seed: int = 0
+    rate: float = 3e-3
+    linear_rate: float = 2e-5
+    weight_decay: float = 0.02
+    warm_up: float = 0.1  # share of all steps
+    label_smoothing: float = 0.05
+    average: float = 0.995  # weight of the running average at each step, once past the first steps
+    clip_norm: float = 5.0
+    norm_images: int = 1024  # training images over which batch-norm statistics are recomputed
+
+
+def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False, report: Report = lambda _: None) -> Path:
+    """Train, write ``run/model.safetensors`` and return its path.
+
+    ``run`` receives ``settings.json``, ``metrics.jsonl`` and, after each epoch, ``checkpoint.pt``; with ``resume`` an
+    interrupted run goes on from there. ``report`` is called with a record for each step, epoch and remark. Raises
+    ``DataError`` when the run folder does not fit, or the loss is no longer a number.
+    """
+    recipe = Recipe()
+    trainer = _Trainer(data, settings)
+    first = _open_run(run, settings, trainer, resume)
+    report({"remark": f"{trainer.describe()}; epochs {first + 1} to {settings.epochs}"})
+    for epoch in range(first, settings.epochs):
+        started = time.monotonic()
+        losses = [loss for loss in trainer.epoch(recipe, epoch, report)]
+        took = time.monotonic() - started
+        record = {
+            "epoch": epoch + 1,
+            "loss": sum(losses) / len(losses),
+            "images_per_s": len(losses) * settings.batch / took,
+            "seconds": took,
+        }
+        _append_json(run / "metrics.jsonl", record)
+        trainer.save(run / "checkpoint.pt", epoch + 1)
+        report(record)
+
+    model = trainer.final(recipe)
+    accuracy = {}
+    for split in sorted(set(data.splits)):
+        accuracy[split] = top1(model, plain_batches(data, data.split(split), recipe, settings.batch))
+        report({"remark": f"Top-1 on {split}: {accuracy[split]:.2%}"})
+    info = ModelInfo(
+        name=settings.name,
+        architecture=settings.model,
+        classes=data.classes,
+        recipe=recipe,
+        mean=MEAN,
+        std=STD,
+        data=data.summary(),
+        training={**msgspec.to_builtins(settings), "hardware": platform.processor() or platform.machine(), "torch": torch.__version__},
+        accuracy=accuracy,
+        code_version=code_version(),
+    )
+    path = run / "model.safetensors"
+    save_model(path, model, info)
+    _append_json(run / "metrics.jsonl", {"accuracy": accuracy})
+    return path
+
+
+class _Trainer:
+    """Network, optimiser and running average; one call an epoch."""
+
+    def __init__(self, data: Dataset, settings: Settings) -> None:
+        self.data, self.settings = data, settings
+        torch.manual_seed(settings.seed)
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = create(settings.model, len(data.classes)).to(self.device, memory_format=torch.channels_last)
+        self.averaged = copy.deepcopy(self.model)
+        self.steps_per_epoch = max(1, len(data.split("train")) // settings.batch)
+        self.optimizer = torch.optim.AdamW(self._groups())
+        self.step = 0
+        self.bf16 = _has_bf16(self.device)
+        # Inductor needs a C++ compiler on a CPU; without one training runs eagerly, at about half the speed.
+        self.compiled = self.device.type == "cuda" or shutil.which("g++") is not None
+        self.forward = torch.compile(self.model) if self.compiled else self.model
+
+    def describe(self) -> str:
+        precision = "bfloat16" if self.bf16 else "float32"
+        return f"{self.device.type}, {precision}, {'compiled' if self.compiled else 'eager (no C++ compiler found)'}"
+
+    def _groups(self) -> list[dict[str, Any]]:
+        """Linear layers of the classifier apart; biases and norms without decay."""
+        s = self.settings
+        slow = {id(p) for name, m in self.model.named_children() if isinstance(m, nn.Linear) for p in m.parameters()}
+        groups: dict[tuple[bool, bool], list[Tensor]] = {}
+        for p in self.model.parameters():
+            groups.setdefault((id(p) in slow, p.ndim > 1), []).append(p)
+        return [
+            {"params": params, "lr": 0.0, "peak": s.linear_rate if is_slow else s.rate, "weight_decay": s.weight_decay * decays}
+            for (is_slow, decays), params in groups.items()
+        ]
+
+    def epoch(self, recipe: Recipe, epoch: int, report: Report) -> Iterator[float]:
+        """Train over one epoch and yield each step's loss."""
+        self.model.train()
+        for tiles, labels in train_batches(self.data, recipe, self.settings.batch, (self.settings.seed, epoch)):
+            yield (loss := self._step(tiles.to(self.device), labels.to(self.device)))
+            report({"epoch": epoch + 1, "step": self.step, "steps": self.steps_per_epoch * self.settings.epochs, "loss": loss})
+
+    def _step(self, tiles: Tensor, labels: Tensor) -> float:
+        s = self.settings
+        factor = one_cycle(self.step / (self.steps_per_epoch * s.epochs), s.warm_up)
+        for group in self.optimizer.param_groups:
+            group["lr"] = group["peak"] * factor
+        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
+            logits = self.forward(tiles)
+        loss = F.cross_entropy(logits.float(), labels, label_smoothing=s.label_smoothing)
+        loss.backward()
+        nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self._average(min(s.average, self.step / (self.step + 9)))
+        if not math.isfinite(value := loss.item()):
+            raise DataError(f"the loss is {value} at step {self.step}: lower the rate or look for broken images")
+        return value
+
+    @torch.no_grad()
+    def _average(self, keep: float) -> None:
+        for kept, new in zip(self.averaged.parameters(), self.model.parameters(), strict=True):
+            kept.lerp_(new, 1 - keep)
+
+    def final(self, recipe: Recipe) -> nn.Module:
+        """The averaged network with batch-norm statistics of its own, in evaluation mode."""
+        model = copy.deepcopy(self.averaged)
+        indices = self.data.split("train")
+        chosen = indices[:: max(1, len(indices) // self.settings.norm_images)]
+        recompute_norms(model, (t.to(self.device) for t, _ in plain_batches(self.data, chosen, recipe, 32)))
+        return model
+
+    def save(self, path: Path, epochs: int) -> None:
+        part = path.with_suffix(".part")
+        state = {
+            "epochs": epochs,
+            "step": self.step,
+            "model": self.model.state_dict(),
+            "averaged": self.averaged.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
+        torch.save(state, part)
+        os.replace(part, path)
+
+    def load(self, path: Path) -> int:
+        """Restore a checkpoint and return the number of epochs it has behind it."""
+        state = torch.load(path, map_location=self.device, weights_only=True)
+        self.model.load_state_dict(state["model"])
+        self.averaged.load_state_dict(state["averaged"])
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.step = state["step"]
+        return int(state["epochs"])
+
+
+@torch.no_grad()
+def recompute_norms(model: nn.Module, batches: Iterator[Tensor]) -> None:
+    """Set every batch-norm layer's statistics to the plain average over ``batches``; leaves evaluation mode on.
+
+    What the layers averaged while the weights moved does not fit the averaged weights, and the large linear layer
+    magnifies the error: 93.3 % against 98.1 % Top-1 on NEU.
+    """
+    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
+    momentum = [m.momentum for m in norms]
+    for m in norms:
+        m.reset_running_stats()
+    model.train()
+    for count, tiles in enumerate(batches, start=1):
+        for m in norms:
+            m.momentum = 1 / count
+        model(tiles)
+    for m, old in zip(norms, momentum, strict=True):
+        m.momentum = old
+    model.eval()
+
+
+def one_cycle(done: float, warm_up: float) -> float:
+    """Share of the peak rate after ``done`` (0..1) of the run: linear rise over ``warm_up``, then a half cosine to 0."""
+    if done < warm_up:
+        return 0.04 + 0.96 * done / warm_up
+    return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
+
+
+def _open_run(run: Path, settings: Settings, trainer: _Trainer, resume: bool) -> int:
+    checkpoint, record = run / "checkpoint.pt", run / "settings.json"
+    if checkpoint.exists() and not resume:
+        raise DataError(f"{run} already holds a run; continue it with --resume or name another folder")
+    if checkpoint.exists():
+        before = record.read_text()
+        if before != (now := _pretty(settings)):
+            raise DataError(f"{run} was started with other settings; resume needs the same ones. Then: {before} now: {now}")
+        return trainer.load(checkpoint)
+    run.mkdir(parents=True, exist_ok=True)
+    record.write_text(_pretty(settings))
+    return 0
+
+
+def _pretty(settings: Settings) -> str:
+    return json.dumps(msgspec.to_builtins(settings), indent=1)
+
+
+def _append_json(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _has_bf16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        return torch.cuda.is_bf16_supported()
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()

@@ -1,0 +1,1 @@
+"""Capture: cameras into the ring, frames out against credits, the ledger of every frame."""

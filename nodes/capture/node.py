@@ -1,0 +1,245 @@
+"""The capture node: one camera into its ring, frames out against credits, gaps and coverage to publish."""
+
+import time
+import uuid
+
+import msgspec
+
+from nodes.capture.gaps import GapMerger
+from nodes.capture.source import Source, open_source
+from pipeline.dispatch import Dispatcher
+from pipeline.frame import Coverage, FrameMeta, Gap, Verdict
+from pipeline.ledger import Ledger
+from pipeline.leases import LeaseTable, Slot
+from pipeline.node_main import Node
+from pipeline.outbox import Outbox
+from pipeline.ring import Ring, RingServer, new_memfd
+from pipeline.topology import frame_rate
+from pipeline.transport import Router, Waiter
+from pipeline.wire import Frame, Message
+
+COVERAGE_NS = 1_000_000_000
+TURN_FRAMES = 8  # frames acquired before the sockets are looked at again
+IDLE_MS = 50.0
+
+
+def capture(node: Node) -> None:
+    """Entry point: run until the source ends or the node is told to stop, then drain."""
+    assert node.process.camera is not None
+    camera = node.config.cameras[node.process.camera]
+    source = open_source(camera, node.config.limits)
+    fd = new_memfd("linepipe-ring") if node.ring_fd is None else node.ring_fd
+    ring, left = _open_ring(fd, camera.slots, source.slot_bytes)
+    work = _Capture(node, source, ring, adopt=left)
+    try:
+        while work.turn():
+            work.waiter.wait(work.wait_ms())
+        node.beat("ended", work.facts, now=True)
+    finally:
+        work.close()
+
+
+def _open_ring(fd: int, slots: int, slot_bytes: int) -> tuple[Ring, bool]:
+    """The ring, and whether an earlier capture process left it."""
+    try:
+        return Ring.adopt(fd), True
+    except ValueError:  # nothing to map: the memfd is still empty
+        return Ring.create(fd, slots, slot_bytes), False
+
+
+class _Capture:
+    """State of the loop; ``turn`` is one pass."""
+
+    def __init__(self, node: Node, source: Source, ring: Ring, *, adopt: bool) -> None:
+        self._node, self._source, self._ring = node, source, ring
+        self._name = node.process.camera or ""
+        self._camera = node.config.cameras[self._name]
+        self._rate = frame_rate(self._camera)
+        self._live = self._camera.when_full == "drop_oldest"
+        self._table = LeaseTable(ring.slots)
+        self._ledger = Ledger(ring.ledger)  # type: ignore[arg-type]  # an array is sequence enough
+        self._gaps = GapMerger()
+        self._outbox = Outbox(node.endpoints.publish)
+        self._router = Router(node.endpoints.frames(self._name))
+        self._server = RingServer(node.endpoints.ring(self._name), ring)
+        self._dispatcher = Dispatcher(self._table, self._send, self._done)
+        self.waiter = Waiter(self._router, self._server.fileno(), self._outbox.dealer)
+        self._first_ns = 0  # when the first frame of this epoch was due; 0: not armed
+        self._first_frame = 0
+        self._ended = False
+        self._covered = 0
+        self._next_coverage_ns = 0
+        self._last_seen = (-1, -1)
+        before = ring.epoch
+        self._epoch = ring.epoch = uuid.uuid4().hex
+        if adopt:
+            self._take_over(before)
+
+    def _take_over(self, before: str) -> None:
+        """Go on where a dead capture process stopped: its frames are whole in the ring, its counters too."""
+        for number, (generation, attempt, meta) in enumerate(self._ring.rows()):
+            self._table.adopt(number, generation, attempt, meta)
+        if self._live:
+            now = time.time_ns()
+            self._submit(Gap(camera=self._name, epoch=before, first=self._ring.next_frame, last=None, reason="capture_died", at_ns=now))
+
+    def turn(self) -> bool:
+        """One pass; False when there is nothing left to do."""
+        now = time.monotonic_ns()
+        for address, message, _ in self._router.receive():
+            self._dispatcher.receive(address, message, now)
+        self._dispatcher.expire(now)
+        self._server.serve()
+        self._ended = self._ended or self._node.stopping
+        if not self._ended and self._dispatcher.has_worker:
+            self._acquire()
+        self._dispatcher.grant(now)
+        self._outbox.turn(now)
+        draining = self._ended and self._drained()
+        self._report(now, last=draining)
+        self._node.beat("running" if self._first_ns else "waiting", self.facts)
+        if not draining:
+            return True
+        return not (self._dispatcher.end(self._epoch) and len(self._outbox) == 0 or self._node.out_of_time)
+
+    def wait_ms(self) -> float:
+        """How long nothing is due."""
+        if self._ended or not self._first_ns:
+            return 5.0 if self._ended else IDLE_MS
+        if self._table.free == 0 and not self._live:
+            return IDLE_MS
+        return min(IDLE_MS, (self._due_ns() - time.monotonic_ns()) / 1e6)
+
+    def _due_ns(self) -> int:
+        """When the next frame arrives, monotonic."""
+        if self._rate is None:
+            return 0
+        return self._first_ns + int((self._ring.next_frame - self._first_frame) / self._rate * 1e9)
+
+    def _acquire(self) -> None:
+        """Take the frames that are due; stop at a full ring or after a few."""
+        if not self._first_ns:
+            self._first_ns, self._first_frame = time.monotonic_ns(), self._ring.next_frame
+        for _ in range(TURN_FRAMES):
+            number = self._ring.next_frame
+            if number == self._node.frames or not self._source.has(number):
+                self._ended = True
+                return
+            if time.monotonic_ns() < self._due_ns():
+                return
+            if self._table.free == 0 and self._live:
+                self._make_room()
+            if self._table.free == 0 and not self._live:
+                return
+            self._take(number)
+
+    def _make_room(self) -> None:
+        """Drop the oldest frame that nobody has leased."""
+        oldest = self._table.oldest_waiting()
+        if oldest is not None and oldest.meta is not None:
+            self._drop(oldest.meta, "full")
+            self._table.release(oldest)
+            self._ring.note(oldest)
+
+    def _take(self, number: int) -> None:
+        slot = self._table.write()
+        if slot is None:  # every frame is leased: the one that arrives is dropped
+            self._count_new(number)
+            self._drop(self._describe(number, None, 0), "full")
+            return
+        self._ring.note(slot)
+        shot = self._source.read(number, self._ring.slot(slot.number))
+        if shot is None:
+            self._table.abandon(slot)
+            self._ended = True
+            return
+        meta = self._describe(number, shot.shape, shot.length, shot.source, shot.reason)
+        self._table.ready(slot, meta)
+        self._ring.note(slot)
+        self._count_new(number)
+
+    def _describe(
+        self, number: int, shape: tuple[int, int] | None, length: int, source: str | None = None, reason: str = ""
+    ) -> FrameMeta:
+        return FrameMeta(
+            camera=self._name,
+            epoch=self._epoch,
+            frame=number,
+            shape=shape,
+            length=length,
+            arrived_ns=time.monotonic_ns(),
+            captured_ns=time.time_ns(),
+            source=source,
+            reason=reason,
+        )
+
+    def _count_new(self, number: int) -> None:
+        self._ring.next_frame = number + 1
+        self._ledger.acquire()
+
+    def _drop(self, meta: FrameMeta, reason: str) -> None:
+        self._ledger.drop(reason)
+        for gap in self._gaps.add(meta, reason, time.time_ns()):
+            self._submit(gap)
+
+    def _send(self, address: bytes, message: Message) -> None:
+        if isinstance(message, Frame):
+            self._ring.note(self._table.slots[message.ref.slot])
+        self._router.send(address, message)
+
+    def _done(self, slot: Slot, invalid: str) -> None:
+        """A frame has ended; its slot is released right after."""
+        assert slot.meta is not None
+        if not invalid:
+            self._ledger.inspect()
+        else:
+            self._ledger.invalidate(invalid)
+        if invalid == "poison":
+            self._node.log.error("frame %d: two workers died over it; it is invalid(poison)", slot.meta.frame)
+            self._submit(Verdict(meta=slot.meta, attempt=slot.attempt, model=None, invalid="poison"))
+        self._ring.clear(slot.number)
+
+    def _drained(self) -> bool:
+        """Whether every frame has ended; out of time, the rest is dropped and said so."""
+        if self._node.out_of_time:
+            for slot in self._table.held_frames():
+                assert slot.meta is not None
+                self._drop(slot.meta, "shutdown")
+                self._table.release(slot)
+                self._ring.note(slot)
+        return self._table.in_flight == 0
+
+    def _report(self, now: int, *, last: bool) -> None:
+        """Send gaps that are complete and, once a second while something changes, the ledger."""
+        for gap in self._gaps.take(time.time_ns(), everything=last):
+            self._submit(gap)
+        account = self._ledger.account()
+        state = (account.acquired, account.in_flight)
+        if state != self._last_seen and (now >= self._next_coverage_ns or last):
+            self._next_coverage_ns, self._last_seen = now + COVERAGE_NS, state
+            record = Coverage(
+                camera=self._name,
+                epoch=self._epoch,
+                number=self._covered,
+                account=msgspec.to_builtins(account),
+                at_ns=time.time_ns(),
+            )
+            self._covered += 1
+            self._submit(record)
+
+    def _submit(self, record: Gap | Coverage | Verdict) -> None:
+        self._outbox.submit(record, time.monotonic_ns())
+
+    def facts(self) -> dict[str, object]:
+        return {
+            "camera": self._name,
+            "epoch": self._epoch,
+            "stale": self._table.stale,
+            "refused": self._router.refused,
+            "waiting": self._table.waiting,
+        }
+
+    def close(self) -> None:
+        self._server.close()
+        self._router.close(flush_ms=200)
+        self._outbox.dealer.close(flush_ms=200)

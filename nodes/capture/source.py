@@ -1,0 +1,51 @@
+"""Where frames come from: the protocol, and the choice of a source by its URL."""
+
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.config import Camera, Limits
+from pipeline.source_url import SourceUrl
+
+
+class Shot(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source wrote into a slot."""
+
+    shape: tuple[int, int] | None
+    """Height and width of raw grey pixels, or None for an encoded image."""
+    length: int
+    source: str | None = None
+    reason: str = ""
+    """Why there is nothing to inspect, from ``INVALID_REASONS``; empty: all is well."""
+
+
+class Source(Protocol):
+    """One camera. Frames come in order; pace and loss are the caller's business."""
+
+    slot_bytes: int
+    """Bytes of the largest frame."""
+
+    def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
+        """Write frame number ``frame`` (it only grows) into ``into``, uint8 (slot_bytes,). None: there is no more.
+
+        Never raises for a single bad frame: that is a ``Shot`` with a reason.
+        """
+        ...
+
+    def has(self, frame: int) -> bool:
+        """Whether frame number ``frame`` exists."""
+        ...
+
+
+def open_source(camera: Camera, limits: Limits) -> Source:
+    """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work."""
+    from nodes.capture.folder import FolderSource
+    from nodes.capture.strip import StripSource
+
+    url = SourceUrl.parse(camera.source)
+    if url.scheme == "folder":
+        return FolderSource(url.path, loop=url.options.get("loop") == "true", max_bytes=limits.max_file_bytes)
+    assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
+    return StripSource(int(url.options.get("seed", "0")), *camera.frame_px)

@@ -1,0 +1,1 @@
+"""Infer: tiles into batches, batches through the engine, scores into verdicts."""

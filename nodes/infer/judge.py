@@ -1,0 +1,102 @@
+"""Tiled frames through batches and engine to verdicts. One ``turn`` is one pass of the work loop."""
+
+import time
+from collections.abc import Callable
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes.infer.batcher import Batcher
+from nodes.infer.engine import Loaded
+from nodes.infer.runner import EngineRunner
+from nodes.infer.verdict import Found, find_defects
+from pipeline.config import Infer
+from pipeline.frame import Defect, Stamps, Verdict
+from pipeline.outbox import Outbox
+from pipeline.stage import Pixels, TiledFrame
+
+PNG_LEVEL = 1  # a crop is written once and read rarely: speed before size
+
+
+class Pending:
+    """A frame on its way: its tiles' scores as they come, and what to do at the end."""
+
+    def __init__(self, frame: TiledFrame, current: Callable[[], bool], ack: Callable[[str], None], forget: Callable[[], None]) -> None:
+        self.frame, self.current, self.ack, self.forget = frame, current, ack, forget
+        self.scores: NDArray[np.float32] | None = None
+        self.missing = len(frame.boxes)
+
+
+class Judge:
+    """Collects tiles, runs the engine, submits a verdict for every frame and acknowledges it once that is durable."""
+
+    def __init__(self, settings: Infer, loaded: Loaded, outbox: Outbox) -> None:
+        self._settings, self._loaded, self._outbox = settings, loaded, outbox
+        self._batcher: Batcher[tuple[Pending, int]] = Batcher(settings.max_batch, int(settings.max_wait_ms * 1e6))
+        self.runner = EngineRunner(loaded.engine)
+        self.tiles = self.batches = self.stale = 0
+
+    def add(self, pending: Pending) -> None:
+        """Take a frame; an invalid one gets its verdict at once."""
+        if pending.frame.invalid:
+            self._conclude(pending, (), pending.frame.invalid)
+            return
+        now = time.monotonic_ns()
+        for index in range(len(pending.frame.boxes)):
+            self._batcher.add((pending, index), now)
+        self.feed()
+
+    def feed(self) -> None:
+        """Give the engine what the batcher closes."""
+        while group := self._batcher.take(time.monotonic_ns(), self.runner.running):
+            self.runner.submit(group, np.stack([p.frame.tiles[k] for p, k in group]))
+            self.batches += 1
+            self.tiles += len(group)
+
+    def collect(self) -> None:
+        """Take scores; conclude the frames whose tiles are all judged."""
+        for group, scores in self.runner.results():
+            for (pending, index), row in zip(group, scores, strict=True):
+                if pending.scores is None:
+                    pending.scores = np.empty((len(pending.frame.boxes), len(row)), np.float32)
+                pending.scores[index] = row
+                pending.missing -= 1
+                if not pending.missing:
+                    self._finish(pending, pending.scores)
+
+    def wait_ms(self, most: float) -> float:
+        """How long nothing is due by time alone."""
+        due = self._batcher.due_ns(self.runner.running)
+        return most if due is None else min(most, (due - time.monotonic_ns()) / 1e6)
+
+    def _finish(self, pending: Pending, scores: NDArray[np.float32]) -> None:
+        if not np.isfinite(scores).all():
+            self._conclude(pending, (), "model")
+            return
+        frame, model = pending.frame, self._loaded.model
+        found = find_defects(scores, model.classes, frame.boxes, frame.columns, self._settings.min_score)
+        self._conclude(pending, tuple(_with_crop(f, frame.pixels) for f in found), "")
+
+    def _conclude(self, pending: Pending, defects: tuple[Defect, ...], invalid: str) -> None:
+        if not pending.current():
+            self.stale += 1
+            pending.forget()
+            return
+        frame = pending.frame
+        verdict = Verdict(
+            meta=frame.ref.meta,
+            attempt=frame.ref.attempt,
+            model=self._loaded.id,
+            tiles=len(frame.boxes),
+            invalid=invalid,
+            defects=defects,
+            stamps=Stamps(received_ns=frame.received_ns, tiled_ns=frame.tiled_ns, judged_ns=time.monotonic_ns()),
+        )
+        self._outbox.submit(verdict, time.monotonic_ns(), lambda: pending.ack(invalid))
+
+
+def _with_crop(found: Found, pixels: Pixels) -> Defect:
+    x, y, w, h = found.box
+    _, png = cv2.imencode(".png", pixels[y : y + h, x : x + w], [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
+    return Defect(label=found.label, score=found.score, scores=found.scores, box_px=found.box, png=png.tobytes())

@@ -1,0 +1,121 @@
+"""The infer node, alone or with preprocess in its process (``inspect``)."""
+
+import time
+from collections import deque
+
+import numpy as np
+
+from nodes.infer.engine import Loaded, load_engine
+from nodes.infer.judge import Judge, Pending
+from pipeline.intake import Intake, Leased
+from pipeline.link import FrameLink
+from pipeline.node_main import Node, resolve
+from pipeline.outbox import Outbox
+from pipeline.stage import Preprocess, TiledFrame
+from pipeline.topology import PREPROCESS, credits_for
+from pipeline.transport import Waiter
+from pipeline.wire import Frame
+
+IDLE_MS = 50.0
+
+
+def inspect(node: Node) -> None:
+    """Entry point: preprocess and infer joined in memory, frames straight from every camera's ring."""
+    loaded = load_engine(node.config)
+    preprocess: Preprocess = resolve(PREPROCESS)(node.config, loaded.model.recipe)
+    outbox = Outbox(node.endpoints.publish)
+    judge = Judge(node.config.infer, loaded, outbox)
+    todo: deque[Leased] = deque()
+    intakes = [
+        Intake(node.endpoints, camera, node.process.name, credits_for(node.config, camera), todo.append, loaded.id)
+        for camera in node.config.cameras
+    ]
+
+    def take_one() -> bool:
+        if not todo:
+            return False
+        leased = todo.popleft()
+        judge.add(Pending(preprocess(leased.ref, leased.data), leased.current, leased.ack, leased.forget))
+        return True
+
+    def turn(now_ns: int) -> None:
+        for intake in intakes:
+            intake.turn(now_ns)
+
+    _loop(node, loaded, judge, outbox, [i.link for i in intakes], turn, take_one)
+
+
+def infer(node: Node) -> None:
+    """Entry point: tiles come over ZeroMQ from a preprocess node."""
+    loaded = load_engine(node.config)
+    outbox = Outbox(node.endpoints.publish)
+    judge = Judge(node.config.infer, loaded, outbox)
+    todo: deque[Pending] = deque()
+
+    def receive(message: Frame, payload: list[memoryview]) -> None:
+        frame, ref = _unpack(message, payload), message.ref
+        todo.append(Pending(frame, lambda: True, lambda invalid: link.ack(ref, invalid), lambda: link.forget(ref)))
+
+    credits = sum(credits_for(node.config, camera) for camera in node.config.cameras)
+    link = FrameLink(node.endpoints.tiles, node.process.name, credits, receive, loaded.id)
+
+    def take_one() -> bool:
+        if not todo:
+            return False
+        judge.add(todo.popleft())
+        return True
+
+    _loop(node, loaded, judge, outbox, [link], link.turn, take_one)
+
+
+def _loop(node: Node, loaded: Loaded, judge: Judge, outbox: Outbox, links: list[FrameLink], turn, take_one) -> None:  # type: ignore[no-untyped-def]
+    """Until told to stop and nothing is held: sockets, one frame to tiles, engine, heartbeat."""
+    waiter = Waiter(*[link.dealer for link in links], outbox.dealer, judge.runner.fileno())
+    node.log.info("model %s, engine %s", loaded.id.name, loaded.engine.name)
+
+    def facts() -> dict[str, object]:
+        return {
+            "engine": loaded.engine.name,
+            "model": loaded.id.name,
+            "tiles": judge.tiles,
+            "batches": judge.batches,
+            "held": sum(map(len, links)),
+            "stale": judge.stale,
+        }
+
+    told = False
+    while True:
+        now = time.monotonic_ns()
+        turn(now)
+        outbox.turn(now)
+        judge.collect()
+        more = take_one()
+        judge.feed()
+        node.beat("running", facts)
+        if node.stopping and not told:
+            told = True
+            for link in links:
+                link.refuse_more()
+        if node.stopping and (node.out_of_time or not any(map(len, links))):
+            break
+        waiter.wait(0 if more else judge.wait_ms(IDLE_MS))
+    node.beat("ended", facts, now=True)
+    for link in links:
+        link.dealer.close(flush_ms=200)
+    outbox.dealer.close(flush_ms=200)
+
+
+def _unpack(message: Frame, payload: list[memoryview]) -> TiledFrame:
+    """A frame and its tiles from the parts of a message."""
+    tiled = message.tiled
+    assert tiled is not None and len(payload) == 2
+    return TiledFrame(
+        ref=message.ref,
+        tiles=np.frombuffer(payload[0], np.uint8).reshape(len(tiled.boxes), tiled.side, tiled.side),
+        pixels=np.frombuffer(payload[1], np.uint8).reshape(tiled.size),
+        boxes=tiled.boxes,
+        columns=tiled.columns,
+        invalid=tiled.invalid,
+        received_ns=tiled.received_ns,
+        tiled_ns=tiled.tiled_ns,
+    )

@@ -1,0 +1,115 @@
+"""The preprocess node, placed apart from infer: frames from the cameras' rings in, tiles over ZeroMQ out."""
+
+import time
+from collections import deque
+
+import msgspec
+
+from nodes.preprocess.opencv import OpenCvPreprocess
+from pipeline.dispatch import Dispatcher
+from pipeline.errors import ProtocolError
+from pipeline.intake import Intake, Leased
+from pipeline.leases import LeaseTable, Slot
+from pipeline.model_file import find_model, read_model
+from pipeline.node_main import Node
+from pipeline.stage import TiledFrame
+from pipeline.topology import credits_for
+from pipeline.transport import Router, Waiter
+from pipeline.wire import Frame, Message, Tiled
+
+IDLE_MS = 50.0
+
+
+def preprocess(node: Node) -> None:
+    """Entry point: asks the cameras for frames once an infer node has asked it for tiles."""
+    work = _Preprocess(node)
+    while work.turn():
+        work.waiter.wait(work.wait_ms())
+    node.beat("ended", work.facts, now=True)
+    work.close()
+
+
+class _Preprocess:
+    def __init__(self, node: Node) -> None:
+        self._node = node
+        model = read_model(find_model(node.config.infer.model))
+        self._tile = OpenCvPreprocess(node.config, model.recipe)
+        self._todo: deque[Leased] = deque()
+        self._intakes = [
+            Intake(node.endpoints, camera, node.process.name, credits_for(node.config, camera), self._todo.append)
+            for camera in node.config.cameras
+        ]
+        self._table = LeaseTable(sum(credits_for(node.config, camera) for camera in node.config.cameras))
+        self._tiled: dict[int, tuple[Leased, TiledFrame]] = {}
+        self._router = Router(node.endpoints.tiles)
+        self._dispatcher = Dispatcher(self._table, self._send, self._done)
+        self._told = False
+        self._frames = 0
+        self.waiter = Waiter(self._router, *[i.link.dealer for i in self._intakes])
+
+    def turn(self) -> bool:
+        now = time.monotonic_ns()
+        for address, message, _ in self._router.receive():
+            self._dispatcher.receive(address, message, now)
+        self._dispatcher.expire(now)
+        if self._dispatcher.has_worker:
+            for intake in self._intakes:
+                intake.turn(now)
+        if self._todo:
+            self._prepare(self._todo.popleft())
+        self._dispatcher.grant(now)
+        self._node.beat("running" if self._dispatcher.has_worker else "waiting", self.facts)
+        if self._node.stopping and not self._told:
+            self._told = True
+            for intake in self._intakes:
+                intake.link.refuse_more()
+        held = any(len(i.link) for i in self._intakes)
+        return not self._node.stopping or (held and not self._node.out_of_time)
+
+    def wait_ms(self) -> float:
+        return 0 if self._todo else IDLE_MS
+
+    def _prepare(self, leased: Leased) -> None:
+        tiled = self._tile(leased.ref, leased.data)
+        if not leased.current():
+            leased.forget()
+            return
+        slot = self._table.write()
+        if slot is None:
+            raise ProtocolError("capture leased more frames than were asked for")
+        self._frames += 1
+        self._tiled[slot.number] = (leased, tiled)
+        self._table.ready(slot, leased.ref.meta)
+
+    def _send(self, address: bytes, message: Message) -> None:
+        if not isinstance(message, Frame):
+            self._router.send(address, message)
+            return
+        leased, tiled = self._tiled[message.ref.slot]
+        # Deaths of either node's worker count: this frame's attempts before it came here, and those since.
+        ref = msgspec.structs.replace(message.ref, attempt=message.ref.attempt + leased.ref.attempt - 1)
+        height, width = tiled.pixels.shape
+        described = Tiled(
+            boxes=tiled.boxes,
+            columns=tiled.columns,
+            side=tiled.tiles.shape[-1],
+            size=(height, width),
+            invalid=tiled.invalid,
+            received_ns=tiled.received_ns,
+            tiled_ns=tiled.tiled_ns,
+        )
+        # The pixels travel as a copy: the ring's slot may be taken back while ZeroMQ still holds the message.
+        payload = (tiled.tiles.tobytes(), tiled.pixels.tobytes())
+        self._router.send(address, Frame(ref=ref, tiled=described), payload)
+
+    def _done(self, slot: Slot, invalid: str) -> None:
+        leased, _ = self._tiled.pop(slot.number)
+        leased.ack(invalid)
+
+    def facts(self) -> dict[str, object]:
+        return {"frames": self._frames, "held": sum(len(i.link) for i in self._intakes), "refused": self._router.refused}
+
+    def close(self) -> None:
+        for intake in self._intakes:
+            intake.link.dealer.close(flush_ms=200)
+        self._router.close()

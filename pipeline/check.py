@@ -1,0 +1,40 @@
+"""Checks a configuration against this machine: folders, model, Redis. ``load`` has checked the text itself."""
+
+from pathlib import Path
+
+from pipeline.client import Events
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.model_file import find_model, read_model
+from pipeline.secret import redis_password
+from pipeline.source_url import SourceUrl
+from pipeline.topology import frame_rate
+
+
+def check(config: Config) -> list[str]:
+    """What stands in the way of running this line here, a sentence each; empty: nothing found."""
+    found = []
+    for name, camera in config.cameras.items():
+        url = SourceUrl.parse(camera.source)
+        key = f"cameras.{name}.source"
+        if url.scheme == "folder" and not Path(url.path).is_dir():
+            found.append(f"{key}: no folder {url.path} (relative paths count from {Path.cwd()}); correct the path")
+        if camera.when_full == "drop_oldest" and frame_rate(camera) is None:
+            found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
+    for attempt in (lambda: read_model(find_model(config.infer.model)), lambda: redis_password(config)):
+        try:
+            attempt()
+        except ConfigError as exc:
+            text = str(exc)
+            found.append(text if text.startswith("publish.") else f"infer.model: {text}")
+    parent = next(p for p in (config.state, *config.state.parents) if p.exists())
+    if not parent.is_dir():
+        found.append(f"state_dir: {parent} is a file; choose a folder")
+    return found
+
+
+def check_redis(config: Config) -> None:
+    """Raises ``RedisUnreachable`` unless the configured server answers; nothing to check for ``embedded``."""
+    if config.publish.redis != "embedded":
+        with Events(config.publish.redis, config.stream, redis_password(config)) as events:
+            events.ping()

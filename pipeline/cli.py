@@ -1,0 +1,70 @@
+"""The command ``linepipe``: a table of commands, each loaded only when it is called, and the exit codes."""
+
+import importlib
+import os
+import sys
+from typing import Any
+
+import click
+
+from pipeline.errors import LinepipeError
+
+COMMANDS = {
+    "run": ("pipeline.commands.run:run", "Run a line until its sources end, the time is up, or Ctrl-C."),
+    "node": ("pipeline.commands.node:node", "Run one node of a line in this process."),
+    "validate": ("pipeline.commands.validate:validate", "Check a configuration without running it."),
+    "status": ("pipeline.commands.status:status", "Show the nodes, rates, latencies and ledger of a line."),
+    "events": ("pipeline.commands.events:events", "Print a line's events as JSON lines."),
+    "schema": ("pipeline.commands.schema:schema", "Print the JSON Schema of the configuration or the events."),
+    "train": ("ilcs_model.command:train", "Train a model from labelled images."),
+}
+
+
+class _Lazy(click.Group):
+    """Commands by entry point; the short help stands in the table, so that listing them loads none."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        module, _, name = COMMANDS[cmd_name][0].partition(":")
+        command: click.Command = getattr(importlib.import_module(module), name)
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
+
+
+@click.group(cls=_Lazy, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(package_name="linepipe")
+def linepipe() -> None:
+    """linepipe inspects a production line while it runs.
+
+    Example: linepipe run deploy/line1.yaml --for 20s
+    """
+
+
+def main(args: list[str] | None = None) -> None:
+    """Entry point of the console script. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
+    try:
+        code: Any = linepipe.main(args, standalone_mode=False)
+    except LinepipeError as exc:
+        _complain(str(exc))
+        sys.exit(exc.exit_code)
+    except click.ClickException as exc:
+        exc.show()
+        sys.exit(exc.exit_code)
+    except (KeyboardInterrupt, click.Abort):
+        _complain("interrupted")
+        sys.exit(130)
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing stdout says nothing more
+        sys.exit(0)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _complain(text: str) -> None:
+    click.echo(f"linepipe: {text}", err=True)

@@ -1,0 +1,71 @@
+"""Reading a line's events from Redis: for the command line, for plant systems, for tests."""
+
+from collections.abc import Iterator
+from typing import Any
+
+import msgspec
+import redis
+from redis.backoff import NoBackoff
+from redis.retry import Retry
+
+from pipeline.errors import LinepipeError
+
+PAGE = 1000
+TIMEOUT_S = 3.0
+
+
+class RedisUnreachable(LinepipeError):
+    """Redis does not answer, or refuses."""
+
+
+class Events:
+    """The events of one line's stream."""
+
+    def __init__(self, url: str, stream: str, password: str | None = None) -> None:
+        self._url, self._stream = url, stream
+        self._redis: Any = redis.Redis.from_url(
+            url, password=password, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+        )
+
+    def __enter__(self) -> "Events":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._redis.close()
+
+    def ping(self) -> None:
+        """Raises ``RedisUnreachable`` unless the server answers."""
+        self._call("ping")
+
+    def read(self, first_id: str = "-") -> Iterator[dict[str, Any]]:
+        """Every event from stream id ``first_id`` on, oldest first, to the end as it is now."""
+        while page := self._call("xrange", self._stream, min=first_id, count=PAGE):
+            yield from map(_decode, page)
+            first_id = "(" + page[-1][0].decode()
+
+    def follow(self, first_id: str = "$", block_ms: int = 1000) -> Iterator[dict[str, Any] | None]:
+        """Events as they come, after stream id ``first_id``; None whenever ``block_ms`` passed without one."""
+        while True:
+            found = self._call("xread", {self._stream: first_id}, count=PAGE, block=block_ms)
+            if not found:
+                yield None
+                continue
+            for entry in found[0][1]:
+                first_id = entry[0].decode()
+                yield _decode(entry)
+
+    def last_id(self) -> str:
+        """Id of the newest entry; ``0-0`` for an empty stream."""
+        newest = self._call("xrevrange", self._stream, count=1)
+        return str(newest[0][0].decode()) if newest else "0-0"
+
+    def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return getattr(self._redis, name)(*args, **kwargs)
+        except redis.RedisError as exc:
+            raise RedisUnreachable(f"Redis at {self._url}: {exc}") from exc
+
+
+def _decode(entry: tuple[bytes, dict[bytes, bytes]]) -> dict[str, Any]:
+    event: dict[str, Any] = msgspec.json.decode(entry[1][b"data"])
+    return event

@@ -1,0 +1,27 @@
+"""``linepipe node``"""
+
+from pathlib import Path
+
+import click
+
+from pipeline.commands.options import OVERRIDES, read_config
+from pipeline.node_main import run_node
+from pipeline.topology import find_process
+
+
+@click.command()
+@click.argument("name")
+@click.argument("config", type=click.Path(path_type=Path))
+@OVERRIDES
+@click.option("--ring-fd", type=int, hidden=True, help="Descriptor of the camera's ring, inherited from the supervisor.")
+@click.option("--frames", type=click.IntRange(1), help="Stop after this many frames (capture nodes).")
+@click.pass_context
+def node(ctx: click.Context, name: str, config: Path, overrides: tuple[str, ...], ring_fd: int | None, frames: int | None) -> None:
+    """Run one node of a line in this process, as `linepipe run` does for each.
+
+    NAME is publish, capture.CAMERA, or a name from `placement`.
+
+    Example: linepipe node inspect deploy/line1.yaml
+    """
+    settings = read_config(config, overrides)
+    ctx.exit(run_node(settings, find_process(settings, name), ring_fd=ring_fd, frames=frames))

@@ -1,0 +1,59 @@
+"""``linepipe status``"""
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+
+from pipeline.commands.options import read_config, with_config
+from pipeline.config import Config
+from pipeline.errors import LinepipeError
+from pipeline.supervisor import is_running
+
+REFRESH_S = 0.5
+
+
+@click.command()
+@with_config
+@click.option("--follow", "-f", is_flag=True, help="Keep showing it until Ctrl-C or the line ends.")
+@click.option("--json", "as_json", is_flag=True, help="Print it as JSON.")
+def status(config: Path, overrides: tuple[str, ...], follow: bool, as_json: bool) -> None:
+    """Show the nodes, rates, latencies and ledger of a line that runs, or how its last run ended.
+
+    Example: linepipe status deploy/line1.yaml --follow
+    """
+    settings = read_config(config, overrides)
+    if as_json:
+        while True:
+            found = _read(settings)
+            click.echo(json.dumps(found))
+            if not follow or not found["running"]:
+                return
+            time.sleep(REFRESH_S)
+    from rich.console import Console
+    from rich.live import Live
+
+    from pipeline.console import status_table
+
+    console = Console()
+    if not follow:
+        console.print(status_table(_read(settings)))
+        return
+    with Live(console=console, refresh_per_second=4) as live:
+        while True:
+            found = _read(settings)
+            live.update(status_table(found))
+            if not found["running"]:
+                return
+            time.sleep(REFRESH_S)
+
+
+def _read(settings: Config) -> dict[str, Any]:
+    path = settings.state / "status.json"
+    if not path.exists():
+        raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`")
+    found: dict[str, Any] = json.loads(path.read_bytes())
+    found["running"] = is_running(settings.state)
+    return found

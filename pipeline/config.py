@@ -1,0 +1,233 @@
+"""The configuration of a line: its tree, and ``load``, which reads one YAML file into it.
+
+Read once at the door, frozen, unknown keys refused. Nothing else in linepipe reads files or the environment for
+settings; each node is handed this tree.
+"""
+
+import hashlib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import msgspec
+import yaml
+from msgspec import Meta
+
+from pipeline.errors import ConfigError
+from pipeline.source_url import SourceUrl
+from pipeline.yaml_lines import parse_yaml
+
+Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="lower-case letters, digits, - and _; starts with a letter")]
+Positive = Annotated[float, Meta(gt=0)]
+MAX_FILE_BYTES = 1 << 20
+
+
+class _Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    pass
+
+
+class Camera(_Tree):
+    """One camera. Its frames are numbered from 0 in each run."""
+
+    source: str
+    """Where frames come from: ``folder:PATH[?loop=true&fps=N]`` or ``sim:strip[?seed=N&fps=N]``."""
+    speed_mps: Positive | None = None
+    """Speed of the material in metres a second; with frame height and pixel size it gives the frame rate."""
+    frame_px: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
+    """Width and height of a frame; required by ``sim:``, unused by ``folder:``."""
+    pixel_mm: tuple[Positive, Positive] | None = None
+    """Size of a pixel in mm, across and along the strip; None: no positions in mm."""
+    when_full: Literal["block", "drop_oldest"] = "drop_oldest"
+    """What a full ring does: ``block`` makes the source wait (replay), ``drop_oldest`` drops and says so (live)."""
+    slots: Annotated[int, Meta(ge=2, le=4096)] = 64
+    """Frames the ring holds."""
+
+
+class Preprocess(_Tree):
+    """How frames become tiles."""
+
+    layout: Literal["grid", "whole"] = "grid"
+    """``grid`` cuts tiles, ``whole`` makes the frame one tile."""
+    tile_px: Annotated[int, Meta(ge=16, le=4096)] = 300
+    """Side of a square of the frame that becomes one tile (``grid``)."""
+    overlap_px: Annotated[int, Meta(ge=0)] = 0
+    """How far neighbouring tiles overlap (``grid``)."""
+    device: Literal["auto", "cpu"] = "auto"
+
+
+class Infer(_Tree):
+    """How tiles become verdicts."""
+
+    model: str
+    """Name of a shipped model, or the path of a ``.safetensors`` file."""
+    engine: Literal["auto", "eager", "openvino"] = "auto"
+    """What executes the model; ``auto`` is ``openvino`` on a CPU."""
+    max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
+    """Tiles per batch at most."""
+    max_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 5.0
+    """How long a tile waits at most for its batch to fill while the engine is busy; an idle engine never waits."""
+    min_score: Annotated[float, Meta(ge=0, le=1)] = 0.5
+    """Score from which a tile is a defect."""
+
+
+class Publish(_Tree):
+    """Where events go."""
+
+    redis: str = "embedded"
+    """``embedded`` starts a server under ``state_dir``; else a ``redis://``, ``rediss://`` or ``unix://`` URL."""
+    password_file: str | None = None
+    """File (mode 0600) holding the Redis password; the environment's LINEPIPE_REDIS_PASSWORD does the same."""
+    keep_days: Positive = 7.0
+    """How long the spool keeps events after Redis confirmed them."""
+
+
+class Limits(_Tree):
+    """What a single frame may cost; beyond it the frame is invalid."""
+
+    max_pixels: Annotated[int, Meta(ge=1)] = 50_000_000
+    """Pixels of an encoded image, read from its header before it is decoded."""
+    max_file_bytes: Annotated[int, Meta(ge=1)] = 32 << 20
+    """Bytes of an encoded image; the ring's slots are no larger than this."""
+
+
+class Config(_Tree):
+    """A whole line."""
+
+    line: Name
+    cameras: Annotated[dict[Name, Camera], Meta(min_length=1)]
+    infer: Infer
+    state_dir: str
+    """Folder for everything that must last: spool, images, the embedded server's data."""
+    preprocess: Preprocess = Preprocess()
+    publish: Publish = Publish()
+    limits: Limits = Limits()
+    placement: dict[Name, list[Literal["preprocess", "infer"]]] = msgspec.field(default_factory=lambda: {"inspect": ["preprocess", "infer"]})
+    """Which stages share a process, by process name."""
+
+    @property
+    def stream(self) -> str:
+        """Key of the Redis stream, and name of the Pub/Sub channel."""
+        return f"linepipe:{self.line}:events"
+
+    @property
+    def state(self) -> Path:
+        """``state_dir`` as an absolute path."""
+        return Path(self.state_dir).absolute()
+
+    def digest(self) -> str:
+        """Short digest of line and state folder: names the line's runtime folder."""
+        return hashlib.sha256(f"{self.line}\0{self.state}".encode()).hexdigest()[:12]
+
+
+def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
+    """Read ``path``, apply ``KEY.SUB=VALUE`` overrides, check everything that needs no other file.
+
+    Raises ``ConfigError`` naming file, line and key.
+    """
+    try:
+        size = path.stat().st_size
+        text = path.read_text(encoding="utf-8") if size <= MAX_FILE_BYTES else None
+    except OSError as exc:
+        raise ConfigError(f"{path}: cannot be read: {exc.strerror}. Name an existing configuration file") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"{path}: is not UTF-8 text. Name a YAML configuration file") from exc
+    if text is None:
+        raise ConfigError(f"{path}: {size} bytes is too large for a configuration (at most {MAX_FILE_BYTES})")
+    tree, lines = parse_yaml(text, str(path))
+    for item in overrides:
+        _override(tree, lines, item)
+
+    def where(key: str) -> str:
+        """File and line of the key, or of its nearest parent that was written down."""
+        probe = key
+        while probe and probe not in lines:
+            probe = probe.rpartition(".")[0]
+        line = lines.get(probe, 1)
+        return f"{path}:{line}" if isinstance(line, int) else line
+
+    try:
+        config = msgspec.convert(tree, Config)
+    except msgspec.ValidationError as exc:
+        key, problem = _explain(str(exc))
+        raise ConfigError(f"{where(key)}: {key or 'the file'}: {problem}") from exc
+    for key, problem in _contradictions(config):
+        raise ConfigError(f"{where(key)}: {key}: {problem}")
+    return config
+
+
+def _override(tree: Any, lines: dict[str, int | str], item: str) -> None:
+    key, equals, value = item.partition("=")
+    if not equals or not key:
+        raise ConfigError(f"--set {item}: write --set KEY.SUB=VALUE, for instance --set cameras.top.source=folder:images")
+    *parents, last = key.split(".")
+    if "password" in last and last != "password_file":
+        raise ConfigError(f"--set {key}: a secret on the command line is public; use LINEPIPE_REDIS_PASSWORD or publish.password_file")
+    node = tree
+    for name in parents:
+        node = node.setdefault(name, {}) if isinstance(node, dict) else None
+    if not isinstance(node, dict):
+        raise ConfigError(f"--set {key}: {'.'.join(parents)} is not a group of keys")
+    try:
+        node[last] = yaml.safe_load(value)
+    except yaml.YAMLError:
+        node[last] = value
+    if isinstance(node[last], dict):  # "source=sim:strip" stays text, "a: b" too
+        node[last] = value
+    lines[key] = f"--set {key}"
+
+
+def _explain(message: str) -> tuple[str, str]:
+    """msgspec's message -> (dotted key, sentence)."""
+    text, _, place = message.partition(" - at ")
+    path = place.strip("`").removeprefix("$").removeprefix(".")
+    if path.startswith("key in "):
+        path = path.removeprefix("key in ").strip("`").removeprefix("$").removeprefix(".")
+    key = path.replace("[...]", "").replace("[", ".").replace("]", "")
+    if unknown := re.search(r"unknown field `(.*?)`", text):
+        return f"{key}.{unknown[1]}".strip("."), "unknown key; remove it or correct its spelling (`linepipe schema config` lists all)"
+    if missing := re.search(r"missing required field `(.*?)`", text):
+        return f"{key}.{missing[1]}".strip("."), "is required and missing"
+    return key, text[0].lower() + text[1:]
+
+
+def _contradictions(config: Config) -> list[tuple[str, str]]:
+    """What types cannot say: (key, sentence) for each mistake."""
+    found: list[tuple[str, str]] = []
+    for name, camera in config.cameras.items():
+        key = f"cameras.{name}"
+        try:
+            url = SourceUrl.parse(camera.source)
+        except ConfigError as exc:
+            found.append((f"{key}.source", str(exc)))
+            continue
+        if url.scheme == "sim" and camera.frame_px is None:
+            found.append((f"{key}.frame_px", "is required by a sim: source; give [width, height]"))
+        if url.scheme == "sim" and "fps" not in url.options and not (camera.speed_mps and camera.pixel_mm):
+            found.append((f"{key}.speed_mps", "a sim: source needs speed_mps and pixel_mm, or ?fps=N in its source"))
+    grid = config.preprocess
+    if grid.layout == "grid" and grid.overlap_px >= grid.tile_px:
+        found.append(("preprocess.overlap_px", f"must be smaller than tile_px ({grid.tile_px})"))
+    stages = [stage for stages in config.placement.values() for stage in stages]
+    if sorted(stages) != ["infer", "preprocess"]:
+        found.append(("placement", "must place preprocess once and infer once"))
+    for name in config.placement:
+        if name in ("publish", "redis", "capture"):
+            found.append((f"placement.{name}", "is the name of another process; choose a different one"))
+    return found + _redis_mistakes(config.publish.redis)
+
+
+def _redis_mistakes(url: str) -> list[tuple[str, str]]:
+    key = "publish.redis"
+    if url == "embedded":
+        return []
+    match = re.fullmatch(r"(rediss?|unix)://(?:(?P<auth>[^@/]*)@)?(?P<rest>[^?#]*)(?:\?.*)?", url)
+    if match is None:
+        return [(key, f"{url!r} is not a Redis URL; write embedded, redis://HOST:PORT/DB, rediss://... or unix:///PATH")]
+    if match["auth"] and ":" in match["auth"] and match["auth"].split(":", 1)[1]:
+        return [(key, "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file")]
+    if match[1] == "unix":
+        return [] if match["rest"].startswith("/") else [(key, f"{url!r}: write unix:///PATH/OF/SOCKET")]
+    host = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?(?:/\d*)?", match["rest"])
+    if host is None or (host[2] and not 0 < int(host[2]) < 65536):
+        return [(key, f"{url!r}: host, port or database is malformed; write redis://HOST:PORT/DB")]
+    return []

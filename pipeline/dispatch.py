@@ -1,0 +1,123 @@
+"""The giving side of the frame hop: workers, their credits, their leases. Pure; the caller owns socket and clock.
+
+Capture drives one for its ring; preprocess drives one for its tiles when infer runs in another process.
+"""
+
+from collections.abc import Callable
+
+from pipeline.errors import ProtocolError
+from pipeline.frame import ModelId
+from pipeline.leases import LeaseTable, Slot
+from pipeline.wire import VERSION, Ack, End, Frame, Message, Ready
+
+MAX_ATTEMPTS = 2
+"""A frame over which this many workers died is poison."""
+LOST_NS = 2_000_000_000
+"""A lease older than this that its worker does not report as held was lost on the way."""
+SILENT_NS = 15_000_000_000
+"""A worker not heard of for this long is gone; the supervisor notices far earlier, this is the backstop."""
+
+
+class _Worker:
+    def __init__(self, address: bytes, ready: Ready) -> None:
+        self.address, self.boot, self.credits, self.model = address, ready.boot, ready.credits, ready.model
+        self.seen_ns = 0
+        self.ended: tuple[str, ...] = ()
+        self.since: dict[int, int] = {}  # slot -> when it was leased
+
+
+class Dispatcher:
+    """Grants frames of ``table`` to workers against their credits.
+
+    ``send(address, message)`` transmits; ``done(slot, invalid)`` is called once for each frame that ended, before its
+    slot becomes free: acknowledged (``invalid`` holds the reason or is empty) or poison.
+    """
+
+    def __init__(
+        self,
+        table: LeaseTable,
+        send: Callable[[bytes, Message], None],
+        done: Callable[[Slot, str], None],
+    ) -> None:
+        self.table, self._send, self._done = table, send, done
+        self._workers: dict[str, _Worker] = {}
+
+    @property
+    def has_worker(self) -> bool:
+        return bool(self._workers)
+
+    @property
+    def models(self) -> set[ModelId | None]:
+        return {w.model for w in self._workers.values()}
+
+    def receive(self, address: bytes, message: Message, now_ns: int) -> None:
+        """Take one message from a worker. Raises ``ProtocolError`` for what a worker never sends."""
+        if isinstance(message, Ready):
+            self._ready(address, message, now_ns)
+        elif isinstance(message, Ack):
+            self._ack(message)
+        else:
+            raise ProtocolError(f"a worker does not send {type(message).__name__}")
+
+    def grant(self, now_ns: int) -> None:
+        """Lease waiting frames while credits last. A frame that a worker died over travels alone."""
+        for name, worker in self._workers.items():
+            while (attempt := self.table.next_attempt()) is not None:
+                leased = self.table.leased_to(name)
+                suspect = attempt > 1 or any(s.attempt > 1 for s in leased)
+                if len(leased) >= worker.credits or (suspect and leased):
+                    break
+                slot = self.table.lease(name)
+                worker.since[slot.number] = now_ns
+                self._send(worker.address, Frame(ref=slot.ref()))
+
+    def expire(self, now_ns: int) -> None:
+        """Give up workers that have been silent for ``SILENT_NS``."""
+        for name, worker in list(self._workers.items()):
+            if now_ns - worker.seen_ns > SILENT_NS:
+                self.forget(name)
+
+    def forget(self, name: str) -> None:
+        """The worker is gone: its frames go to another, or are poison."""
+        del self._workers[name]
+        self._revoke(self.table.leased_to(name))
+
+    def end(self, epoch: str) -> bool:
+        """Tell every worker that the epoch is over; True once each has said that it has nothing left of it."""
+        for worker in self._workers.values():
+            self._send(worker.address, End(epoch=epoch))
+        return all(epoch in w.ended for w in self._workers.values())
+
+    def _ready(self, address: bytes, message: Ready, now_ns: int) -> None:
+        if message.version != VERSION:
+            raise ProtocolError(f"worker {message.worker} speaks version {message.version}, this is {VERSION}")
+        worker = self._workers.get(message.worker)
+        if worker is not None and worker.boot != message.boot:
+            self.forget(message.worker)
+            worker = None
+        if worker is None:
+            worker = self._workers[message.worker] = _Worker(address, message)
+        worker.address, worker.credits = address, message.credits
+        worker.seen_ns, worker.ended = now_ns, message.ended
+        holds = {h.slot: h.generation for h in message.held}
+        lost = [
+            s
+            for s in self.table.leased_to(message.worker)
+            if holds.get(s.number) != s.generation and now_ns - worker.since.get(s.number, 0) > LOST_NS
+        ]
+        for slot in lost:
+            slot.attempt -= 1  # nobody died over it
+        self.table.revoke(lost)
+
+    def _ack(self, message: Ack) -> None:
+        slot = self.table.find(message.held)
+        if slot is not None:
+            self._done(slot, message.invalid)
+            self.table.release(slot)
+
+    def _revoke(self, slots: list[Slot]) -> None:
+        poison = [s for s in slots if s.attempt >= MAX_ATTEMPTS]
+        self.table.revoke(slots)
+        for slot in poison:
+            self._done(slot, "poison")
+            self.table.release(slot)

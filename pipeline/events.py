@@ -1,0 +1,107 @@
+"""The events that a line publishes: a public contract. ``schema`` gives it as JSON Schema. Pure.
+
+Every field is always there; what may be unknown is null. Times are RFC 3339 in UTC.
+"""
+
+import hashlib
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+VERSION = 1
+
+
+class _Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+    v: int
+    id: str
+    line: str
+
+
+class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """The model that judged."""
+
+    name: str
+    digest: str
+
+
+class DefectEvent(_Event, tag="defect"):
+    """A defect on the material."""
+
+    camera: str
+    epoch: str
+    frame: int
+    piece: str | None
+    captured_at: str
+    label: str
+    score: float
+    scores: dict[str, float]
+    source: str | None
+    box_px: tuple[int, int, int, int]
+    box_mm: tuple[float, float, float, float] | None
+    position_m: float | None
+    model: ModelRef
+    image: str | None
+    attempt: int
+
+
+class GapEvent(_Event, tag="gap"):
+    """Frames that were not inspected, first to last inclusive; last is null when it cannot be known."""
+
+    camera: str
+    epoch: str
+    first: int
+    last: int | None
+    position_m: tuple[float, float | None] | None
+    reason: str
+    source: str | None
+    at: str
+
+
+class CoverageEvent(_Event, tag="coverage"):
+    """A camera's ledger: acquired = inspected + dropped + invalid + in_flight."""
+
+    camera: str
+    epoch: str
+    acquired: int
+    inspected: int
+    dropped: dict[str, int]
+    invalid: dict[str, int]
+    in_flight: int
+    at: str
+
+
+class AlarmEvent(_Event, tag="alarm"):
+    """Something that needs a person (``active``), or its end."""
+
+    name: str
+    active: bool
+    text: str
+    at: str
+
+
+Event = DefectEvent | GapEvent | CoverageEvent | AlarmEvent
+TYPES = ("defect", "gap", "coverage", "alarm")
+
+
+def event_id(*parts: object) -> str:
+    """Deterministic id: the same frame and index give the same id, whoever computes it and however often."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
+
+
+def timestamp(wall_ns: int) -> str:
+    """ns since 1970 -> ``2026-11-22T10:00:00.123456Z``."""
+    seconds, ns = divmod(wall_ns, 1_000_000_000)
+    moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=ns // 1000)
+    return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
+
+
+def encode(event: Event) -> bytes:
+    """One event as JSON."""
+    return msgspec.json.encode(event)
+
+
+def schema() -> dict[str, Any]:
+    """JSON Schema (2020-12) of one event."""
+    (root,), components = msgspec.json.schema_components([Event], ref_template="#/$defs/{name}")
+    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "linepipe event", **root, "$defs": components}

@@ -1,0 +1,69 @@
+"""What a line must know of a model before it loads one: where its file lies, its classes, its recipe. No torch."""
+
+import importlib.util
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import ConfigError
+
+MAX_HEADER_BYTES = 16 << 20
+
+
+class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+    """How an image becomes a tile; the model was trained with exactly this."""
+
+    decode: str
+    size_px: int
+    resize: str
+
+
+class Model(msgspec.Struct, frozen=True, kw_only=True):
+    """The part of a model file's metadata that the pipeline reads."""
+
+    name: str
+    classes: tuple[str, ...]
+    recipe: Recipe
+
+
+def find_model(name: str) -> Path:
+    """Path of a shipped model by name, or of a file by path. Raises ``ConfigError`` (without a place)."""
+    shipped = _shipped_folder()
+    if name.endswith(".safetensors") or "/" in name:
+        path = Path(name)
+        if not path.is_file():
+            raise ConfigError(f"no model file {name}; name an existing .safetensors file or one of {_names(shipped)}")
+        return path
+    path = shipped / f"{name}.safetensors"
+    if not path.is_file():
+        raise ConfigError(f"no shipped model {name!r}; there is {_names(shipped)}, or give the path of a .safetensors file")
+    return path
+
+
+def read_model(path: Path) -> Model:
+    """Read a model file's header. Raises ``ConfigError`` (without a place) if it is not a linepipe model."""
+    try:
+        with path.open("rb") as file:
+            (size,) = struct.unpack("<Q", file.read(8))
+            if size > MAX_HEADER_BYTES:
+                raise ValueError("its header is too long")
+            header: Any = json.loads(file.read(size))
+        model = msgspec.json.decode(header["__metadata__"]["linepipe"], type=Model)
+    except (OSError, struct.error, ValueError, KeyError, TypeError, RecursionError, msgspec.MsgspecError) as exc:
+        raise ConfigError(f"{path} is not a linepipe model ({exc}); train one with `linepipe train`") from exc
+    if model.recipe.decode != "grey" or model.recipe.resize != "bilinear" or not 16 <= model.recipe.size_px <= 4096:
+        raise ConfigError(f"{path} asks for preprocessing that this version does not know: {model.recipe}")
+    return model
+
+
+def _shipped_folder() -> Path:
+    spec = importlib.util.find_spec("ilcs_model")
+    assert spec is not None and spec.submodule_search_locations
+    return Path(spec.submodule_search_locations[0]) / "weights"
+
+
+def _names(folder: Path) -> str:
+    return ", ".join(sorted(p.stem for p in folder.glob("*.safetensors"))) or "none"

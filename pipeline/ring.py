@@ -1,0 +1,209 @@
+"""The ring: one preallocated memfd that holds a camera's frames. Written by capture, mapped read-only by workers.
+
+    0        4 KiB                      4 KiB + slots * 1 KiB (rounded to a page)
+    +--------+--------------------------+--------+--------+----
+    | header | slot headers, 1 KiB each | slot 0 | slot 1 | ...   each slot a whole number of pages
+    +--------+--------------------------+--------+--------+----
+
+The header carries sizes and the camera's ledger, each slot header the state of its slot and the frame's description, so
+frames and counters outlive a capture process: the supervisor keeps a duplicate of the descriptor and hands it to the
+next one. A memfd has no name: nothing to clean up, nothing to steal; it is sealed against resizing.
+"""
+
+import array
+import fcntl
+import mmap
+import os
+import socket
+import struct
+from pathlib import Path
+from typing import Any, Self
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import NodeError, ProtocolError
+from pipeline.frame import FrameMeta, FrameRef
+from pipeline.ledger import SIZE
+from pipeline.leases import Slot, SlotState
+
+MAGIC = 0x314B4E494C50494C  # "LIPLINK1"
+PAGE = mmap.PAGESIZE
+SLOT_HEADER = 1024
+_HEADER = struct.Struct("<QQQQ")  # magic, slots, bytes of a slot, number of the next frame
+_EPOCH_AT, _EPOCH_BYTES = 32, 32  # hexadecimal digits
+_LEDGER_AT = 64
+_SLOT = struct.Struct("<QQQQ")  # state, generation, attempt, length of the description
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Ring:
+    """A mapping of a ring's memory. Make one with ``create``, ``adopt`` (capture) or ``attach`` (a worker)."""
+
+    def __init__(self, fd: int, *, writable: bool) -> None:
+        self.fd = fd
+        size = os.fstat(fd).st_size
+        prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, prot)
+        magic, self.slots, self.slot_bytes, _ = _HEADER.unpack_from(self._map, 0)
+        if magic != MAGIC or _total(self.slots, self.slot_bytes) != size:
+            raise ProtocolError("not a ring of this version")
+        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+
+    @classmethod
+    def create(cls, fd: int, slots: int, slot_bytes: int) -> Self:
+        """Size, seal and map an empty memfd; every page is allocated now. Raises ``NodeError`` if memory is short."""
+        slot_bytes = -(-slot_bytes // PAGE) * PAGE
+        total = _total(slots, slot_bytes)
+        try:
+            os.ftruncate(fd, total)
+            os.posix_fallocate(fd, 0, total)
+        except OSError as exc:
+            raise NodeError(
+                f"no memory for a ring of {slots} slots of {slot_bytes} bytes ({exc.strerror}): lower cameras.*.slots"
+            ) from exc
+        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        os.pwrite(fd, _HEADER.pack(MAGIC, slots, slot_bytes, 0), 0)
+        return cls(fd, writable=True)
+
+    @classmethod
+    def adopt(cls, fd: int) -> Self:
+        """Map a ring that an earlier capture process left, for writing."""
+        return cls(fd, writable=True)
+
+    @classmethod
+    def attach(cls, fd: int) -> Self:
+        """Map a ring for reading."""
+        return cls(fd, writable=False)
+
+    @property
+    def ledger(self) -> NDArray[np.int64]:
+        """The camera's counters, in the ring's memory."""
+        return self._bytes[_LEDGER_AT : _LEDGER_AT + 8 * SIZE].view(np.int64)
+
+    @property
+    def next_frame(self) -> int:
+        """Number that the next frame gets."""
+        return int(_HEADER.unpack_from(self._map, 0)[3])
+
+    @next_frame.setter
+    def next_frame(self, number: int) -> None:
+        struct.pack_into("<Q", self._map, 24, number)
+
+    @property
+    def epoch(self) -> str:
+        """Epoch of the capture node that writes; empty before the first."""
+        return self._map[_EPOCH_AT : _EPOCH_AT + _EPOCH_BYTES].rstrip(b"\0").decode("ascii")
+
+    @epoch.setter
+    def epoch(self, epoch: str) -> None:
+        self._map[_EPOCH_AT : _EPOCH_AT + _EPOCH_BYTES] = epoch.encode("ascii").ljust(_EPOCH_BYTES, b"\0")
+
+    def slot(self, number: int) -> NDArray[np.uint8]:
+        """The whole of one slot: uint8 (slot_bytes,), a view, not a copy."""
+        start = _data_start(self.slots) + number * self.slot_bytes
+        return self._bytes[start : start + self.slot_bytes]
+
+    def pixels(self, ref: FrameRef) -> NDArray[np.uint8]:
+        """The bytes of a leased frame, a view: (H, W) for raw grey pixels, (length,) for an encoded image.
+
+        Raises ``ProtocolError`` if the description does not fit the slot.
+        """
+        meta = ref.meta
+        if not 0 <= ref.slot < self.slots or not 0 <= meta.length <= self.slot_bytes:
+            raise ProtocolError(f"frame {meta.frame} lies outside its ring")
+        data = self.slot(ref.slot)[: meta.length]
+        if meta.shape is None:
+            return data
+        if min(meta.shape) < 1 or meta.shape[0] * meta.shape[1] != meta.length:
+            raise ProtocolError(f"frame {meta.frame} of shape {meta.shape} has {meta.length} bytes")
+        return data.reshape(meta.shape)
+
+    def is_current(self, ref: FrameRef) -> bool:
+        """Whether the slot still holds this frame; asked after reading, as a seqlock is."""
+        return int(_SLOT.unpack_from(self._map, PAGE + ref.slot * SLOT_HEADER)[1]) == ref.generation
+
+    def note(self, slot: Slot) -> None:
+        """Write a slot's row into its header (capture only)."""
+        at = PAGE + slot.number * SLOT_HEADER
+        data = msgspec.msgpack.encode(slot.meta) if slot.meta is not None else b""
+        if len(data) > SLOT_HEADER - _SLOT.size:
+            raise NodeError(f"the description of frame {slot.meta and slot.meta.frame} is too long")
+        self._map[at + _SLOT.size : at + _SLOT.size + len(data)] = data
+        _SLOT.pack_into(self._map, at, slot.state, slot.generation, slot.attempt, len(data))
+
+    def clear(self, number: int) -> None:
+        """Mark a slot FREE in its header (capture only)."""
+        struct.pack_into("<Q", self._map, PAGE + number * SLOT_HEADER, SlotState.FREE)
+
+    def rows(self) -> list[tuple[int, int, FrameMeta | None]]:
+        """(generation, attempt, frame) of every slot as its header has it; frame None unless READY or LEASED."""
+        found: list[tuple[int, int, FrameMeta | None]] = []
+        for k in range(self.slots):
+            at = PAGE + k * SLOT_HEADER
+            state, generation, attempt, length = _SLOT.unpack_from(self._map, at)
+            meta = None
+            if state in (SlotState.READY, SlotState.LEASED):
+                meta = msgspec.msgpack.decode(self._map[at + _SLOT.size : at + _SLOT.size + length], type=FrameMeta)
+            found.append((generation, attempt, meta))
+        return found
+
+
+def new_memfd(name: str) -> int:
+    """An empty memfd that can be sealed; inherited only where it is passed on purpose."""
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+class RingServer:
+    """Hands a read-only descriptor of the ring to whoever connects to an AF_UNIX socket. ``serve`` never blocks."""
+
+    def __init__(self, path: Path, ring: Ring) -> None:
+        path.unlink(missing_ok=True)
+        self._path, self._fd = path, os.open(f"/proc/self/fd/{ring.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+        self._socket.bind(str(path))
+        self._socket.listen(16)
+        self._socket.setblocking(False)
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def serve(self) -> None:
+        """Answer every connection that waits."""
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            with peer:
+                socket.send_fds(peer, [b"ring"], [self._fd])
+
+    def close(self) -> None:
+        self._socket.close()
+        os.close(self._fd)
+        self._path.unlink(missing_ok=True)
+
+
+def fetch_ring(path: Path) -> Ring | None:
+    """Ask a ``RingServer`` for its ring; None while nobody listens there."""
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.settimeout(2.0)
+        try:
+            peer.connect(str(path))
+            _, ancillary, _, _ = peer.recvmsg(16, socket.CMSG_SPACE(4))
+        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, TimeoutError):
+            return None
+    fds: Any = array.array("i")
+    for _, kind, data in ancillary:
+        if kind == socket.SCM_RIGHTS:
+            fds.frombytes(data)
+    return Ring.attach(fds[0]) if fds else None
+
+
+def _data_start(slots: int) -> int:
+    return PAGE + -(-slots * SLOT_HEADER // PAGE) * PAGE
+
+
+def _total(slots: int, slot_bytes: int) -> int:
+    return _data_start(slots) + slots * slot_bytes

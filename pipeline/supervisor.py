@@ -1,0 +1,257 @@
+"""``linepipe run``: starts a line's processes, watches them, restarts what dies, stops them in order.
+
+Start: Redis (if embedded), publish, the inspecting nodes, the captures; a capture arms when a worker asks it for frames.
+Stop:  captures first (each drains: its last frame is durable before it ends), then the inspecting nodes, then publish
+(which waits for Redis), then Redis. A node that dies while others drain is still restarted: they wait for it.
+"""
+
+import fcntl
+import json
+import os
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.child import Child, program
+from pipeline.config import Config
+from pipeline.embedded import EmbeddedServer
+from pipeline.errors import ConfigError, LinepipeError, NodeError
+from pipeline.frame import Alarm
+from pipeline.ledger import Account, Ledger
+from pipeline.node_main import DRAIN_S
+from pipeline.outbox import Outbox
+from pipeline.ring import Ring, new_memfd
+from pipeline.summary import status, summary
+from pipeline.topology import Endpoints, processes, runtime_dir
+from pipeline.transport import Router, Waiter
+from pipeline.wire import Status
+
+TURN_MS = 50.0
+STATUS_NS = 500_000_000
+STOP_S = DRAIN_S + 10.0
+Say = Callable[[str], None]
+
+
+class Supervisor:
+    """One run of a line."""
+
+    def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
+        self.config, self._for_s, self._say = config, for_s, say
+        self._lock = _lock(config.state)
+        folder = runtime_dir(config)
+        snapshot = folder / "line.json"
+        _write_private(snapshot, msgspec.json.encode(config))
+        _write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": "0-0"}))
+        endpoints = Endpoints(folder)
+        self._router = Router(endpoints.supervisor)
+        self._outbox = Outbox(endpoints.publish)
+        self._waiter = Waiter(self._router, self._outbox.dealer)
+        self._server = EmbeddedServer(config.state) if config.publish.redis == "embedded" else None
+        self._rings: dict[str, int] = {}
+        self._mapped: dict[str, Ring] = {}
+        self._children = [self._child(p, snapshot, frames) for p in processes(config)]
+        self._stages = _stop_order(self._children)
+        self._epochs: dict[str, list[str]] = {name: [] for name in config.cameras}
+        self._first_ns = 0
+        self._last_ns = 0
+        self._next_status_ns = 0
+        self._stop_at_ns = 0
+        self._signals = 0
+        self._phase = "starting"
+
+    def _child(self, process: Any, snapshot: Path, frames: int | None) -> Child:
+        command = [*program(), "node", process.name, str(snapshot)]
+        if process.camera is None:
+            return Child(process, command)
+        fd = self._rings[process.camera] = new_memfd(f"linepipe-{process.camera}")
+        command += ["--ring-fd", str(fd)] + (["--frames", str(frames)] if frames is not None else [])
+        return Child(process, command, (fd,))
+
+    @property
+    def url(self) -> str:
+        return self._server.url if self._server is not None else self.config.publish.redis
+
+    def run(self, tick: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+        """Run until the sources end, the time is up, or a signal comes; returns the summary.
+
+        ``tick`` is called with the status about twice a second. Raises ``LinepipeError`` if the line could not run, and
+        ``KeyboardInterrupt`` when it was told twice to stop.
+        """
+        before = {n: signal.signal(n, self._signalled) for n in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            if self._server is not None:
+                self._server.start()
+            self._say(f"line {self.config.line}: events go to {self.url}, stream {self.config.stream}")
+            for child in self._children:
+                child.start()
+            while self._turn(tick):
+                self._waiter.wait(TURN_MS)
+            return self._finish(tick)
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+            self._close()
+
+    def _signalled(self, *_: object) -> None:
+        self._signals += 1
+
+    def _turn(self, tick: Callable[[dict[str, Any]], None]) -> bool:
+        """One pass; False when every process has ended."""
+        now = time.monotonic_ns()
+        self._hear()
+        self._outbox.turn(now)
+        for child in self._children:
+            if (news := child.check(now)) is not None:
+                self._say(news)
+                self._raise_alarm(f"node_died:{child.name}", news)
+            if child.exit_code == 2:
+                raise ConfigError(f"{child.name} cannot run; see its message above")
+        self._watch_server()
+        if self._signals > 1:
+            raise KeyboardInterrupt
+        self._progress(now)
+        if now >= self._next_status_ns:
+            self._next_status_ns = now + STATUS_NS
+            self._publish_status(tick)
+        return bool(self._stages)
+
+    def _hear(self) -> None:
+        by_name = {c.name: c for c in self._children}
+        for _, message, _ in self._router.receive():
+            if isinstance(message, Status) and message.node in by_name:
+                child = by_name[message.node]
+                child.hear(message)
+                epoch, camera = message.facts.get("epoch"), child.process.camera
+                if camera is not None and isinstance(epoch, str) and epoch not in self._epochs[camera]:
+                    self._epochs[camera].append(epoch)
+
+    def _watch_server(self) -> None:
+        if self._server is not None and not self._server.alive():
+            self._say("the embedded Redis died; starting it again")
+            try:
+                self._server.start()
+            except NodeError as exc:
+                self._say(str(exc))
+            self._raise_alarm("redis_died", "the embedded Redis died and was started again")
+
+    def _progress(self, now: int) -> None:
+        """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
+        accounts = self.accounts()
+        if not self._first_ns and any(a.acquired for a in accounts.values()):
+            self._first_ns, self._phase = now, "running"
+        due = self._for_s is not None and self._first_ns and now - self._first_ns >= self._for_s * 1e9
+        captures = [c for c in self._children if c.process.camera is not None]
+        ended = all(c.exit_code is not None for c in captures)
+        if self._phase != "stopping" and (due or ended or self._signals):
+            self._phase = "stopping"
+            self._last_ns = now
+            self._stop_next(now)
+        if self._phase != "stopping":
+            return
+        if all(c.exit_code is not None for c in self._stages[0]):
+            self._stages.pop(0)
+            if self._stages:
+                self._stop_next(now)
+        elif now >= self._stop_at_ns:
+            for child in self._stages[0]:
+                if child.exit_code is None:
+                    self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
+                    child.kill()
+            self._stop_at_ns = now + int(STOP_S * 1e9)
+
+    def _stop_next(self, now: int) -> None:
+        self._stop_at_ns = now + int(STOP_S * 1e9)
+        for child in self._stages[0]:
+            if child.exit_code is None:
+                child.stop()
+
+    def accounts(self) -> dict[str, Account]:
+        """Every camera's ledger, read from its ring: true even when its capture node is dead."""
+        found = {}
+        for camera, fd in self._rings.items():
+            if camera not in self._mapped and os.fstat(fd).st_size:
+                try:
+                    self._mapped[camera] = Ring.attach(fd)
+                except LinepipeError:  # its header is being written
+                    continue
+            ring = self._mapped.get(camera)
+            found[camera] = Ledger(ring.ledger if ring is not None else None).account()  # type: ignore[arg-type]
+        return found
+
+    def _duration_s(self) -> float:
+        return ((self._last_ns or time.monotonic_ns()) - self._first_ns) / 1e9 if self._first_ns else 0.0
+
+    def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
+        now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase)
+        _write_private(self.config.state / "status.json", msgspec.json.encode(now))
+        tick(now)
+
+    def _raise_alarm(self, name: str, text: str) -> None:
+        alarm = Alarm(name=name, active=True, text=text, at_ns=time.time_ns())
+        self._outbox.submit(alarm, time.monotonic_ns())
+
+    def _finish(self, tick: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        self._hear()
+        self._phase = "ended"
+        self._publish_status(tick)
+        return summary(self.config, self._children, self.accounts(), self._epochs, self._duration_s(), self.url)
+
+    def _close(self) -> None:
+        for child in self._children:
+            child.kill()
+            child.wait()
+        if self._server is not None:
+            self._server.stop()
+        self._router.close()
+        self._outbox.dealer.close()
+        os.close(self._lock)
+
+
+def _stop_order(children: list[Child]) -> list[list[Child]]:
+    """Groups of processes that are told to stop together: captures, then the others one by one, last started first."""
+    captures = [c for c in children if c.process.camera is not None]
+    return [captures, *[[c] for c in reversed(children) if c.process.camera is None]]
+
+
+def _lock(state: Path) -> int:
+    """Take the state folder for this run; the kernel gives it back when the process ends."""
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise ConfigError(f"state_dir: another line runs on {state}; stop it or choose another state_dir") from None
+    except OSError as exc:
+        raise ConfigError(f"state_dir: {state} cannot be used: {exc.strerror}") from exc
+    return fd
+
+
+def is_running(state: Path) -> bool:
+    """Whether a supervisor holds this state folder."""
+    path = state / "lock"
+    if not path.exists():
+        return False
+    with path.open() as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
+def write_summary(path: Path, found: dict[str, Any]) -> None:
+    """Write the summary as JSON for people and programs."""
+    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_private(path: Path, data: bytes) -> None:
+    """Replace a file in one step; only its owner may read it."""
+    part = path.with_name(f".{path.name}.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+    part.replace(path)

@@ -1,0 +1,115 @@
+"""Configuration -> processes: their names, what each runs, and where their sockets lie. Pure but for ``runtime_dir``.
+
+Entry points are names, resolved in the child: pipeline imports no node.
+"""
+
+import math
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from pipeline.config import Camera, Config
+from pipeline.errors import ConfigError
+from pipeline.source_url import SourceUrl
+
+PUBLISH = "publish"
+_STAGES = {
+    frozenset({"preprocess", "infer"}): "nodes.infer.node:inspect",
+    frozenset({"preprocess"}): "nodes.preprocess.node:preprocess",
+    frozenset({"infer"}): "nodes.infer.node:infer",
+}
+
+
+class Process(msgspec.Struct, frozen=True, kw_only=True):
+    """One process of a line. ``name`` is what its command line shows: ``linepipe node NAME``."""
+
+    name: str
+    entry: str
+    camera: str | None = None
+
+
+PREPROCESS = "nodes.preprocess.opencv:OpenCvPreprocess"
+"""What makes a ``pipeline.stage.Preprocess`` from a configuration and a recipe."""
+
+
+def processes(config: Config) -> list[Process]:
+    """Every process of the line, in the order in which they start; they stop in the reverse order."""
+    found = [Process(name=PUBLISH, entry="nodes.publish.node:publish")]
+    found += [Process(name=name, entry=_STAGES[frozenset(stages)]) for name, stages in config.placement.items()]
+    for camera in config.cameras:
+        found.append(Process(name=f"capture.{camera}", entry="nodes.capture.node:capture", camera=camera))
+    return found
+
+
+def find_process(config: Config, name: str) -> Process:
+    """The process of that name. Raises ``ConfigError`` listing the names there are."""
+    for process in processes(config):
+        if process.name == name:
+            return process
+    names = ", ".join(p.name for p in processes(config))
+    raise ConfigError(f"line {config.line!r} has no node {name!r}; it has {names}")
+
+
+def frame_rate(camera: Camera) -> float | None:
+    """Frames a second: asked for in the source, or speed / height of a frame; None: as fast as they are taken."""
+    url = SourceUrl.parse(camera.source)
+    if url.fps is not None:
+        return url.fps
+    if camera.speed_mps and camera.pixel_mm and camera.frame_px and (url.scheme == "sim" or camera.when_full == "drop_oldest"):
+        return 1000 * camera.speed_mps / (camera.frame_px[1] * camera.pixel_mm[1])
+    return None
+
+
+def credits_for(config: Config, camera: str) -> int:
+    """Frames of one camera that a worker asks for: at least two batches' worth, at most half of the ring."""
+    tiles = 1
+    size, grid = config.cameras[camera].frame_px, config.preprocess
+    if size is not None and grid.layout == "grid":
+        step = grid.tile_px - grid.overlap_px
+        tiles = math.prod(max(1, math.ceil((px - grid.overlap_px) / step)) for px in size)
+    return max(2, min(math.ceil(2 * config.infer.max_batch / tiles), config.cameras[camera].slots // 2))
+
+
+class Endpoints:
+    """Addresses of a line's sockets, all in its runtime folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def frames(self, camera: str) -> str:
+        """Capture's side of the frame hop."""
+        return f"ipc://{self.folder}/frames-{camera}"
+
+    def ring(self, camera: str) -> Path:
+        """Where capture hands out the ring's descriptor."""
+        return self.folder / f"ring-{camera}"
+
+    @property
+    def tiles(self) -> str:
+        """Preprocess's side of the hop to infer, when they are placed apart."""
+        return f"ipc://{self.folder}/tiles"
+
+    @property
+    def publish(self) -> str:
+        return f"ipc://{self.folder}/publish"
+
+    @property
+    def supervisor(self) -> str:
+        return f"ipc://{self.folder}/supervisor"
+
+
+def runtime_dir(config: Config) -> Path:
+    """A short private folder (0700) for the line's sockets; the same for every process of the line.
+
+    ipc paths are limited to 107 bytes, so it does not lie under ``state_dir``. Raises ``ConfigError`` if the folder
+    belongs to somebody else.
+    """
+    folder = Path("/tmp") / f"linepipe-{os.getuid()}" / config.digest()
+    for path in (folder.parent, folder):
+        path.mkdir(mode=0o700, exist_ok=True)
+        found = path.lstat()
+        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+            raise ConfigError(f"{path} is not a private folder of yours; remove it")
+    return folder

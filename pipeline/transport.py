@@ -1,0 +1,116 @@
+"""The only place that imports zmq: sockets that carry wire messages, and the wait for them.
+
+Limits: a message has at most two parts after its first, a part at most ``MAX_PART_BYTES``. No state lives in ZeroMQ's
+queues: whoever needs an answer keeps the message until the answer comes, so closing never lingers.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import zmq
+
+from pipeline.errors import ConfigError, ProtocolError
+from pipeline.wire import Message, decode, encode
+
+MAX_PARTS = 3
+MAX_PART_BYTES = 1 << 30
+_HWM = 10_000  # a backstop; credits bound what is under way
+
+
+class _Socket:
+    def __init__(self, kind: int, context: "zmq.Context[zmq.Socket[bytes]] | None") -> None:
+        self._socket = (context or zmq.Context.instance()).socket(kind)
+        self._socket.setsockopt(zmq.LINGER, 0)
+        self._socket.setsockopt(zmq.SNDHWM, _HWM)
+        self._socket.setsockopt(zmq.RCVHWM, _HWM)
+        self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
+        self.refused = 0
+        """Messages that no correct peer sends."""
+
+    @property
+    def zmq_socket(self) -> Any:
+        return self._socket
+
+    def close(self, *, flush_ms: int = 0) -> None:
+        """Close; ``flush_ms`` is how long messages on their way may still take."""
+        self._socket.close(linger=flush_ms)
+
+    def _receive(self) -> list[Any] | None:
+        try:
+            return self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
+        except zmq.Again:
+            return None
+
+
+class Router(_Socket):
+    """The bound side of a hop: talks to many peers by address. A second bind on a living endpoint is refused."""
+
+    def __init__(self, endpoint: str, *, context: "zmq.Context[zmq.Socket[bytes]] | None" = None) -> None:
+        super().__init__(zmq.ROUTER, context)
+        self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        try:
+            if endpoint.startswith("ipc://"):
+                Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+            self._socket.bind(endpoint)
+        except zmq.ZMQError as exc:
+            self.close()
+            raise ConfigError(f"{endpoint}: cannot listen there: {exc.strerror}. Choose another address or free it") from exc
+
+    def receive(self) -> Iterator[tuple[bytes, Message, list[memoryview]]]:
+        """Everything that has arrived: (address, message, further parts). Garbage is counted and passed over."""
+        while (parts := self._receive()) is not None:
+            try:
+                if not 2 <= len(parts) <= MAX_PARTS + 1:
+                    raise ProtocolError(f"{len(parts)} parts")
+                yield bytes(parts[0].buffer), decode(bytes(parts[1].buffer)), [p.buffer for p in parts[2:]]
+            except ProtocolError:
+                self.refused += 1
+
+    def send(self, address: bytes, message: Message, payload: tuple[Any, ...] = ()) -> None:
+        """Queue for one peer; a peer that is gone gets nothing, its lease or its retry puts that right."""
+        self._socket.send_multipart([address, encode(message), *payload], zmq.DONTWAIT, copy=not payload)
+
+
+class Dealer(_Socket):
+    """The connecting side of a hop; reconnects by itself, for as long as it lives."""
+
+    def __init__(self, endpoint: str, *, context: "zmq.Context[zmq.Socket[bytes]] | None" = None) -> None:
+        super().__init__(zmq.DEALER, context)
+        self._socket.setsockopt(zmq.RECONNECT_IVL, 50)
+        self._socket.setsockopt(zmq.RECONNECT_IVL_MAX, 500)
+        try:
+            self._socket.connect(endpoint)
+        except zmq.ZMQError as exc:
+            self.close()
+            raise ConfigError(f"{endpoint}: not a usable address: {exc.strerror}") from exc
+
+    def receive(self) -> Iterator[tuple[Message, list[memoryview]]]:
+        """Everything that has arrived: (message, further parts)."""
+        while (parts := self._receive()) is not None:
+            try:
+                if not 1 <= len(parts) <= MAX_PARTS:
+                    raise ProtocolError(f"{len(parts)} parts")
+                yield decode(bytes(parts[0].buffer)), [p.buffer for p in parts[1:]]
+            except ProtocolError:
+                self.refused += 1
+
+    def send(self, message: Message) -> None:
+        """Queue for the peer; when the queue is full the message is dropped, and sent again by whoever keeps it."""
+        try:
+            self._socket.send(encode(message), zmq.DONTWAIT)
+        except zmq.Again:
+            self.refused += 1
+
+
+class Waiter:
+    """Waits for sockets and plain descriptors together."""
+
+    def __init__(self, *things: Any) -> None:
+        self._poller = zmq.Poller()
+        for thing in things:
+            self._poller.register(getattr(thing, "zmq_socket", thing), zmq.POLLIN)
+
+    def wait(self, timeout_ms: float) -> None:
+        """Return when something can be read, or after ``timeout_ms``."""
+        self._poller.poll(max(0.0, timeout_ms))

@@ -1,0 +1,123 @@
+"""The messages of linepipe's protocols and their bytes. No sockets.
+
+A message is one msgpack map; tiles that travel between processes follow it as further parts. Decoding checks types
+and refuses what no peer sends (``ProtocolError``).
+
+Frame hop (worker <-> dispatcher): Ready, Ack up; Frame, End down.
+Publish hop (client <-> publish):  Submit up; Durable down.
+Status (node -> supervisor):       Status.
+"""
+
+from typing import Any
+
+import msgspec
+
+from pipeline.errors import ProtocolError
+from pipeline.frame import FrameRef, ModelId, Publishable, Record
+
+VERSION = 1
+
+
+class Held(Record):
+    """One frame that a worker has: enough to find its lease again."""
+
+    epoch: str
+    frame: int
+    slot: int
+    generation: int
+
+
+class Ready(Record, tag="ready"):
+    """Sent when a worker starts and then as its heartbeat: it can hold ``credits`` frames and holds ``held`` now.
+
+    A dispatcher leases again what it believes leased and the worker no longer holds: a lost message heals itself.
+    """
+
+    version: int
+    worker: str
+    boot: str
+    credits: int
+    model: ModelId | None
+    held: tuple[Held, ...] = ()
+    ended: tuple[str, ...] = ()
+    """Epochs whose End the worker has seen and has nothing left of."""
+
+
+class Tiled(Record):
+    """What preprocess made of a frame; the tiles and then the frame's pixels follow as parts of the message."""
+
+    boxes: tuple[tuple[int, int, int, int], ...]
+    columns: int
+    side: int
+    size: tuple[int, int]
+    """Height and width of the frame."""
+    invalid: str
+    received_ns: int
+    tiled_ns: int
+
+
+class Frame(Record, tag="frame"):
+    """A frame leased to the worker; one credit is used until its Ack. ``tiled`` None: its bytes lie in the ring."""
+
+    ref: FrameRef
+    tiled: Tiled | None = None
+
+
+class Ack(Record, tag="ack"):
+    """The frame's verdict is durable; its slot may be used again. ``invalid``: the reason, or empty."""
+
+    held: Held
+    boot: str
+    invalid: str = ""
+
+
+class End(Record, tag="end"):
+    """No frame of this epoch will follow."""
+
+    epoch: str
+
+
+class Submit(Record, tag="submit"):
+    """A record to make durable and publish. Sent again until Durable comes back."""
+
+    record: Publishable
+
+
+class Durable(Record, tag="durable"):
+    """The records with these keys survive whatever is killed now."""
+
+    keys: tuple[str, ...]
+
+
+class Status(Record, tag="status"):
+    """A node's heartbeat: ``progress`` grows with each turn of its work loop."""
+
+    node: str
+    boot: str
+    state: str
+    progress: int
+    facts: dict[str, Any]
+
+
+Message = Ready | Frame | Ack | End | Submit | Durable | Status
+
+_encoder = msgspec.msgpack.Encoder()
+_decoder = msgspec.msgpack.Decoder(Message)
+
+
+def encode(message: Message) -> bytes:
+    """One message -> its bytes."""
+    return _encoder.encode(message)
+
+
+def decode(data: bytes) -> Message:
+    """Bytes -> one message. Raises ``ProtocolError``."""
+    try:
+        return _decoder.decode(data)
+    except (msgspec.MsgspecError, RecursionError) as exc:
+        raise ProtocolError(f"not a linepipe message: {exc}") from exc
+
+
+def held(ref: FrameRef) -> Held:
+    """The identity of a leased frame."""
+    return Held(epoch=ref.meta.epoch, frame=ref.meta.frame, slot=ref.slot, generation=ref.generation)
