@@ -15,9 +15,15 @@ from ilcs_model import ARCHITECTURES
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder: checkpoints, metrics, the model.")
 @click.option("--name", default=None, help="Name the model carries; default: the run folder's.")
 @click.option("--epochs", type=click.IntRange(1), default=28, show_default=True)
+@click.option(
+    "--rate", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Peak rate of the one-cycle schedule."
+)
+@click.option("--init", type=click.Path(path_type=Path), help="Model file whose weights to start from.")
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; costs at most one epoch.")
-def train(data: Path, model: str, out: Path, name: str | None, epochs: int, seed: int, resume: bool) -> None:
+def train(
+    data: Path, model: str, out: Path, name: str | None, epochs: int, rate: float, init: Path | None, seed: int, resume: bool
+) -> None:
     """Train a model from labelled images.
 
     Example: linepipe train --data neu-det --model ilcs --out runs/neu
@@ -27,7 +33,9 @@ def train(data: Path, model: str, out: Path, name: str | None, epochs: int, seed
     from ilcs_model.train import Settings
     from ilcs_model.train import train as run
 
-    settings = Settings(model=model, name=name or out.resolve().name, epochs=epochs, seed=seed)
+    settings = Settings(
+        model=model, name=name or out.resolve().name, epochs=epochs, rate=rate, seed=seed, init=None if init is None else str(init)
+    )
     progress = _Progress()
     try:
         path = run(open_dataset(data), out, settings, resume=resume, report=progress)
@@ -47,7 +55,12 @@ class _Progress:
             from rich.console import Console
             from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (TextColumn("epoch {task.fields[epoch]}"), BarColumn(), TextColumn("loss {task.fields[loss]:.3f}"), TimeRemainingColumn())
+            columns = (
+                TextColumn("epoch {task.fields[epoch]}"),
+                BarColumn(),
+                TextColumn("loss {task.fields[loss]:.3f}"),
+                TimeRemainingColumn(),
+            )
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.start()
             self._task = self._bar.add_task("train", total=None, epoch=0, loss=0.0)

@@ -109,9 +109,9 @@ def to_tile(image: Tile, recipe: Recipe) -> Tile:
 
 
 def augment(image: Tile, recipe: Recipe, rng: np.random.Generator) -> Tile:
-    """Random crop (55-100 % of the area), flips, brightness, contrast, blur: grey uint8 (H, W) -> tile (S, S)."""
+    """Random crop (65-100 % of the area), flips, brightness, contrast, blur: grey uint8 (H, W) -> tile (S, S)."""
     side, (height, width) = recipe.size_px, image.shape
-    scale = np.sqrt(rng.uniform(0.55, 1.0))
+    scale = np.sqrt(rng.uniform(0.65, 1.0))
     w, h = scale * width, scale * height
     left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
     if rng.random() < 0.5:

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from ilcs_model.files import load_model
+from ilcs_model.silent import import_openvino
 
 
 def to_openvino(path: Path, target: Path) -> None:
@@ -13,8 +14,7 @@ def to_openvino(path: Path, target: Path) -> None:
 
     Raises ``ModelFileError`` for a file that cannot be loaded.
     """
-    import openvino as ov
-
+    ov = import_openvino()
     model, info = load_model(path)
     side = info.recipe.size_px
     example = torch.zeros(2, 1, side, side, dtype=torch.uint8)

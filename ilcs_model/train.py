@@ -5,6 +5,7 @@ rate moves their output by hundreds and the loss never leaves ln(classes).
 """
 
 import copy
+import itertools
 import json
 import math
 import os
@@ -22,11 +23,11 @@ from torch import Tensor, nn
 
 from ilcs_model import create
 from ilcs_model.data import Dataset, plain_batches, train_batches
-from ilcs_model.errors import DataError
+from ilcs_model.errors import DataError, ModelFileError
 from ilcs_model.evaluate import top1
-from ilcs_model.files import save_model
-from ilcs_model.info import ModelInfo, Recipe, code_version
+from ilcs_model.files import load_model, save_model
 from ilcs_model.ilcs import MEAN, STD
+from ilcs_model.info import ModelInfo, Recipe, code_version
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -47,6 +48,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     average: float = 0.995  # weight of the running average at each step, once past the first steps
     clip_norm: float = 5.0
     norm_images: int = 1024  # training images over which batch-norm statistics are recomputed
+    init: str | None = None  # model file whose weights the run starts from
 
 
 def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False, report: Report = lambda _: None) -> Path:
@@ -62,7 +64,7 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
     report({"remark": f"{trainer.describe()}; epochs {first + 1} to {settings.epochs}"})
     for epoch in range(first, settings.epochs):
         started = time.monotonic()
-        losses = [loss for loss in trainer.epoch(recipe, epoch, report)]
+        losses = list(trainer.epoch(recipe, epoch, report))
         took = time.monotonic() - started
         record = {
             "epoch": epoch + 1,
@@ -104,7 +106,7 @@ class _Trainer:
         self.data, self.settings = data, settings
         torch.manual_seed(settings.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.model = create(settings.model, len(data.classes)).to(self.device, memory_format=torch.channels_last)
+        self.model = _first_weights(data, settings).to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model)
         self.steps_per_epoch = max(1, len(data.split("train")) // settings.batch)
         self.optimizer = torch.optim.AdamW(self._groups())
@@ -162,10 +164,11 @@ class _Trainer:
 
     def final(self, recipe: Recipe) -> nn.Module:
         """The averaged network with batch-norm statistics of its own, in evaluation mode."""
-        model = copy.deepcopy(self.averaged)
-        indices = self.data.split("train")
-        chosen = indices[:: max(1, len(indices) // self.settings.norm_images)]
-        recompute_norms(model, (t.to(self.device) for t, _ in plain_batches(self.data, chosen, recipe, 32)))
+        s, model = self.settings, copy.deepcopy(self.averaged)
+        # Augmented as in training: the statistics must be those under which the weights were learned.
+        batches = train_batches(self.data, recipe, s.batch, (s.seed, s.epochs))
+        enough = itertools.islice(batches, max(1, s.norm_images // s.batch))
+        recompute_norms(model, (tiles.to(self.device) for tiles, _ in enough))
         return model
 
     def save(self, path: Path, epochs: int) -> None:
@@ -209,6 +212,22 @@ def recompute_norms(model: nn.Module, batches: Iterator[Tensor]) -> None:
     for m, old in zip(norms, momentum, strict=True):
         m.momentum = old
     model.eval()
+
+
+def _first_weights(data: Dataset, settings: Settings) -> nn.Module:
+    """A fresh network, or that of ``settings.init``, whose classes must be the data's."""
+    if settings.init is None:
+        return create(settings.model, len(data.classes))
+    try:
+        model, info = load_model(Path(settings.init))
+    except ModelFileError as exc:
+        raise DataError(str(exc)) from exc
+    if info.architecture != settings.model or info.classes != data.classes:
+        raise DataError(
+            f"{settings.init} is a {info.architecture} for {', '.join(info.classes)};"
+            f" the data wants a {settings.model} for {', '.join(data.classes)}"
+        )
+    return model
 
 
 def one_cycle(done: float, warm_up: float) -> float:

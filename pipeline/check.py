@@ -34,7 +34,7 @@ def check(config: Config) -> list[str]:
 
 
 def check_redis(config: Config) -> None:
-    """Raises ``RedisUnreachable`` unless the configured server answers; nothing to check for ``embedded``."""
+    """Raises ``RedisUnreachableError`` unless the configured server answers; nothing to check for ``embedded``."""
     if config.publish.redis != "embedded":
         with Events(config.publish.redis, config.stream, redis_password(config)) as events:
             events.ping()

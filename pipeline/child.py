@@ -47,9 +47,7 @@ class Child:
         return self._popen.pid if self._popen is not None else None
 
     def start(self) -> None:
-        self._popen = subprocess.Popen(
-            self._command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True
-        )
+        self._popen = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True)
         self.state = "starting"
         self._seen_ns = time.monotonic_ns()
         self._progress = -1

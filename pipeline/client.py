@@ -14,7 +14,7 @@ PAGE = 1000
 TIMEOUT_S = 3.0
 
 
-class RedisUnreachable(LinepipeError):
+class RedisUnreachableError(LinepipeError):
     """Redis does not answer, or refuses."""
 
 
@@ -34,7 +34,7 @@ class Events:
         self._redis.close()
 
     def ping(self) -> None:
-        """Raises ``RedisUnreachable`` unless the server answers."""
+        """Raises ``RedisUnreachableError`` unless the server answers."""
         self._call("ping")
 
     def read(self, first_id: str = "-") -> Iterator[dict[str, Any]]:
@@ -63,7 +63,7 @@ class Events:
         try:
             return getattr(self._redis, name)(*args, **kwargs)
         except redis.RedisError as exc:
-            raise RedisUnreachable(f"Redis at {self._url}: {exc}") from exc
+            raise RedisUnreachableError(f"Redis at {self._url}: {exc}") from exc
 
 
 def _decode(entry: tuple[bytes, dict[bytes, bytes]]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ settings; each node is handed this tree.
 import hashlib
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 import msgspec
 import yaml
@@ -20,13 +20,14 @@ from pipeline.yaml_lines import parse_yaml
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="lower-case letters, digits, - and _; starts with a letter")]
 Positive = Annotated[float, Meta(gt=0)]
 MAX_FILE_BYTES = 1 << 20
+_T = TypeVar("_T")
 
 
 class _Tree(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     pass
 
 
-class Camera(_Tree):
+class Camera(_Tree, frozen=True, kw_only=True):
     """One camera. Its frames are numbered from 0 in each run."""
 
     source: str
@@ -43,7 +44,7 @@ class Camera(_Tree):
     """Frames the ring holds."""
 
 
-class Preprocess(_Tree):
+class Preprocess(_Tree, frozen=True, kw_only=True):
     """How frames become tiles."""
 
     layout: Literal["grid", "whole"] = "grid"
@@ -55,7 +56,7 @@ class Preprocess(_Tree):
     device: Literal["auto", "cpu"] = "auto"
 
 
-class Infer(_Tree):
+class Infer(_Tree, frozen=True, kw_only=True):
     """How tiles become verdicts."""
 
     model: str
@@ -70,7 +71,7 @@ class Infer(_Tree):
     """Score from which a tile is a defect."""
 
 
-class Publish(_Tree):
+class Publish(_Tree, frozen=True, kw_only=True):
     """Where events go."""
 
     redis: str = "embedded"
@@ -81,7 +82,7 @@ class Publish(_Tree):
     """How long the spool keeps events after Redis confirmed them."""
 
 
-class Limits(_Tree):
+class Limits(_Tree, frozen=True, kw_only=True):
     """What a single frame may cost; beyond it the frame is invalid."""
 
     max_pixels: Annotated[int, Meta(ge=1)] = 50_000_000
@@ -90,7 +91,7 @@ class Limits(_Tree):
     """Bytes of an encoded image; the ring's slots are no larger than this."""
 
 
-class Config(_Tree):
+class Config(_Tree, frozen=True, kw_only=True):
     """A whole line."""
 
     line: Name
@@ -101,7 +102,9 @@ class Config(_Tree):
     preprocess: Preprocess = Preprocess()
     publish: Publish = Publish()
     limits: Limits = Limits()
-    placement: dict[Name, list[Literal["preprocess", "infer"]]] = msgspec.field(default_factory=lambda: {"inspect": ["preprocess", "infer"]})
+    placement: dict[Name, list[Literal["preprocess", "infer"]]] = msgspec.field(
+        default_factory=lambda: {"inspect": ["preprocess", "infer"]}
+    )
     """Which stages share a process, by process name."""
 
     @property
@@ -145,11 +148,18 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         line = lines.get(probe, 1)
         return f"{path}:{line}" if isinstance(line, int) else line
 
-    try:
-        config = msgspec.convert(tree, Config)
-    except msgspec.ValidationError as exc:
-        key, problem = _explain(str(exc))
-        raise ConfigError(f"{where(key)}: {key or 'the file'}: {problem}") from exc
+    def convert(prefix: str, value: Any, kind: type[_T]) -> _T:
+        try:
+            return msgspec.convert(value, kind)
+        except msgspec.ValidationError as exc:
+            below, problem = _explain(str(exc))
+            key = f"{prefix}.{below}".strip(".")
+            raise ConfigError(f"{where(key)}: {key or 'the file'}: {problem}") from exc
+
+    cameras = tree.get("cameras") if isinstance(tree, dict) else None
+    for name, camera in cameras.items() if isinstance(cameras, dict) else ():
+        convert(f"cameras.{name}", camera, Camera)  # one by one first: msgspec does not say which of them is wrong
+    config = convert("", tree, Config)
     for key, problem in _contradictions(config):
         raise ConfigError(f"{where(key)}: {key}: {problem}")
     return config

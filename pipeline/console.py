@@ -4,7 +4,7 @@ import sys
 import time
 from typing import Any
 
-from pipeline.client import Events, RedisUnreachable
+from pipeline.client import Events, RedisUnreachableError
 from pipeline.config import Config
 from pipeline.secret import redis_password
 
@@ -64,7 +64,7 @@ class Console:
             self._last_id = self._stream.last_id()
             more = len(shown) - EVENTS_PER_TICK
             return shown[:EVENTS_PER_TICK] + ([f"  ... and {more} more events"] if more > 0 else [])
-        except RedisUnreachable:
+        except RedisUnreachableError:
             self._retry_at = time.monotonic() + 5.0
             return []
 
@@ -116,7 +116,9 @@ def status_table(status: dict[str, Any]) -> Any:
     from rich.table import Table
 
     phase = status["phase"] if status["running"] else f"not running (was {status['phase']})"
-    nodes = Table("node", "state", "pid", "restarts", title=f"line {status['line']}: {phase}, {status['duration_s']} s", title_justify="left")
+    nodes = Table(
+        "node", "state", "pid", "restarts", title=f"line {status['line']}: {phase}, {status['duration_s']} s", title_justify="left"
+    )
     for name, node in status["nodes"].items():
         nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]))
     ledger = Table("camera", "acquired", "inspected", "dropped", "invalid", "in flight")

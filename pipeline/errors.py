@@ -1,10 +1,10 @@
 """Every error linepipe raises on purpose.
 
-    LinepipeError        exit 1   something failed while running
-    ├── ConfigError      exit 2   a person must mend a file or an argument: names file, line, key and what to do
-    ├── NodeError        exit 1   this node cannot go on and must be restarted
-    ├── ProtocolError    exit 1   a peer sent what the protocol does not allow; counted, the peer is ignored
-    └── BadImage         -        this frame cannot be inspected: becomes ``invalid(reason)``, the line goes on
+LinepipeError        exit 1   something failed while running
+├── ConfigError      exit 2   a person must mend a file or an argument: names file, line, key and what to do
+├── NodeError        exit 1   this node cannot go on and must be restarted
+├── ProtocolError    exit 1   a peer sent what the protocol does not allow; counted, the peer is ignored
+└── BadImageError         -        this frame cannot be inspected: becomes ``invalid(reason)``, the line goes on
 """
 
 
@@ -28,7 +28,7 @@ class ProtocolError(LinepipeError):
     """A message that no correct peer sends."""
 
 
-class BadImage(LinepipeError):
+class BadImageError(LinepipeError):
     """A frame that cannot be inspected. ``reason`` is one of ``pipeline.ledger.INVALID_REASONS``."""
 
     def __init__(self, reason: str, text: str) -> None:

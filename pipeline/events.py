@@ -25,7 +25,7 @@ class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     digest: str
 
 
-class DefectEvent(_Event, tag="defect"):
+class DefectEvent(_Event, frozen=True, kw_only=True, tag="defect"):
     """A defect on the material."""
 
     camera: str
@@ -45,7 +45,7 @@ class DefectEvent(_Event, tag="defect"):
     attempt: int
 
 
-class GapEvent(_Event, tag="gap"):
+class GapEvent(_Event, frozen=True, kw_only=True, tag="gap"):
     """Frames that were not inspected, first to last inclusive; last is null when it cannot be known."""
 
     camera: str
@@ -58,7 +58,7 @@ class GapEvent(_Event, tag="gap"):
     at: str
 
 
-class CoverageEvent(_Event, tag="coverage"):
+class CoverageEvent(_Event, frozen=True, kw_only=True, tag="coverage"):
     """A camera's ledger: acquired = inspected + dropped + invalid + in_flight."""
 
     camera: str
@@ -71,7 +71,7 @@ class CoverageEvent(_Event, tag="coverage"):
     at: str
 
 
-class AlarmEvent(_Event, tag="alarm"):
+class AlarmEvent(_Event, frozen=True, kw_only=True, tag="alarm"):
     """Something that needs a person (``active``), or its end."""
 
     name: str

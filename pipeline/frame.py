@@ -9,7 +9,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of what travels: keyword-only, immutable."""
 
 
-class FrameMeta(Record):
+class FrameMeta(Record, frozen=True, kw_only=True):
     """What capture knows of one frame. Monotonic stamps are CLOCK_MONOTONIC, comparable between processes of a host."""
 
     camera: str
@@ -31,7 +31,7 @@ class FrameMeta(Record):
     """Why capture itself found the frame invalid (the file could not be read, say); empty: nothing wrong so far."""
 
 
-class FrameRef(Record):
+class FrameRef(Record, frozen=True, kw_only=True):
     """A leased frame: where its bytes lie and which life of the slot is meant."""
 
     meta: FrameMeta
@@ -41,7 +41,7 @@ class FrameRef(Record):
     """1 for the first worker that gets the frame."""
 
 
-class Defect(Record):
+class Defect(Record, frozen=True, kw_only=True):
     """One defect of a frame."""
 
     label: str
@@ -53,7 +53,7 @@ class Defect(Record):
     """The crop as a PNG file."""
 
 
-class Stamps(Record):
+class Stamps(Record, frozen=True, kw_only=True):
     """When a frame passed each stage, monotonic ns."""
 
     received_ns: int = 0
@@ -61,14 +61,14 @@ class Stamps(Record):
     judged_ns: int = 0
 
 
-class ModelId(Record):
+class ModelId(Record, frozen=True, kw_only=True):
     """Name and digest of the model that judged."""
 
     name: str
     digest: str
 
 
-class Verdict(Record, tag="verdict"):
+class Verdict(Record, frozen=True, kw_only=True, tag="verdict"):
     """The result for one frame: inspected with its defects, or invalid with a reason."""
 
     meta: FrameMeta
@@ -86,7 +86,7 @@ class Verdict(Record, tag="verdict"):
         return f"verdict/{self.meta.camera}/{self.meta.epoch}/{self.meta.frame}"
 
 
-class Gap(Record, tag="gap"):
+class Gap(Record, frozen=True, kw_only=True, tag="gap"):
     """Frames of one camera that were not inspected, first to last inclusive."""
 
     camera: str
@@ -102,7 +102,7 @@ class Gap(Record, tag="gap"):
         return f"gap/{self.camera}/{self.epoch}/{self.first}/{self.reason}"
 
 
-class Coverage(Record, tag="coverage"):
+class Coverage(Record, frozen=True, kw_only=True, tag="coverage"):
     """A camera's ledger, once a second."""
 
     camera: str
@@ -116,7 +116,7 @@ class Coverage(Record, tag="coverage"):
         return f"coverage/{self.camera}/{self.epoch}/{self.number}"
 
 
-class Alarm(Record, tag="alarm"):
+class Alarm(Record, frozen=True, kw_only=True, tag="alarm"):
     """Something that needs a person, or its end."""
 
     name: str

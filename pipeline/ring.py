@@ -11,6 +11,7 @@ next one. A memfd has no name: nothing to clean up, nothing to steal; it is seal
 """
 
 import array
+import errno
 import fcntl
 import mmap
 import os
@@ -25,8 +26,8 @@ from numpy.typing import NDArray
 
 from pipeline.errors import NodeError, ProtocolError
 from pipeline.frame import FrameMeta, FrameRef
-from pipeline.ledger import SIZE
 from pipeline.leases import Slot, SlotState
+from pipeline.ledger import SIZE
 
 MAGIC = 0x314B4E494C50494C  # "LIPLINK1"
 PAGE = mmap.PAGESIZE
@@ -57,12 +58,12 @@ class Ring:
         slot_bytes = -(-slot_bytes // PAGE) * PAGE
         total = _total(slots, slot_bytes)
         try:
+            if total > (free := _memory_available()):  # asking for more would have the kernel kill somebody
+                raise OSError(errno.ENOMEM, f"{total >> 20} MiB wanted, {free >> 20} MiB free")
             os.ftruncate(fd, total)
             os.posix_fallocate(fd, 0, total)
         except OSError as exc:
-            raise NodeError(
-                f"no memory for a ring of {slots} slots of {slot_bytes} bytes ({exc.strerror}): lower cameras.*.slots"
-            ) from exc
+            raise NodeError(f"no memory for a ring of {slots} slots of {slot_bytes} bytes ({exc.strerror}): lower cameras.*.slots") from exc
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         os.pwrite(fd, _HEADER.pack(MAGIC, slots, slot_bytes, 0), 0)
         return cls(fd, writable=True)
@@ -199,6 +200,14 @@ def fetch_ring(path: Path) -> Ring | None:
         if kind == socket.SCM_RIGHTS:
             fds.frombytes(data)
     return Ring.attach(fds[0]) if fds else None
+
+
+def _memory_available() -> int:
+    """Bytes that can be taken without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    raise NodeError("/proc/meminfo does not say how much memory is available")
 
 
 def _data_start(slots: int) -> int:

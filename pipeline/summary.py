@@ -24,9 +24,7 @@ def summary(
     return {
         "line": config.line,
         "duration_s": round(duration_s, 3),
-        "cameras": {
-            name: {"epochs": epochs.get(name, []), **msgspec.to_builtins(account)} for name, account in accounts.items()
-        },
+        "cameras": {name: {"epochs": epochs.get(name, []), **msgspec.to_builtins(account)} for name, account in accounts.items()},
         "events": {kind: publish.facts.get("events", {}).get(kind, 0) for kind in TYPES},
         "throughput": {"frames_per_s": _rate(inspected, duration_s), "tiles_per_s": _rate(tiles, duration_s)},
         "latency_ms": _latency(publish),

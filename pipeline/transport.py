@@ -4,6 +4,7 @@ Limits: a message has at most two parts after its first, a part at most ``MAX_PA
 queues: whoever needs an answer keeps the message until the answer comes, so closing never lingers.
 """
 
+import math
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -113,4 +114,4 @@ class Waiter:
 
     def wait(self, timeout_ms: float) -> None:
         """Return when something can be read, or after ``timeout_ms``."""
-        self._poller.poll(max(0.0, timeout_ms))
+        self._poller.poll(max(0, math.ceil(timeout_ms)))

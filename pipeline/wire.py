@@ -18,7 +18,7 @@ from pipeline.frame import FrameRef, ModelId, Publishable, Record
 VERSION = 1
 
 
-class Held(Record):
+class Held(Record, frozen=True, kw_only=True):
     """One frame that a worker has: enough to find its lease again."""
 
     epoch: str
@@ -27,7 +27,7 @@ class Held(Record):
     generation: int
 
 
-class Ready(Record, tag="ready"):
+class Ready(Record, frozen=True, kw_only=True, tag="ready"):
     """Sent when a worker starts and then as its heartbeat: it can hold ``credits`` frames and holds ``held`` now.
 
     A dispatcher leases again what it believes leased and the worker no longer holds: a lost message heals itself.
@@ -43,7 +43,7 @@ class Ready(Record, tag="ready"):
     """Epochs whose End the worker has seen and has nothing left of."""
 
 
-class Tiled(Record):
+class Tiled(Record, frozen=True, kw_only=True):
     """What preprocess made of a frame; the tiles and then the frame's pixels follow as parts of the message."""
 
     boxes: tuple[tuple[int, int, int, int], ...]
@@ -56,14 +56,14 @@ class Tiled(Record):
     tiled_ns: int
 
 
-class Frame(Record, tag="frame"):
+class Frame(Record, frozen=True, kw_only=True, tag="frame"):
     """A frame leased to the worker; one credit is used until its Ack. ``tiled`` None: its bytes lie in the ring."""
 
     ref: FrameRef
     tiled: Tiled | None = None
 
 
-class Ack(Record, tag="ack"):
+class Ack(Record, frozen=True, kw_only=True, tag="ack"):
     """The frame's verdict is durable; its slot may be used again. ``invalid``: the reason, or empty."""
 
     held: Held
@@ -71,25 +71,25 @@ class Ack(Record, tag="ack"):
     invalid: str = ""
 
 
-class End(Record, tag="end"):
+class End(Record, frozen=True, kw_only=True, tag="end"):
     """No frame of this epoch will follow."""
 
     epoch: str
 
 
-class Submit(Record, tag="submit"):
+class Submit(Record, frozen=True, kw_only=True, tag="submit"):
     """A record to make durable and publish. Sent again until Durable comes back."""
 
     record: Publishable
 
 
-class Durable(Record, tag="durable"):
+class Durable(Record, frozen=True, kw_only=True, tag="durable"):
     """The records with these keys survive whatever is killed now."""
 
     keys: tuple[str, ...]
 
 
-class Status(Record, tag="status"):
+class Status(Record, frozen=True, kw_only=True, tag="status"):
     """A node's heartbeat: ``progress`` grows with each turn of its work loop."""
 
     node: str
@@ -113,9 +113,10 @@ def encode(message: Message) -> bytes:
 def decode(data: bytes) -> Message:
     """Bytes -> one message. Raises ``ProtocolError``."""
     try:
-        return _decoder.decode(data)
+        message: Message = _decoder.decode(data)
     except (msgspec.MsgspecError, RecursionError) as exc:
         raise ProtocolError(f"not a linepipe message: {exc}") from exc
+    return message
 
 
 def held(ref: FrameRef) -> Held:

@@ -9,8 +9,8 @@ from nodes.capture.gaps import GapMerger
 from nodes.capture.source import Source, open_source
 from pipeline.dispatch import Dispatcher
 from pipeline.frame import Coverage, FrameMeta, Gap, Verdict
-from pipeline.ledger import Ledger
 from pipeline.leases import LeaseTable, Slot
+from pipeline.ledger import Ledger
 from pipeline.node_main import Node
 from pipeline.outbox import Outbox
 from pipeline.ring import Ring, RingServer, new_memfd
@@ -100,7 +100,7 @@ class _Capture:
         self._node.beat("running" if self._first_ns else "waiting", self.facts)
         if not draining:
             return True
-        return not (self._dispatcher.end(self._epoch) and len(self._outbox) == 0 or self._node.out_of_time)
+        return not ((self._dispatcher.end(self._epoch) and len(self._outbox) == 0) or self._node.out_of_time)
 
     def wait_ms(self) -> float:
         """How long nothing is due."""
@@ -158,9 +158,7 @@ class _Capture:
         self._ring.note(slot)
         self._count_new(number)
 
-    def _describe(
-        self, number: int, shape: tuple[int, int] | None, length: int, source: str | None = None, reason: str = ""
-    ) -> FrameMeta:
+    def _describe(self, number: int, shape: tuple[int, int] | None, length: int, source: str | None = None, reason: str = "") -> FrameMeta:
         return FrameMeta(
             camera=self._name,
             epoch=self._epoch,

@@ -86,8 +86,9 @@ class OpenVinoEngine:
     """
 
     def __init__(self, path: Path, sha: str, cache: Path) -> None:
-        import openvino as ov
+        from ilcs_model.silent import import_openvino
 
+        ov = import_openvino()
         core = ov.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.name = "openvino-bf16" if bf16 else "openvino-f32"

@@ -2,7 +2,7 @@
 
 import struct
 
-from pipeline.errors import BadImage
+from pipeline.errors import BadImageError
 
 _SOF = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -11,7 +11,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 def read_header(data: memoryview) -> tuple[str, int, int]:
     """(``"jpeg"``, ``"png"`` or ``"bmp"``, width, height).
 
-    Raises ``BadImage`` with reason ``format`` (none of the three) or ``truncated`` (it ends too early, or lacks its end).
+    Raises ``BadImageError`` with reason ``format`` (none of the three) or ``truncated`` (it ends too early, or lacks its end).
     """
     try:
         if data[:3] == b"\xff\xd8\xff":
@@ -21,15 +21,15 @@ def read_header(data: memoryview) -> tuple[str, int, int]:
         if data[:2] == b"BM":
             return ("bmp", *_bmp(data))
     except (IndexError, struct.error):
-        raise BadImage("truncated", "the image ends within its header") from None
-    raise BadImage("format", "neither JPEG nor PNG nor BMP")
+        raise BadImageError("truncated", "the image ends within its header") from None
+    raise BadImageError("format", "neither JPEG nor PNG nor BMP")
 
 
 def _jpeg(data: memoryview) -> tuple[int, int]:
     at = 2
     while True:
         if data[at] != 0xFF:
-            raise BadImage("corrupt", "no JPEG marker where one should be")
+            raise BadImageError("corrupt", "no JPEG marker where one should be")
         marker = data[at + 1]
         if marker == 0xFF:  # fill byte
             at += 1
@@ -38,17 +38,17 @@ def _jpeg(data: memoryview) -> tuple[int, int]:
             height, width = struct.unpack_from(">HH", data, at + 5)
             break
         if marker in (0xD9, 0xDA):
-            raise BadImage("corrupt", "a JPEG without a frame header")
+            raise BadImageError("corrupt", "a JPEG without a frame header")
         at += 2 + struct.unpack_from(">H", data, at + 2)[0]
     if b"\xff\xd9" not in bytes(data[-64:]):
-        raise BadImage("truncated", "the JPEG has no end marker")
+        raise BadImageError("truncated", "the JPEG has no end marker")
     return _positive(width, height)
 
 
 def _png(data: memoryview) -> tuple[int, int]:
     width, height = struct.unpack_from(">II", data, 16)
     if b"IEND" not in bytes(data[-64:]):
-        raise BadImage("truncated", "the PNG has no end chunk")
+        raise BadImageError("truncated", "the PNG has no end chunk")
     return _positive(width, height)
 
 
@@ -56,11 +56,11 @@ def _bmp(data: memoryview) -> tuple[int, int]:
     (size,) = struct.unpack_from("<I", data, 2)
     width, height = struct.unpack_from("<ii", data, 18)
     if size > len(data):
-        raise BadImage("truncated", f"the BMP has {len(data)} of {size} bytes")
+        raise BadImageError("truncated", f"the BMP has {len(data)} of {size} bytes")
     return _positive(width, abs(height))
 
 
 def _positive(width: int, height: int) -> tuple[int, int]:
     if width < 1 or height < 1:
-        raise BadImage("corrupt", f"an image of {width} x {height} pixels")
+        raise BadImageError("corrupt", f"an image of {width} x {height} pixels")
     return width, height

@@ -10,7 +10,7 @@ from nodes.preprocess.geometry import grid
 from nodes.preprocess.header import read_header
 from pipeline.config import Config
 from pipeline.config import Preprocess as Settings
-from pipeline.errors import BadImage
+from pipeline.errors import BadImageError
 from pipeline.frame import FrameRef
 from pipeline.model_file import Recipe
 from pipeline.stage import Box, Pixels, TiledFrame
@@ -33,7 +33,7 @@ class OpenCvPreprocess:
             try:
                 pixels = data if ref.meta.shape is not None else decode(data, self._max_pixels)
                 boxes, columns = tile_boxes(self._settings, pixels)
-            except BadImage as exc:
+            except BadImageError as exc:
                 invalid = exc.reason
         return TiledFrame(
             ref=ref,
@@ -48,22 +48,22 @@ class OpenCvPreprocess:
 
 
 def decode(data: Pixels, max_pixels: int) -> Pixels:
-    """Bytes of a JPEG, PNG or BMP -> grey uint8 (H, W). Raises ``BadImage``.
+    """Bytes of a JPEG, PNG or BMP -> grey uint8 (H, W). Raises ``BadImageError``.
 
     The size is read from the header first. JPEGs go through libjpeg-turbo, which here treats every warning as an error:
     OpenCV returns a picture for a damaged file. For whole files the two give the same pixels (all 1,530 NEU images).
     """
     kind, width, height = read_header(memoryview(data))
     if width * height > max_pixels:
-        raise BadImage("too_large", f"{width} x {height} pixels is over limits.max_pixels ({max_pixels})")
+        raise BadImageError("too_large", f"{width} x {height} pixels is over limits.max_pixels ({max_pixels})")
     try:
         if kind == "jpeg":
             return np.asarray(simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)[:, :, 0], np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
     except (ValueError, cv2.error) as exc:
-        raise BadImage("corrupt", f"the {kind} cannot be decoded: {exc}") from exc
+        raise BadImageError("corrupt", f"the {kind} cannot be decoded: {exc}") from exc
     if image is None or image.shape != (height, width):
-        raise BadImage("corrupt", f"the {kind} cannot be decoded")
+        raise BadImageError("corrupt", f"the {kind} cannot be decoded")
     return np.asarray(image, np.uint8)
 
 

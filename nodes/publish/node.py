@@ -1,5 +1,6 @@
 """The publish node: one per line. Makes records durable, replies, and has a thread send the events to Redis."""
 
+import os
 import queue
 import time
 from collections import Counter
@@ -9,7 +10,7 @@ import msgspec
 
 from nodes.publish.record import events_of
 from nodes.publish.redis_sink import RedisSink
-from nodes.publish.spool import Spool, Spooled
+from nodes.publish.spool import Spool, Spooled, lock_spool
 from pipeline.embedded import running_url
 from pipeline.errors import ConfigError
 from pipeline.events import DefectEvent, Event
@@ -45,6 +46,7 @@ class _Publish:
         state = node.config.state
         self._images = state / "images"
         path = state / "spool" / "events.db"
+        self._lock = lock_spool(path)
         self._spool = Spool(path, durable=True)
         self._alarms: queue.SimpleQueue[Alarm] = queue.SimpleQueue()
         self._lifted: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
@@ -188,6 +190,7 @@ class _Publish:
         self._sink.stop()
         self._router.close(flush_ms=200)
         self._spool.close()
+        os.close(self._lock)
 
 
 def _url(node: Node) -> str:

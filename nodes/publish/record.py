@@ -65,9 +65,7 @@ def _defect(verdict: Verdict, defect: Defect, index: int, config: Config) -> Def
 
 def _invalid(verdict: Verdict, config: Config) -> GapEvent:
     meta = verdict.meta
-    gap = Gap(
-        camera=meta.camera, epoch=meta.epoch, first=meta.frame, last=meta.frame, reason=verdict.invalid, at_ns=meta.captured_ns
-    )
+    gap = Gap(camera=meta.camera, epoch=meta.epoch, first=meta.frame, last=meta.frame, reason=verdict.invalid, at_ns=meta.captured_ns)
     return msgspec.structs.replace(_gap(gap, config), source=meta.source)
 
 
@@ -103,9 +101,7 @@ def _coverage(coverage: Coverage, line: str) -> CoverageEvent:
 
 def _alarm(alarm: Alarm, line: str) -> AlarmEvent:
     identity = event_id(line, "alarm", alarm.name, alarm.at_ns)
-    return AlarmEvent(
-        v=VERSION, id=identity, line=line, name=alarm.name, active=alarm.active, text=alarm.text, at=timestamp(alarm.at_ns)
-    )
+    return AlarmEvent(v=VERSION, id=identity, line=line, name=alarm.name, active=alarm.active, text=alarm.text, at=timestamp(alarm.at_ns))
 
 
 def _position(config: Config, camera: str, frame: int, row: float) -> float | None:

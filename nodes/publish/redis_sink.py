@@ -45,7 +45,12 @@ class RedisSink:
         lifted: Callable[[int, int], None],
     ) -> None:
         self._make = lambda: redis.Redis.from_url(
-            url, password=password, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
+            url,
+            password=password,
+            socket_timeout=TIMEOUT_S,
+            socket_connect_timeout=TIMEOUT_S,
+            retry=Retry(NoBackoff(), 0),
+            redis_connect_func=_connect_once(),
         )
         self.url, self._stream, self._spool_path, self._keep_ms = url, stream, spool, keep_ms
         self._confirmed, self._alarm, self._lifted = confirmed, alarm, lifted
@@ -175,3 +180,21 @@ class RedisSink:
         while not self._stopping and (left := deadline - time.monotonic()) > 0:
             self._wake.wait(left)
             self._wake.clear()
+
+
+def _connect_once() -> Callable[[Any], None]:
+    """A connect hook that allows one connection in a client's life.
+
+    redis-py quietly replaces a connection that the server closed. The server behind the new one may have lost what the
+    old one had, and must be asked before anything is sent.
+    """
+    used = False
+
+    def connect(connection: Any) -> None:
+        nonlocal used
+        if used:
+            raise redis.ConnectionError("the connection was closed by the server")
+        used = True
+        connection.on_connect()
+
+    return connect

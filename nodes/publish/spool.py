@@ -6,6 +6,8 @@ fixed there, so a retry cannot change them. How far Redis has come is kept witho
 repeats, which Redis refuses by id.
 """
 
+import fcntl
+import os
 import sqlite3
 import time
 from collections.abc import Callable, Iterable
@@ -26,6 +28,18 @@ CREATE TABLE IF NOT EXISTS events (
 CREATE INDEX IF NOT EXISTS by_stream_id ON events (ms, n);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+
+
+def lock_spool(path: Path) -> int:
+    """Become the one publisher of this spool; the kernel ends that with the process. Raises ``NodeError``."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(fd)
+        raise NodeError(f"{path}: another publish node writes this spool; a line has exactly one") from None
+    return fd
 
 
 class Spooled(msgspec.Struct, frozen=True):
@@ -85,9 +99,7 @@ class Spool:
 
     def _insert(self, event: Event) -> Spooled:
         kind, data = str(event.__struct_config__.tag), encode(event)
-        cursor = self._db.execute(
-            "INSERT INTO events (id, type, ms, n, data) VALUES (?, ?, ?, ?, ?)", (event.id, kind, *self._last, data)
-        )
+        cursor = self._db.execute("INSERT INTO events (id, type, ms, n, data) VALUES (?, ?, ?, ?, ?)", (event.id, kind, *self._last, data))
         assert cursor.lastrowid is not None
         return Spooled(cursor.lastrowid, event.id, kind, *self._last, data)
 

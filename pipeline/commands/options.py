@@ -24,7 +24,7 @@ def read_config(path: Path, overrides: tuple[str, ...]) -> Config:
     return load(path, overrides)
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType[float]):
     """``20s``, ``1.5m``, ``2h``, ``500ms``, or plain seconds."""
 
     name = "duration"

@@ -1,0 +1,105 @@
+"""What tests share: where real data lies, small images, a model, servers. A missing service skips at home and fails in CI."""
+
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from pipeline.embedded import EmbeddedServer
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def neu_dir() -> Path:
+    """The NEU images; tests that need them skip where they are not."""
+    path = Path(os.environ.get("LINEPIPE_NEU_DIR", ROOT.parent / "shared" / "data" / "neu-det"))
+    if not (path / "split.csv").is_file():
+        pytest.skip("needs the NEU images: put them at ../shared/data/neu-det or name their folder in LINEPIPE_NEU_DIR")
+    return path
+
+
+@pytest.fixture
+def make_images() -> Callable[..., list[Path]]:
+    """Writes ``count`` grey JPEGs of noise into a folder: make_images(folder, count, size=64)."""
+
+    def make(folder: Path, count: int, size: int = 64) -> list[Path]:
+        folder.mkdir(parents=True, exist_ok=True)
+        rng = np.random.default_rng(1)
+        paths = [folder / f"image_{k:04}.jpg" for k in range(count)]
+        for path in paths:
+            cv2.imwrite(str(path), rng.integers(0, 256, (size, size), np.uint8))
+        return paths
+
+    return make
+
+
+class Server:
+    """A real Redis-compatible server that tests may kill and start again on the same port and data."""
+
+    def __init__(self, program: str, folder: Path) -> None:
+        self._program, self._folder = program, folder
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"redis://127.0.0.1:{self.port}/0"
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def start(self, *options: str) -> None:
+        """Start and wait until it answers."""
+        args = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--appendonly", "yes", "--save", ""]
+        log = ["--logfile", str(self._folder / "server.log")]
+        self._process = subprocess.Popen([self._program, *args, *log, *options], stdout=subprocess.DEVNULL)
+        while self._process.poll() is None:
+            try:
+                with socket.create_connection(("127.0.0.1", self.port), timeout=0.2) as peer:
+                    peer.sendall(b"PING\r\n")
+                    if peer.recv(16).startswith(b"+PONG"):
+                        return
+            except OSError:
+                continue
+        raise AssertionError((self._folder / "server.log").read_text())
+
+    def kill(self) -> None:
+        """SIGKILL, and wait until it is gone."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+
+    def wipe(self) -> None:
+        """Forget everything it had on disk."""
+        shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
+
+
+@pytest.fixture(params=["valkey", "redis"])
+def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
+    """The embedded Valkey and Debian's Redis 7.0, one after the other."""
+    if request.param == "valkey":
+        from pipeline.embedded import _executable
+
+        program: str | None = str(_executable())
+    else:
+        program = shutil.which("redis-server")
+    if program is None:
+        pytest.skip("needs redis-server: apt-get install redis-server")
+    folder = tmp_path / "redis"
+    folder.mkdir()
+    found = Server(program, folder)
+    found.start()
+    yield found
+    found.kill()
+
+
+@pytest.fixture
+def valkey(tmp_path: Path) -> Iterator[EmbeddedServer]:
+    """An embedded server as a line starts it."""
+    server = EmbeddedServer(tmp_path / "state")
+    server.start()
+    yield server
+    server.stop()

@@ -1,0 +1,157 @@
+"""The frame hop over real ZeroMQ, by every carrier: frames, acknowledgements, end, lost messages, garbage."""
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import zmq
+
+from pipeline.dispatch import Dispatcher
+from pipeline.leases import LeaseTable, Slot
+from pipeline.link import FrameLink
+from pipeline.transport import Router
+from pipeline.wire import Frame
+from tests.unit.frames import meta
+
+FRAMES = 300
+
+
+@pytest.fixture(params=["inproc", "ipc", "tcp"])
+def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> str:
+    return {"inproc": "inproc://hop", "ipc": f"ipc://{tmp_path}/hop", "tcp": "tcp://127.0.0.1:28761"}[request.param]
+
+
+class Desk:
+    """A dispatcher behind a real socket; ``pump`` runs both ends until a condition holds."""
+
+    def __init__(self, endpoint: str, frames: int) -> None:
+        self.table = LeaseTable(64)
+        self.router = Router(endpoint)
+        self.dispatcher = Dispatcher(self.table, self.router.send, self._done)
+        self.links: list[FrameLink] = []
+        self.got: list[int] = []
+        self.ended: list[int] = []
+        self._frames, self._next = frames, 0
+
+    def link(self, endpoint: str, worker: str, *, acks: bool = True) -> FrameLink:
+        def receive(message: Frame, _: list[memoryview]) -> None:
+            self.got.append(message.ref.meta.frame)
+            if acks:
+                link.ack(message.ref)
+
+        link = FrameLink(endpoint, worker, credits=8, on_frame=receive)
+        self.links.append(link)
+        return link
+
+    def _done(self, slot: Slot, invalid: str) -> None:
+        assert slot.meta is not None
+        self.ended.append(slot.meta.frame)
+
+    def pump(self, until: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + 20
+        while not until():
+            assert time.monotonic() < deadline, (self.got[-5:], self.ended[-5:])
+            now = time.monotonic_ns()
+            while self._next < self._frames and (slot := self.table.write()) is not None:
+                self.table.ready(slot, meta(self._next))
+                self._next += 1
+            for address, message, _ in self.router.receive():
+                self.dispatcher.receive(address, message, now)
+            self.dispatcher.grant(now)
+            for link in self.links:
+                link.turn(now)
+
+    def close(self) -> None:
+        for link in self.links:
+            link.dealer.close()
+        self.router.close()
+
+
+@pytest.fixture
+def desk(endpoint: str) -> Iterator[Desk]:
+    found = Desk(endpoint, FRAMES)
+    yield found
+    found.close()
+
+
+def test_every_frame_arrives_and_ends_once_in_order(desk: Desk, endpoint: str) -> None:
+    desk.link(endpoint, "w")
+
+    desk.pump(lambda: len(desk.ended) == FRAMES)
+
+    assert desk.got == desk.ended == list(range(FRAMES))
+
+
+def test_two_workers_share_the_frames(desk: Desk, endpoint: str) -> None:
+    desk.link(endpoint, "a")
+    desk.link(endpoint, "b")
+
+    desk.pump(lambda: len(desk.ended) == FRAMES)
+
+    assert sorted(desk.got) == list(range(FRAMES))
+
+
+def test_the_end_is_confirmed_only_when_nothing_is_held(desk: Desk, endpoint: str) -> None:
+    """PUSH/PULL would lose the last messages of a clean close; here the close waits for the answer."""
+    link = desk.link(endpoint, "w")
+    desk.pump(lambda: len(desk.ended) == FRAMES)
+
+    desk.pump(lambda: desk.dispatcher.end("e1"))
+
+    assert len(link) == 0
+
+
+def test_a_worker_that_comes_back_under_its_name_gets_the_frames_it_had(desk: Desk, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    dead = desk.link(endpoint, "w", acks=False)
+    desk.pump(lambda: len(desk.got) == 8)
+    desk.links.remove(dead)
+    dead.dealer.close()
+
+    monkeypatch.setattr("pipeline.link.BOOT", "another life")
+    desk.link(endpoint, "w")
+    desk.pump(lambda: len(desk.ended) == FRAMES)
+
+    assert sorted(desk.ended) == list(range(FRAMES))
+
+
+def test_garbage_is_counted_and_harms_nobody(desk: Desk, endpoint: str) -> None:
+    """Wrong bytes, no parts, too many parts, messages a worker never sends."""
+    peer = zmq.Context.instance().socket(zmq.DEALER)
+    peer.setsockopt(zmq.LINGER, 0)
+    peer.connect(endpoint)
+    for parts in ([b""], [b"\x00" * 1000], [b"{}"], [b"x"] * 9, [b"\x93\x01\x02"]):
+        peer.send_multipart(parts)
+    desk.link(endpoint, "w")
+
+    desk.pump(lambda: len(desk.ended) == FRAMES and desk.router.refused == 5)
+
+    peer.close()
+
+
+def test_sockets_carry_large_parts_whole(tmp_path: Path) -> None:
+    """Tiles between processes: a message with two parts of megabytes arrives as it was sent."""
+    endpoint = f"ipc://{tmp_path}/large"
+    router = Router(endpoint)
+    got: list[list[bytes]] = []
+    link = FrameLink(endpoint, "w", 4, lambda _, payload: got.append([bytes(p) for p in payload]))
+    table = LeaseTable(1)
+    slot = table.write()
+    assert slot is not None
+    table.ready(slot, meta(0))
+    payload = (bytes(3_000_000), b"\xab" * 2_000_000)
+    dispatcher = Dispatcher(table, lambda a, m: router.send(a, m, payload if isinstance(m, Frame) else ()), lambda *_: None)
+    stop = threading.Event()
+
+    while not got:
+        now = time.monotonic_ns()
+        link.turn(now)
+        for address, message, _ in router.receive():
+            dispatcher.receive(address, message, now)
+        dispatcher.grant(now)
+        stop.wait(0.001)
+
+    assert got == [list(payload)]
+    link.dealer.close()
+    router.close()

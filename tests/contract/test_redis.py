@@ -1,0 +1,168 @@
+"""From the spool to a real server: in order, once, for as long as it takes. Run against Valkey and Redis 7.0."""
+
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+import redis
+
+from nodes.publish.redis_sink import RedisSink
+from nodes.publish.spool import Spool
+from pipeline.client import Events
+from tests.conftest import Server
+from tests.contract.test_spool import event
+
+STREAM = "linepipe:test:events"
+
+
+class Post:
+    """A spool with its sender, and the alarms it raised."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.server = server
+        self.spool = Spool(folder / "events.db", durable=True)
+        self.alarms: list[tuple[str, bool]] = []
+        self._changed = threading.Event()
+        self.sink = RedisSink(
+            server.url,
+            None,
+            STREAM,
+            folder / "events.db",
+            keep_ms=1_000_000,
+            confirmed=lambda _: self._changed.set(),
+            alarm=self._alarm,
+            lifted=lambda ms, n: self.spool.lift_floor(ms, n),
+        )
+        self._next = 0
+
+    def _alarm(self, name: str, active: bool, _: str) -> None:
+        self.alarms.append((name, active))
+        self._changed.set()
+
+    def add(self, count: int) -> None:
+        self.spool.append([(f"k{k}", [event(k)]) for k in range(self._next, self._next + count)])
+        self._next += count
+        self.sink.wake()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        for _ in range(200):
+            if condition():
+                return
+            self._changed.wait(0.1)
+            self._changed.clear()
+        raise AssertionError(self.sink.state)
+
+    def wait_sent(self) -> None:
+        self.wait(lambda: self.spool.backlog == 0)
+
+    def stream(self) -> list[str]:
+        with Events(self.server.url, STREAM) as events:
+            return [e["id"] for e in events.read()]
+
+    def expected(self) -> list[str]:
+        return [f"id{k}" for k in range(self._next)]
+
+
+@pytest.fixture
+def post(tmp_path: Path, server: Server) -> Iterator[Post]:
+    found = Post(tmp_path, server)
+    yield found
+    found.sink.stop()
+    found.spool.close()
+    assert found.sink.failed is None
+
+
+def test_events_arrive_in_order_with_type_id_version_and_data(post: Post) -> None:
+    post.add(500)
+    post.wait_sent()
+
+    assert post.stream() == post.expected()
+    with redis.Redis.from_url(post.server.url) as client:
+        ((_, fields),) = client.xrange(STREAM, count=1)
+    assert set(fields) == {b"type", b"id", b"v", b"data"}
+    assert (fields[b"type"], fields[b"id"], fields[b"v"]) == (b"alarm", b"id0", b"1")
+
+
+def test_a_repeat_makes_no_second_entry(post: Post) -> None:
+    """The sender forgot how far it was (a kill between reply and watermark): Redis refuses by id."""
+    post.add(20)
+    post.wait_sent()
+    post.spool.mark_sent(0)
+    post.add(1)
+    post.wait_sent()
+
+    assert post.stream() == post.expected()
+
+
+def test_a_killed_server_gets_the_rest_later(post: Post) -> None:
+    post.add(20)
+    post.wait_sent()
+    post.server.kill()
+    post.add(20)
+    post.wait(lambda: ("redis_away", True) in post.alarms)
+
+    post.server.start()
+    post.wait_sent()
+
+    assert post.stream() == post.expected()
+    assert ("redis_away", False) in post.alarms
+
+
+def test_a_server_that_lost_everything_gets_everything_again(post: Post) -> None:
+    post.add(20)
+    post.wait_sent()
+    post.server.kill()
+    post.server.wipe()
+    post.server.start()
+
+    post.add(1)
+    post.wait(lambda: post.stream() == post.expected())
+
+    assert ("redis_lost", True) in post.alarms
+
+
+def test_entries_of_somebody_else_stop_nothing(post: Post) -> None:
+    """A foreign entry with a far larger id: our events get ids behind it, an alarm says so, none is lost."""
+    post.add(5)
+    post.wait_sent()
+    with redis.Redis.from_url(post.server.url) as client:
+        client.xadd(STREAM, {"data": '{"id": "foreign"}'}, id="99999999999999-0")
+
+    post.add(5)
+    post.wait_sent()
+
+    assert [i for i in post.stream() if i != "foreign"] == post.expected()
+    assert ("foreign_entries", True) in post.alarms
+
+
+def test_a_server_that_is_full_loses_nothing(post: Post) -> None:
+    with redis.Redis.from_url(post.server.url) as client:
+        client.config_set("maxmemory", "1")
+        post.add(5)
+        post.wait(lambda: ("redis_away", True) in post.alarms)
+        client.config_set("maxmemory", "0")
+    post.wait_sent()
+
+    assert post.stream() == post.expected()
+
+
+def test_a_key_of_another_kind_is_said_and_waited_for(post: Post) -> None:
+    with redis.Redis.from_url(post.server.url) as client:
+        client.set(STREAM, "not a stream")
+        post.add(5)
+        post.wait(lambda: ("redis_away", True) in post.alarms)
+        client.delete(STREAM)
+    post.wait_sent()
+
+    assert post.stream() == post.expected()
+
+
+def test_who_only_listens_gets_the_same_json(post: Post) -> None:
+    with redis.Redis.from_url(post.server.url) as client, client.pubsub() as listener:
+        listener.subscribe(STREAM)
+        assert listener.get_message(timeout=5)["type"] == "subscribe"
+        post.add(1)
+        message = listener.get_message(timeout=5)
+
+    assert b'"id":"id0"' in message["data"]

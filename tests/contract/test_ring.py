@@ -1,0 +1,168 @@
+"""The ring: pixels are written once, read where they lie, and cannot be harmed by a reader."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import simplejpeg
+
+from nodes.preprocess.opencv import OpenCvPreprocess
+from pipeline.config import Camera, Config, Infer, Preprocess
+from pipeline.errors import NodeError, ProtocolError
+from pipeline.frame import FrameRef
+from pipeline.leases import LeaseTable
+from pipeline.ledger import Ledger
+from pipeline.model_file import Recipe
+from pipeline.ring import Ring, RingServer, fetch_ring, new_memfd
+from tests.unit.frames import meta
+
+RECIPE = Recipe(decode="grey", size_px=300, resize="bilinear")
+
+
+@pytest.fixture
+def ring() -> Ring:
+    return Ring.create(new_memfd("test"), slots=4, slot_bytes=90_000)
+
+
+def address(array: np.ndarray) -> int:
+    return int(array.__array_interface__["data"][0])
+
+
+def write(ring: Ring, data: bytes, **more: object) -> FrameRef:
+    """Put a frame into the ring as capture does."""
+    table = LeaseTable(ring.slots)
+    slot = table.write()
+    assert slot is not None
+    ring.slot(slot.number)[: len(data)] = np.frombuffer(data, np.uint8)
+    table.ready(slot, meta(0, length=len(data), **more))
+    ring.note(slot)
+    return table.lease("w").ref()
+
+
+def attach(ring: Ring, tmp_path: Path) -> Ring:
+    """A worker's view, by the real way: a descriptor over a socket."""
+    server = RingServer(tmp_path / "ring", ring)
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            server.serve()
+    try:
+        found = None
+        while found is None:
+            found = fetch_ring(tmp_path / "ring")
+        return found
+    finally:
+        os.kill(pid, 9)
+        os.waitpid(pid, 0)
+        server.close()
+
+
+def test_the_decoder_reads_the_bytes_where_capture_wrote_them(ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No copy of a frame between the processes: the address that the decoder is given lies in the ring's mapping."""
+    picture = np.random.default_rng(0).integers(0, 256, (200, 200, 1), np.uint8)
+    jpeg = simplejpeg.encode_jpeg(picture, colorspace="GRAY")
+    ref = write(ring, jpeg, shape=None)
+    worker = attach(ring, tmp_path)
+    given: list[int] = []
+    real = simplejpeg.decode_jpeg
+
+    def spy(data: np.ndarray, *args: object, **kwargs: object) -> np.ndarray:
+        given.append(address(data))
+        return real(data, *args, **kwargs)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(simplejpeg, "decode_jpeg", spy)
+    config = Config(
+        line="l",
+        cameras={"top": Camera(source="folder:x")},
+        infer=Infer(model="m"),
+        preprocess=Preprocess(layout="whole"),
+        state_dir="s",
+    )
+
+    tiled = OpenCvPreprocess(config, RECIPE)(ref, worker.pixels(ref))
+
+    start = address(worker._bytes)
+    assert [start <= a < start + len(worker._bytes) - len(jpeg) for a in given] == [True]
+    assert tiled.invalid == ""
+    assert tiled.tiles.shape == (1, 300, 300)
+
+
+def test_raw_pixels_are_cut_from_the_ring_itself(ring: Ring, tmp_path: Path) -> None:
+    ref = write(ring, bytes(90_000), shape=(300, 300))
+    worker = attach(ring, tmp_path)
+    config = Config(line="l", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="s")
+
+    tiled = OpenCvPreprocess(config, RECIPE)(ref, worker.pixels(ref))
+
+    assert np.shares_memory(tiled.pixels, worker._bytes)
+
+
+def test_a_worker_cannot_write(ring: Ring, tmp_path: Path) -> None:
+    worker = attach(ring, tmp_path)
+
+    with pytest.raises(ValueError, match="read-only"):
+        worker.slot(0)[0] = 1
+    with pytest.raises(OSError, match=r"denied|permitted|Bad file"):
+        os.pwrite(worker.fd, b"x", 0)
+
+
+def test_nobody_can_shrink_it(ring: Ring) -> None:
+    """A truncated mapping would kill its readers by SIGBUS."""
+    with pytest.raises(PermissionError):
+        os.ftruncate(ring.fd, 0)
+
+
+def test_a_frame_that_was_replaced_while_it_was_read_is_noticed(ring: Ring) -> None:
+    table = LeaseTable(1)
+    slot = table.write()
+    assert slot is not None
+    table.ready(slot, meta(0))
+    ring.note(slot)
+    ref = table.lease("w").ref()
+    assert ring.is_current(ref)
+
+    table.release(slot)
+    table.write()
+    ring.note(slot)
+
+    assert not ring.is_current(ref)
+
+
+def test_frames_and_counters_outlive_the_process_that_wrote_them(ring: Ring) -> None:
+    """A capture process dies; the next one, given the same memory, finds its frames, its count and its next number."""
+    program = f"""
+import numpy as np
+from pipeline.ring import Ring
+from pipeline.leases import LeaseTable
+from pipeline.ledger import Ledger
+from tests.unit.frames import meta
+ring = Ring.adopt({ring.fd}); ring.next_frame = 7; ring.epoch = "f" * 32
+Ledger(ring.ledger).acquire()
+table = LeaseTable(ring.slots); table.write(); slot = table.write()
+ring.slot(1)[:4] = 9
+table.ready(slot, meta(6)); ring.note(slot)
+"""
+    subprocess.run([sys.executable, "-c", program], pass_fds=[ring.fd], check=True, cwd=Path(__file__).parents[2])
+
+    again = Ring.adopt(ring.fd)
+
+    assert (again.next_frame, again.epoch) == (7, "f" * 32)
+    assert Ledger(again.ledger).acquired == 1  # type: ignore[arg-type]
+    assert [(g, a, m.frame) for g, a, m in again.rows() if m] == [(1, 0, 6)]
+    assert again.slot(1)[:4].tolist() == [9] * 4
+
+
+@pytest.mark.parametrize("wrong", [{"length": 10**9}, {"shape": (300, 301), "length": 90_000}, {"shape": (-1, -4)}])
+def test_a_description_that_does_not_fit_is_refused(ring: Ring, wrong: dict[str, object]) -> None:
+    ref = FrameRef(meta=meta(0, **wrong), slot=0, generation=1, attempt=1)
+
+    with pytest.raises(ProtocolError):
+        ring.pixels(ref)
+
+
+def test_too_little_memory_is_said_at_the_start() -> None:
+    with pytest.raises(NodeError, match="slots"):
+        Ring.create(new_memfd("test"), slots=4096, slot_bytes=1 << 40)

@@ -1,0 +1,95 @@
+"""Sources: frames in order, the same each time, each within its slot; a bad one is said, never raised."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nodes.capture.folder import FolderSource
+from nodes.capture.source import Source
+from nodes.capture.strip import LENGTH_FRAMES, StripSource, render
+from pipeline.errors import ConfigError
+
+
+@pytest.fixture(params=["folder", "strip"])
+def make_source(request: pytest.FixtureRequest, tmp_path: Path, make_images: Callable[..., list[Path]]) -> Callable[[], Source]:
+    make_images(tmp_path, 5)
+    if request.param == "folder":
+        return lambda: FolderSource(str(tmp_path), loop=True, max_bytes=1 << 20)
+    return lambda: StripSource(3, 400, 100)
+
+
+def frame(source: Source, number: int) -> bytes:
+    into = np.zeros(source.slot_bytes, np.uint8)
+    shot = source.read(number, into)
+    assert shot is not None
+    assert shot.reason == ""
+    return into[: shot.length].tobytes()
+
+
+def test_the_same_frame_is_the_same_bytes_every_time(make_source: Callable[[], Source]) -> None:
+    one, other = make_source(), make_source()
+
+    assert [frame(one, k) for k in range(7)] == [frame(other, k) for k in range(7)]
+
+
+def test_reading_may_start_anywhere(make_source: Callable[[], Source]) -> None:
+    """A capture node that came back goes on at the next number."""
+    one, other = make_source(), make_source()
+    for k in range(3):
+        frame(one, k)
+
+    assert frame(other, 3) == frame(one, 3)
+
+
+def test_a_folder_gives_its_images_by_name_and_ends(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:
+    paths = make_images(tmp_path, 3)
+    (tmp_path / "notes.txt").write_text("not an image")
+    source = FolderSource(str(tmp_path), loop=False, max_bytes=1 << 20)
+
+    assert [frame(source, k) for k in range(3)] == [p.read_bytes() for p in paths]
+    assert not source.has(3)
+    assert source.read(3, np.zeros(source.slot_bytes, np.uint8)) is None
+
+
+def test_files_that_change_meanwhile_are_said(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:
+    """Gone, emptied, grown: each a reason, the source goes on."""
+    paths = make_images(tmp_path, 4)
+    source = FolderSource(str(tmp_path), loop=False, max_bytes=1 << 20)
+    into = np.zeros(source.slot_bytes, np.uint8)
+    paths[0].unlink()
+    paths[1].write_bytes(b"")
+    paths[2].write_bytes(bytes(source.slot_bytes + 5))
+
+    found = [source.read(k, into) for k in range(4)]
+
+    assert [s.reason for s in found if s is not None] == ["unreadable", "empty", "too_large", ""]
+
+
+@pytest.mark.parametrize("fill", [[], ["readme.txt"]])
+def test_a_folder_without_images_is_refused(tmp_path: Path, fill: list[str]) -> None:
+    for name in fill:
+        (tmp_path / name).write_text("x")
+
+    with pytest.raises(ConfigError, match="no JPEG, PNG or BMP"):
+        FolderSource(str(tmp_path), loop=False, max_bytes=1)
+
+
+def test_the_strip_is_one_moving_picture_with_marks_where_it_says() -> None:
+    """Frames join without a seam; a mark differs from its surroundings."""
+    source = StripSource(7, 300, 100)
+    strip, marks = render(7, 300, 100 * LENGTH_FRAMES)
+
+    shown = b"".join(frame(source, k) for k in range(LENGTH_FRAMES))
+
+    assert shown == strip.tobytes()
+    assert len(marks) >= 10
+    for mark in marks:
+        x, y, w, h = mark.box
+        inside = float(strip[y : y + h, x : x + w].mean())
+        assert abs(inside - float(strip.mean())) > 15, mark
+
+
+def test_another_seed_is_another_strip() -> None:
+    assert frame(StripSource(1, 200, 50), 0) != frame(StripSource(2, 200, 50), 0)

@@ -1,0 +1,129 @@
+"""The spool: what was accepted stays, once, under a fixed id, whatever happens to process, clock or file."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from nodes.publish.spool import Spool, lock_spool
+from pipeline.errors import NodeError
+from pipeline.events import AlarmEvent, Event
+
+
+def event(k: int) -> Event:
+    return AlarmEvent(v=1, id=f"id{k}", line="l", name="n", active=True, text="t", at="now")
+
+
+def open_spool(tmp_path: Path, wall_ms: int = 1000) -> Spool:
+    return Spool(tmp_path / "events.db", durable=True, wall_ms=lambda: wall_ms)
+
+
+def test_a_record_is_accepted_once(tmp_path: Path) -> None:
+    """A frame judged twice: the first verdict stays, the second is refused."""
+    spool = open_spool(tmp_path)
+
+    (first,) = spool.append([("verdict/1", [event(1)])])
+    (second,) = spool.append([("verdict/1", [event(2)])])
+
+    assert first is not None and [s.id for s in first] == ["id1"]
+    assert second is None
+    assert [s.id for s in spool.unsent(9)] == ["id1"]
+
+
+def test_a_record_without_events_counts_too(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+
+    assert spool.append([("clean frame", [])]) == [[]]
+    assert spool.known("clean frame")
+
+
+@pytest.mark.parametrize("clock", [[1000, 1000, 5000, 200, 200, 6000]])
+def test_stream_ids_grow_whatever_the_clock_does(tmp_path: Path, clock: list[int]) -> None:
+    """Set back by hours, or standing still: ids keep growing, also over a restart."""
+    ids = []
+    for k, wall in enumerate(clock):
+        spool = open_spool(tmp_path, wall)
+        (rows,) = spool.append([(f"k{k}", [event(2 * k), event(2 * k + 1)])])
+        assert rows is not None
+        ids += [(s.ms, s.n) for s in rows]
+        spool.close()
+
+    assert ids == sorted(set(ids))
+
+
+def test_what_redis_lost_is_sent_again_and_nothing_else(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append([(f"k{k}", [event(k)]) for k in range(5)])
+    rows = spool.unsent(9)
+    spool.mark_sent(rows[-1].seq)
+
+    assert spool.rewind(rows[2].ms, rows[2].n) == 2
+    assert [s.id for s in spool.unsent(9)] == ["id3", "id4"]
+    assert spool.rewind(9_999, 0) == 0
+
+
+def test_foreign_entries_move_only_what_is_unsent(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append([(f"k{k}", [event(k)]) for k in range(3)])
+    spool.mark_sent(1)
+
+    assert spool.lift(7000, 4) == 2
+    assert [(s.id, s.ms, s.n) for s in spool.unsent(9)] == [("id1", 7000, 5), ("id2", 7000, 6)]
+
+
+def test_old_events_go_only_when_redis_has_them(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    spool.append([(f"k{k}", [event(k)]) for k in range(3)])
+    spool.mark_sent(1)
+
+    spool.purge(older_than_ms=10_000)
+
+    assert [s.id for s in spool.unsent(9)] == ["id1", "id2"]
+
+
+def test_what_was_accepted_survives_a_kill(tmp_path: Path) -> None:
+    """The process says each record that append returned for, and is killed in the middle of the next ones."""
+    program = f"""
+import sys
+from pathlib import Path
+from tests.contract.test_spool import event, open_spool
+spool = open_spool(Path({str(tmp_path)!r}))
+for k in range(100_000):
+    spool.append([(f"k{{k}}", [event(k)])])
+    print(k, flush=True)
+"""
+    root = Path(__file__).parents[2]
+    process = subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True, cwd=root)
+    assert process.stdout is not None
+    for _ in range(50):
+        process.stdout.readline()
+    os.kill(process.pid, signal.SIGKILL)
+    said = [int(line) for line in process.stdout.read().splitlines() if line]
+    process.stdout.close()
+    process.wait()
+    accepted = max([49, *said])
+
+    kept = {s.id for s in open_spool(tmp_path).unsent(200_000)}
+
+    assert {f"id{k}" for k in range(accepted + 1)} <= kept
+
+
+def test_a_line_has_one_publisher(tmp_path: Path) -> None:
+    fd = lock_spool(tmp_path / "events.db")
+
+    with pytest.raises(NodeError, match="another publish node"):
+        lock_spool(tmp_path / "events.db")
+    os.close(fd)
+    os.close(lock_spool(tmp_path / "events.db"))
+
+
+def test_a_file_that_is_no_spool_is_refused_and_left_alone(tmp_path: Path) -> None:
+    path = tmp_path / "events.db"
+    path.write_bytes(b"precious data" * 100)
+
+    with pytest.raises(NodeError, match="cannot be opened"):
+        Spool(path, durable=True)
+    assert path.read_bytes().startswith(b"precious")

@@ -1,0 +1,117 @@
+"""A line under test: real processes, started and killed as a person or an accident would."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+
+LINEPIPE = [sys.executable, "-m", "pipeline"]
+START_S = 60.0
+
+
+class Line:
+    """``linepipe run`` on a configuration of its own under ``folder``."""
+
+    def __init__(self, folder: Path, engines: Path, **changes: Any) -> None:
+        self.folder, self.config = folder, folder / "line.yaml"
+        tree: dict[str, Any] = {
+            "line": "test",
+            "cameras": {"top": {"source": f"folder:{folder / 'images'}", "when_full": "block"}},
+            "preprocess": {"layout": "whole"},
+            "infer": {"model": "ilcs-neu", "min_score": 0.0},
+            "state_dir": str(folder / "state"),
+        }
+        for key, value in changes.items():
+            tree[key] = {**tree.get(key, {}), **value} if isinstance(value, dict) and key != "placement" else value
+        self.config.write_text(yaml.safe_dump(tree))
+        self.state = folder / "state"
+        self.state.mkdir(exist_ok=True)
+        if not (self.state / "engines").exists():
+            (self.state / "engines").symlink_to(engines)  # converting the model takes seconds; once a session is enough
+        self.process: subprocess.Popen[str] | None = None
+
+    def start(self, *options: str) -> None:
+        command = [*LINEPIPE, "run", str(self.config), "--summary", str(self.folder / "summary.json"), *options]
+        with (self.folder / "log.txt").open("w") as log:
+            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
+
+    def finish(self, code: int = 0) -> dict[str, Any]:
+        """Wait for the end; returns the summary."""
+        assert self.process is not None
+        found = self.process.wait(90)
+        assert found == code, self.log
+        return json.loads((self.folder / "summary.json").read_text()) if code == 0 else {}
+
+    def run(self, *options: str) -> dict[str, Any]:
+        self.start(*options)
+        return self.finish()
+
+    @property
+    def log(self) -> str:
+        return (self.folder / "log.txt").read_text()
+
+    def status(self) -> dict[str, Any]:
+        path = self.state / "status.json"
+        return json.loads(path.read_bytes()) if path.exists() else {}
+
+    def wait_until(self, condition: Callable[[dict[str, Any]], Any], what: str) -> dict[str, Any]:
+        """Wait for the live status to fulfil ``condition``."""
+        deadline = time.monotonic() + START_S
+        while time.monotonic() < deadline:
+            assert self.process is not None and self.process.poll() is None, f"ended before {what}: {self.log}"
+            status = self.status()
+            if status and condition(status):
+                return status
+            time.sleep(0.02)
+        raise AssertionError(f"never came: {what}; {self.status()}; {self.log}")
+
+    def wait_inspected(self, count: int) -> dict[str, Any]:
+        return self.wait_until(lambda s: s["cameras"]["top"]["inspected"] >= count, f"{count} inspected frames")
+
+    def kill(self, node: str, number: int = signal.SIGKILL) -> None:
+        """Send a signal to a node's process."""
+        os.kill(self.pid(node), number)
+
+    def pid(self, node: str) -> int:
+        """Process of a node, found as a person would: by its command line."""
+        assert self.process is not None
+        for child in psutil.Process(self.process.pid).children():
+            if child.status() != psutil.STATUS_ZOMBIE and f"node {node} " in " ".join(child.cmdline()):
+                return child.pid
+        raise AssertionError(f"no process of node {node}")
+
+    def server_pid(self) -> int:
+        assert self.process is not None
+        (found,) = [c.pid for c in psutil.Process(self.process.pid).children() if "valkey-server" in " ".join(c.cmdline())]
+        return found
+
+    def events(self, *options: str) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.cli("events", *options).stdout.splitlines()]
+
+    def defects(self) -> list[dict[str, Any]]:
+        return self.events("--run", "last", "--type", "defect")
+
+    def cli(self, command: str, *options: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run([*LINEPIPE, command, str(self.config), *options], capture_output=True, text=True, timeout=60)
+        assert done.returncode == code, done.stderr
+        assert "Traceback" not in done.stderr
+        return done
+
+    def close(self) -> None:
+        if self.process is not None and self.process.poll() is None:
+            self.process.kill()
+            self.process.wait()
+
+
+def balanced(camera: dict[str, Any]) -> bool:
+    """Whether a camera's ledger balances with nothing in flight."""
+    ended = camera["inspected"] + sum(camera["dropped"].values()) + sum(camera["invalid"].values())
+    return bool(camera["acquired"] == ended and camera["in_flight"] == 0)

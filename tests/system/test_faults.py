@@ -1,0 +1,160 @@
+"""A whole line, disturbed: whatever is killed, no frame is lost and no event is missing."""
+
+import os
+import signal
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from pipeline.client import Events
+from tests.conftest import Server
+from tests.system.line import Line, balanced
+
+FRAMES = 500
+
+
+@pytest.fixture
+def line(make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path) -> Line:
+    """A folder long enough to be interrupted in its middle."""
+    make_images(tmp_path / "images", FRAMES)
+    return make_line()
+
+
+def check_complete(line: Line, summary: dict[str, object]) -> list[dict[str, object]]:
+    """Every image inspected once, nothing dropped; returns the events."""
+    top = summary["cameras"]["top"]  # type: ignore[index]
+    assert top["inspected"] == FRAMES, line.log
+    assert top["dropped"] == {}
+    assert balanced(top)
+    events = line.defects()
+    assert Counter((e["epoch"], e["frame"]) for e in events) == Counter({(e["epoch"], e["frame"]): 1 for e in events})
+    assert sorted(str(e["source"]) for e in events) == [f"image_{k:04}.jpg" for k in range(FRAMES)]
+    return events
+
+
+def test_a_killed_inspect_process_costs_no_frame(line: Line) -> None:
+    line.start()
+    line.wait_inspected(100)
+
+    line.kill("inspect")
+    summary = line.finish()
+
+    events = check_complete(line, summary)
+    assert summary["restarts"] == {"inspect": 1}
+    assert summary["events"]["alarm"] == 1
+    assert {e["attempt"] for e in events} == {1, 2}
+
+
+def test_a_hung_inspect_process_is_killed_and_costs_no_frame(line: Line) -> None:
+    """It is alive and answers nothing: only its own progress counts."""
+    line.start()
+    line.wait_inspected(100)
+
+    line.kill("inspect", signal.SIGSTOP)
+    summary = line.finish()
+
+    check_complete(line, summary)
+    assert summary["restarts"] == {"inspect": 1}
+
+
+def test_a_killed_publish_process_costs_no_event(line: Line) -> None:
+    line.start()
+    line.wait_inspected(100)
+
+    line.kill("publish")
+    summary = line.finish()
+
+    check_complete(line, summary)
+    assert summary["restarts"] == {"publish": 1}
+
+
+def test_a_killed_capture_process_costs_no_frame(line: Line) -> None:
+    """Frames and counters outlive it in the ring; a new epoch begins where the old one ended."""
+    line.start()
+    line.wait_inspected(100)
+
+    line.kill("capture.top")
+    summary = line.finish()
+
+    check_complete(line, summary)
+    assert summary["restarts"] == {"capture.top": 1}
+    assert len(summary["cameras"]["top"]["epochs"]) == 2
+
+
+def test_killed_preprocess_and_infer_placed_apart_cost_no_frame(make_line: Callable[..., Line], line: Line) -> None:
+    apart = make_line(placement={"pre": ["preprocess"], "gpu": ["infer"]})
+    apart.start()
+    apart.wait_inspected(100)
+
+    apart.kill("gpu")
+    apart.wait_inspected(200)
+    apart.kill("pre")
+    summary = apart.finish()
+
+    check_complete(apart, summary)
+    assert summary["restarts"] == {"pre": 1, "gpu": 1}
+
+
+def test_a_killed_embedded_redis_costs_no_event(line: Line) -> None:
+    line.start()
+    line.wait_inspected(100)
+
+    os.kill(line.server_pid(), signal.SIGKILL)
+    summary = line.finish()
+
+    check_complete(line, summary)
+
+
+def test_redis_may_come_late_go_and_lose_everything(make_line: Callable[..., Line], line: Line, server: Server) -> None:
+    """Away at the start, killed in the middle, back with nothing: the stream is complete and in order at the end."""
+    server.kill()
+    late = make_line(publish={"redis": server.url})
+    late.start()
+    late.wait_inspected(50)
+    late.wait_until(lambda s: s["spool"]["backlog"] >= 50, "a backlog")
+    server.start()
+    late.wait_until(lambda s: s["spool"]["backlog"] < 50, "the backlog sent")
+    server.kill()
+    server.wipe()
+    late.wait_inspected(400)
+    server.start()
+    summary = late.finish()
+
+    check_complete(late, summary)
+    with Events(server.url, "linepipe:test:events") as stream:
+        found = list(stream.read())
+    assert len(found) == sum(summary["events"].values())
+    assert "redis_lost" in {e.get("name") for e in found}
+
+
+def test_a_redis_that_never_answers_stops_nothing(make_line: Callable[..., Line], line: Line, server: Server) -> None:
+    """The line runs and spools; the events go out when the line runs again and Redis is there."""
+    server.kill()
+    away = make_line(publish={"redis": server.url})
+    assert "Redis at" in away.cli("validate", "--connect", code=1).stderr
+
+    summary = away.run()
+
+    assert summary["cameras"]["top"]["inspected"] == FRAMES
+    assert "events stay in the spool" in away.log
+    server.start()
+    again = away.run()
+    with Events(server.url, "linepipe:test:events") as stream:
+        assert sum(e["type"] == "defect" for e in stream.read()) == 2 * FRAMES == summary["events"]["defect"] + again["events"]["defect"]
+
+
+def test_nothing_outlives_a_killed_supervisor(line: Line) -> None:
+    """The next run takes over at once, with the spool as it was."""
+    line.start()
+    line.wait_inspected(50)
+    pids = [line.pid(n) for n in ("capture.top", "inspect", "publish")] + [line.server_pid()]
+    assert line.process is not None
+    line.process.kill()
+    line.process.wait()
+
+    summary = line.run()
+
+    check_complete(line, summary)
+    assert not any(Path(f"/proc/{pid}").exists() for pid in pids)

@@ -1,0 +1,154 @@
+"""A whole line, undisturbed: what goes in is accounted for and comes out."""
+
+import json
+import os
+import signal
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import jsonschema
+import numpy as np
+import psutil
+import pytest
+
+from pipeline.events import schema
+from tests.system.line import Line, balanced
+
+FRAMES = 40
+
+
+@pytest.fixture
+def line(make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path) -> Line:
+    """Classifies a folder of images, every one an event, and ends by itself."""
+    make_images(tmp_path / "images", FRAMES)
+    return make_line()
+
+
+def test_a_folder_is_inspected_to_its_last_image_and_a_second_run_does_the_same(line: Line) -> None:
+    """Ledger, summary, stream and image files agree; every event fits the schema; ids never repeat."""
+    seen: set[str] = set()
+    for _ in range(2):
+        summary = line.run()
+        events = line.events("--run", "last")
+
+        assert summary["cameras"]["top"]["inspected"] == FRAMES
+        assert balanced(summary["cameras"]["top"])
+        assert {kind: sum(e["type"] == kind for e in events) for kind in summary["events"]} == summary["events"]
+        defects = [e for e in events if e["type"] == "defect"]
+        assert sorted(e["source"] for e in defects) == [f"image_{k:04}.jpg" for k in range(FRAMES)]
+        assert {e["epoch"] for e in defects} == set(summary["cameras"]["top"]["epochs"])
+        for event in events:
+            jsonschema.validate(event, schema(), cls=jsonschema.Draft202012Validator)
+        for event in defects:
+            assert cv2.imread(str(line.state / "images" / event["image"]), cv2.IMREAD_GRAYSCALE).shape == (64, 64)
+        ids = {e["id"] for e in events}
+        assert len(ids) == len(events)
+        assert not ids & seen
+        seen |= ids
+    assert len(line.events()) == len(seen)
+
+
+def test_preprocess_and_infer_in_processes_of_their_own_give_the_same(line: Line, make_line: Callable[..., Line]) -> None:
+    together = {e["source"]: (e["label"], e["score"], e["box_px"]) for e in (line.run(), line.defects())[1]}
+
+    apart = make_line(placement={"pre": ["preprocess"], "gpu": ["infer"]})
+    summary = apart.run()
+
+    assert balanced(summary["cameras"]["top"])
+    assert {e["source"]: (e["label"], e["score"], e["box_px"]) for e in apart.defects()} == together
+
+
+def test_bad_images_are_counted_with_their_reason_and_the_line_goes_on(line: Line, tmp_path: Path) -> None:
+    """Each bad file is a gap event that names it; the good ones are inspected."""
+    folder = tmp_path / "images"
+    whole = (folder / "image_0000.jpg").read_bytes()
+    huge = cv2.imencode(".png", np.zeros((8000, 8000), np.uint8))[1].tobytes()
+    bad = {
+        "a_empty.jpg": (b"", "empty"),
+        "b_text.jpg": (b"this is no image\n" * 20, "format"),
+        "c_cut.jpg": (whole[: len(whole) // 2], "truncated"),
+        "d_corrupt.jpg": (whole[: len(whole) // 2] + b"\xff\xd9", "corrupt"),
+        "e_huge.png": (huge, "too_large"),
+    }
+    for name, (data, _) in bad.items():
+        (folder / name).write_bytes(data)
+
+    summary = line.run()
+
+    camera = summary["cameras"]["top"]
+    assert camera["inspected"] == FRAMES
+    assert camera["invalid"] == {reason: 1 for _, reason in bad.values()}
+    assert balanced(camera)
+    gaps = {e["source"]: e["reason"] for e in line.events("--type", "gap")}
+    assert gaps == {name: reason for name, (_, reason) in bad.items()}
+
+
+def test_three_times_the_load_drops_visibly_and_balances(make_line: Callable[..., Line]) -> None:
+    """Gap events cover exactly the frames that were dropped: none twice, none missing, none that was inspected."""
+    camera = {"source": "sim:strip?seed=1&fps=400", "frame_px": [300, 300], "when_full": "drop_oldest", "slots": 8}
+    line = make_line(cameras={"top": camera}, preprocess={"layout": "grid"})
+
+    summary = line.run("--frames", "1200")
+
+    top = summary["cameras"]["top"]
+    assert top["acquired"] == 1200
+    assert top["dropped"]["full"] > 300
+    assert balanced(top)
+    events = line.events("--run", "last")
+    dropped = [k for e in events if e["type"] == "gap" for k in range(e["first"], e["last"] + 1)]
+    inspected = {e["frame"] for e in events if e["type"] == "defect"}
+    assert sorted([*dropped, *inspected]) == list(range(1200))
+    assert len(dropped) == top["dropped"]["full"]
+
+
+def test_a_first_signal_drains_and_a_second_stops_at_once(make_line: Callable[..., Line]) -> None:
+    camera = {"source": "sim:strip?seed=1&fps=30", "frame_px": [300, 300], "when_full": "drop_oldest"}
+    line = make_line(cameras={"top": camera}, preprocess={"layout": "grid"})
+    line.start()
+    line.wait_inspected(5)
+    assert line.process is not None
+
+    line.process.send_signal(signal.SIGINT)
+    summary = line.finish()
+
+    assert balanced(summary["cameras"]["top"])
+    assert "acquired" in line.log
+
+    line.start()
+    line.wait_until(lambda s: s["phase"] == "running", "a running line")
+    line.process.send_signal(signal.SIGTERM)
+    line.process.send_signal(signal.SIGINT)
+    assert line.process.wait(10) in (0, 130)
+    assert psutil.Process().children(recursive=True) == []
+
+
+def test_while_it_runs_everybody_can_look(make_line: Callable[..., Line]) -> None:
+    """ps tells who is who; events and status work from outside; a second line on the same state folder is refused."""
+    camera = {"source": "sim:strip?seed=1&fps=20", "frame_px": [300, 300], "when_full": "drop_oldest"}
+    line = make_line(cameras={"top": camera}, preprocess={"layout": "grid"})
+    line.start()
+    line.wait_inspected(20)
+
+    assert all(line.pid(node) for node in ("capture.top", "inspect", "publish"))
+    assert line.defects()
+    status = json.loads(line.cli("status", "--json").stdout)
+    assert status["running"]
+    assert status["nodes"]["inspect"]["state"] == "running"
+    assert "capture.top" in line.cli("status").stdout
+    refused = line.cli("run", code=2)
+    assert "another line runs" in refused.stderr
+
+    os.kill(line.process.pid, signal.SIGTERM)  # type: ignore[union-attr]
+    line.finish()
+    assert not json.loads(line.cli("status", "--json").stdout)["running"]
+
+
+def test_for_counts_from_the_first_frame(make_line: Callable[..., Line]) -> None:
+    camera = {"source": "sim:strip?seed=1&fps=20", "frame_px": [300, 300], "when_full": "drop_oldest"}
+    line = make_line(cameras={"top": camera}, preprocess={"layout": "grid"})
+
+    summary = line.run("--for", "3s")
+
+    assert 3.0 <= summary["duration_s"] < 4.0
+    assert 50 <= summary["cameras"]["top"]["acquired"] <= 80

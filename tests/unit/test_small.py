@@ -1,0 +1,78 @@
+"""Back-off, histograms, credits, model lookup: the small rules."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.backoff import MOST_S, Backoff
+from pipeline.config import Camera, Config, Infer, Preprocess
+from pipeline.errors import ConfigError
+from pipeline.metrics import Histogram
+from pipeline.model_file import find_model, read_model
+from pipeline.node_main import resolve
+from pipeline.topology import PREPROCESS, credits_for, processes
+
+SECOND = 1_000_000_000
+
+
+def test_the_first_restart_is_almost_immediate_and_a_storm_is_slow() -> None:
+    backoff = Backoff()
+
+    waits = [backoff.died(k * SECOND) for k in range(12)]
+
+    assert waits[0] <= 0.1
+    assert waits == sorted(waits)
+    assert waits[-1] == MOST_S
+    assert backoff.storm
+
+
+def test_a_quiet_minute_forgives() -> None:
+    backoff = Backoff()
+    for k in range(6):
+        backoff.died(k * SECOND)
+
+    assert backoff.died(100 * SECOND) <= 0.1
+
+
+def test_quantiles_are_right_to_within_five_percent_and_add_up() -> None:
+    one, other = Histogram(), Histogram()
+    for k in range(1, 501):
+        one.add(k * 1_000_000)
+        other.add((k + 500) * 1_000_000)
+
+    one.merge(other.bins)
+
+    assert one.quantile_ms(0.5) == pytest.approx(500, rel=0.051)
+    assert one.quantile_ms(0.99) == pytest.approx(990, rel=0.051)
+    assert Histogram().quantile_ms(0.5) is None
+
+
+def test_a_worker_asks_for_two_batches_worth_of_frames() -> None:
+    camera = Camera(source="sim:strip", frame_px=(900, 300), speed_mps=1, pixel_mm=(1, 1))
+    config = Config(
+        line="l", cameras={"top": camera}, infer=Infer(model="m", max_batch=16), preprocess=Preprocess(overlap_px=32), state_dir="s"
+    )
+
+    assert credits_for(config, "top") == 8  # 4 tiles a frame
+
+
+def test_every_entry_point_that_pipeline_names_exists() -> None:
+    for placement in ({"inspect": ["preprocess", "infer"]}, {"pre": ["preprocess"], "gpu": ["infer"]}):
+        config = Config(line="l", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="s", placement=placement)  # type: ignore[arg-type]
+        for process in processes(config):
+            assert callable(resolve(process.entry))
+    assert callable(resolve(PREPROCESS))
+
+
+def test_an_unknown_model_names_those_there_are() -> None:
+    with pytest.raises(ConfigError, match="ilcs-neu"):
+        find_model("ilcs-new")
+
+
+@pytest.mark.parametrize("data", [b"", b"\x08\0\0\0\0\0\0\0{}      ", b"\xff" * 64, b"\x80\x02cos\nsystem\n"])
+def test_a_file_that_is_no_model_is_refused_unread(tmp_path: Path, data: bytes) -> None:
+    path = tmp_path / "m.safetensors"
+    path.write_bytes(data)
+
+    with pytest.raises(ConfigError, match="is not a linepipe model"):
+        read_model(path)
