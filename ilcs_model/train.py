@@ -29,6 +29,7 @@ from ilcs_model.files import load_model, save_model
 from ilcs_model.ilcs import MEAN, STD
 from ilcs_model.info import ModelInfo, Recipe, code_version
 
+COMPILE_STEPS = 100  # compiling takes about a minute on two cores; a shorter run is over sooner without
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -89,7 +90,7 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
         mean=MEAN,
         std=STD,
         data=data.summary(),
-        training={**msgspec.to_builtins(settings), "hardware": platform.processor() or platform.machine(), "torch": torch.__version__},
+        training={**msgspec.to_builtins(settings), "hardware": platform.processor() or platform.machine(), "torch": str(torch.__version__)},
         accuracy=accuracy,
         code_version=code_version(),
     )
@@ -112,13 +113,15 @@ class _Trainer:
         self.optimizer = torch.optim.AdamW(self._groups())
         self.step = 0
         self.bf16 = _has_bf16(self.device)
-        # Inductor needs a C++ compiler on a CPU; without one training runs eagerly, at about half the speed.
-        self.compiled = self.device.type == "cuda" or shutil.which("g++") is not None
+        # On a CPU, inductor needs a C++ compiler; without one training runs eagerly, at about half the speed.
+        self.compiler = self.device.type == "cuda" or shutil.which("g++") is not None
+        self.compiled = self.compiler and self.steps_per_epoch * settings.epochs >= COMPILE_STEPS
         self.forward = torch.compile(self.model) if self.compiled else self.model
 
     def describe(self) -> str:
         precision = "bfloat16" if self.bf16 else "float32"
-        return f"{self.device.type}, {precision}, {'compiled' if self.compiled else 'eager (no C++ compiler found)'}"
+        how = "compiled" if self.compiled else "eager, the run is short" if self.compiler else "eager: no C++ compiler found"
+        return f"{self.device.type}, {precision}, {how}"
 
     def _groups(self) -> list[dict[str, Any]]:
         """Linear layers of the classifier apart; biases and norms without decay."""

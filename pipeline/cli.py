@@ -1,7 +1,6 @@
 """The command ``linepipe``: a table of commands, each loaded only when it is called, and the exit codes."""
 
 import importlib
-import os
 import sys
 from typing import Any
 
@@ -60,9 +59,6 @@ def main(args: list[str] | None = None) -> None:
     except (KeyboardInterrupt, click.Abort):
         _complain("interrupted")
         sys.exit(130)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # so that closing stdout says nothing more
-        sys.exit(0)
     sys.exit(code if isinstance(code, int) else 0)
 
 

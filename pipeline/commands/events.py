@@ -2,6 +2,8 @@
 
 import contextlib
 import json
+import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -32,13 +34,20 @@ def events(config: Path, overrides: tuple[str, ...], follow: bool, which: str, k
     settings = read_config(config, overrides)
     first = _first_id(settings) if which == "last" else "-"
     with _url(settings) as url, Events(url, settings.stream, redis_password(settings)) as stream:
-        last = stream.last_id()
-        for event in stream.read(first):
-            _print(event, kinds)
-        if follow:
-            for found in stream.follow(last):
-                if found is not None:
-                    _print(found, kinds)
+        try:
+            _dump(stream, first, kinds, follow=follow)
+        except BrokenPipeError:  # the reader has enough, as in `linepipe events ... | head`
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _dump(stream: Events, first: str, kinds: tuple[str, ...], *, follow: bool) -> None:
+    last = stream.last_id()
+    for event in stream.read(first):
+        _print(event, kinds)
+    if follow:
+        for found in stream.follow(last):
+            if found is not None:
+                _print(found, kinds)
 
 
 def _print(event: dict[str, object], kinds: tuple[str, ...]) -> None:

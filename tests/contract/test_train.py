@@ -1,0 +1,144 @@
+"""Training: from a folder to a model file that a line can load; interrupted runs go on; bad data is named at the start."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+import torch
+
+from ilcs_model.data import augment, open_dataset, train_batches
+from ilcs_model.errors import DataError
+from ilcs_model.files import load_model
+from ilcs_model.info import Recipe
+from ilcs_model.train import Settings, one_cycle, recompute_norms, train
+from pipeline.model_file import read_model
+
+SETTINGS = Settings(name="tiny", epochs=2, batch=4, norm_images=8)
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Path:
+    """Two classes of a few small images."""
+    for label in ("dark", "light"):
+        make_images(tmp_path / "data" / label, 10)
+    return tmp_path / "data"
+
+
+def test_a_folder_becomes_a_model_that_a_line_can_load(folder: Path, tmp_path: Path) -> None:
+    path = train(open_dataset(folder), tmp_path / "run", SETTINGS)
+
+    model, info = load_model(path)
+    assert read_model(path).classes == info.classes == ("dark", "light")
+    assert info.data["images"] == {"train": {"dark": 9, "light": 9}, "test": {"dark": 1, "light": 1}}
+    assert set(info.accuracy) == {"train", "test"}
+    assert info.training["epochs"] == 2
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 1, 300, 300, dtype=torch.uint8)).shape == (1, 2)
+
+
+def test_an_interrupted_run_goes_on_and_ends_as_if_nothing_had_been(folder: Path, tmp_path: Path) -> None:
+    data = open_dataset(folder)
+
+    def interrupt(record: dict[str, Any]) -> None:
+        if record.get("epoch") == 2:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train(data, tmp_path / "interrupted", SETTINGS, report=interrupt)
+    resumed, _ = load_model(train(data, tmp_path / "interrupted", SETTINGS, resume=True))
+    whole, _ = load_model(train(data, tmp_path / "whole", SETTINGS))
+
+    for a, b in zip(resumed.parameters(), whole.parameters(), strict=True):
+        assert torch.allclose(a, b, atol=1e-4)
+
+
+def test_a_run_folder_is_not_overwritten_and_not_continued_with_other_settings(folder: Path, tmp_path: Path) -> None:
+    data = open_dataset(folder)
+    train(data, tmp_path / "run", msgspec.structs.replace(SETTINGS, epochs=1))
+
+    with pytest.raises(DataError, match="already holds a run"):
+        train(data, tmp_path / "run", SETTINGS)
+    with pytest.raises(DataError, match="other settings"):
+        train(data, tmp_path / "run", SETTINGS, resume=True)
+
+
+def test_training_may_start_from_a_model_of_the_same_classes_only(folder: Path, tmp_path: Path) -> None:
+    path = train(open_dataset(folder), tmp_path / "first", msgspec.structs.replace(SETTINGS, epochs=1))
+    again = msgspec.structs.replace(SETTINGS, epochs=1, init=str(path))
+
+    train(open_dataset(folder), tmp_path / "second", again)
+    (folder / "light").rename(folder / "bright")
+
+    with pytest.raises(DataError, match="dark, light"):
+        train(open_dataset(folder), tmp_path / "third", again)
+
+
+def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another(folder: Path) -> None:
+    data = open_dataset(folder)
+
+    def tiles(seed: tuple[int, int]) -> list[torch.Tensor]:
+        return [t for t, _ in train_batches(data, Recipe(), 4, seed)]
+
+    assert all(torch.equal(a, b) for a, b in zip(tiles((0, 1)), tiles((0, 1)), strict=True))
+    assert not all(torch.equal(a, b) for a, b in zip(tiles((0, 1)), tiles((0, 2)), strict=True))
+
+
+def test_augmented_tiles_have_the_models_size_and_keep_most_of_the_picture() -> None:
+    rng = np.random.default_rng(0)
+    image = np.full((200, 150), 120, np.uint8)
+
+    for _ in range(20):
+        tile = augment(image, Recipe(), rng)
+        assert tile.shape == (300, 300)
+        assert tile.dtype == np.uint8
+        assert 80 <= tile.mean() <= 160
+
+
+def test_recomputed_statistics_are_those_of_the_data() -> None:
+    """Not the averages of a time when the weights were others."""
+    norm = torch.nn.BatchNorm2d(1)
+    norm.running_mean.fill_(99)
+    batches = [torch.full((2, 1, 2, 2), float(k)) for k in (1, 2, 6)]
+
+    recompute_norms(torch.nn.Sequential(norm), iter(batches))
+
+    assert norm.running_mean.item() == pytest.approx(3)
+    assert not norm.training
+
+
+def test_the_rate_rises_and_falls_to_nothing() -> None:
+    rates = [one_cycle(k / 100, 0.1) for k in range(101)]
+
+    assert max(rates) == rates[10] == pytest.approx(1)
+    assert rates[0] < 0.1
+    assert rates[100] == pytest.approx(0)
+
+
+@pytest.mark.parametrize(
+    ("rows", "says"),
+    [
+        ("file,class\nx.png,a\n", "no column 'split'"),
+        ("file,class,split\nnone.png,a,train\n", r"split\.csv:2: .*none\.png does not exist"),
+        ("file,class,split\nx.png,a,train\n", "at least two"),
+        ("file,class,split\nx.png,a,train\ny.png,b,test\n", "no image of class b in split 'train'"),
+    ],
+)
+def test_a_split_that_cannot_be_trained_on_is_refused(tmp_path: Path, rows: str, says: str) -> None:
+    for name in "xy":
+        cv2.imwrite(str(tmp_path / f"{name}.png"), np.zeros((8, 8), np.uint8))
+    (tmp_path / "split.csv").write_text(rows)
+
+    with pytest.raises(DataError, match=says):
+        open_dataset(tmp_path)
+
+
+def test_an_unreadable_image_is_named(folder: Path, tmp_path: Path) -> None:
+    broken = folder / "dark" / "image_0003.jpg"
+    broken.write_bytes(b"no image")
+
+    with pytest.raises(DataError, match=r"dark/image_0003\.jpg"):
+        train(open_dataset(folder), tmp_path / "run", SETTINGS)

@@ -1,0 +1,101 @@
+"""The command line: a person's mistake gets exit code 2 and a sentence with file, line and key; never a traceback."""
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import jsonschema
+import pytest
+import yaml
+
+from tests.system.line import LINEPIPE, Line
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def linepipe(*args: str) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*LINEPIPE, *args], capture_output=True, text=True, timeout=60, cwd=ROOT)
+    assert "Traceback" not in done.stderr
+    return done
+
+
+@pytest.mark.parametrize("command", ["run", "validate", "events", "status"])
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
+        (["deploy/line1.yaml", "--set", "infer.engine=tensorrt"], "--set infer.engine: infer.engine: invalid enum value"),
+        (["deploy/line1.yaml", "--set", "publish.redis=http://x"], "is not a Redis URL"),
+        (["deploy/line1.yaml", "--set", "nonsense"], "write --set KEY.SUB=VALUE"),
+    ],
+)
+def test_a_wrong_configuration_is_refused_by_every_command(command: str, options: list[str], says: str) -> None:
+    done = linepipe(command, *options)
+
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("cameras.top.source=folder:nowhere", "cameras.top.source: no folder nowhere"),
+        ("infer.model=ilcs-new", "infer.model: no shipped model 'ilcs-new'; there is"),
+        ("infer.model=nowhere/m.safetensors", "infer.model: no model file nowhere/m.safetensors"),
+        ("infer.model=deploy/../README.md", "infer.model: "),
+        ("publish.password_file=/nowhere", "publish.password_file: /nowhere cannot be read"),
+        ("state_dir=README.md/x", "README.md is a file"),
+        ("cameras.top={source: 'folder:docs', when_full: drop_oldest}", "cameras.top"),
+    ],
+)
+def test_what_is_not_there_is_said_before_anything_starts(change: str, says: str) -> None:
+    for command in ("validate", "run"):
+        done = linepipe(command, "deploy/line1.yaml", "--set", change)
+
+        assert done.returncode == 2
+        assert says in done.stderr
+
+
+@pytest.mark.parametrize("args", [["run"], ["run", "deploy/line1.yaml", "--for", "soon"], ["fly"], ["schema", "x"], ["node", "x"]])
+def test_wrong_usage_is_exit_code_2(args: list[str]) -> None:
+    assert linepipe(*args).returncode == 2
+
+
+def test_an_unknown_node_names_those_there_are() -> None:
+    done = linepipe("node", "gpu", "deploy/line1.yaml")
+
+    assert done.returncode == 2
+    assert "publish, inspect, capture.top" in done.stderr
+
+
+@pytest.mark.parametrize("command", ["events", "status"])
+def test_a_line_that_never_ran_says_so(make_line: Callable[..., Line], command: str) -> None:
+    assert "has never run" in make_line().cli(command, code=1).stderr
+
+
+@pytest.mark.parametrize("name", ["line1", "neu-folder"])
+def test_shipped_configurations_fit_the_published_schema(name: str) -> None:
+    schema = json.loads(linepipe("schema", "config").stdout)
+
+    jsonschema.validate(yaml.safe_load((ROOT / "deploy" / f"{name}.yaml").read_text()), schema, cls=jsonschema.Draft202012Validator)
+
+
+@pytest.mark.parametrize("command", [[], *([c] for c in ("run", "node", "validate", "status", "events", "schema", "train"))])
+def test_every_command_explains_itself_with_an_example(command: list[str]) -> None:
+    done = linepipe(*command, "--help")
+
+    assert done.returncode == 0
+    assert "Example: linepipe " in done.stdout
+
+
+def test_a_closed_pipe_is_no_error(make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 200)
+    line = make_line()
+    line.run()
+
+    script = f"{' '.join(LINEPIPE)} events {line.config} | head -n 1 >/dev/null; exit ${{PIPESTATUS[0]}}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0
+    assert done.stderr == ""

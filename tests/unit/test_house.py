@@ -1,0 +1,68 @@
+"""The house rules that a machine can check: doors, sizes, what importing costs."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
+SOURCES = [p for folder in ("pipeline", "nodes", "ilcs_model") for p in sorted((ROOT / folder).rglob("*.py"))]
+DOORS = {
+    "zmq": {"pipeline/transport.py"},
+    "redis": {"pipeline/client.py", "nodes/publish/redis_sink.py"},
+    "sqlite3": {"nodes/publish/spool.py"},
+    "openvino": {"ilcs_model/silent.py"},
+    "simplejpeg": {"nodes/preprocess/opencv.py"},
+}
+
+
+def imports(path: Path) -> set[str]:
+    """Top-level names of every package that a file imports, anywhere in it."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name.split(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found.add(node.module.split(".")[0])
+    return found
+
+
+@pytest.mark.parametrize("library", DOORS)
+def test_a_foreign_library_has_its_doors(library: str) -> None:
+    assert {str(p.relative_to(ROOT)) for p in SOURCES if library in imports(p)} == DOORS[library]
+
+
+@pytest.mark.parametrize("path", SOURCES + sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
+def test_no_file_is_too_long(path: Path) -> None:
+    assert len(path.read_text().splitlines()) <= 400
+
+
+def test_the_pipeline_needs_no_torch() -> None:
+    """Every module of pipeline, and the node that captures, import neither torch nor OpenVINO nor OpenCV."""
+    modules = [".".join(p.relative_to(ROOT).with_suffix("").parts) for p in SOURCES if p.is_relative_to(ROOT / "pipeline")]
+    wanted = [m for m in modules if not m.endswith(("__main__", "__init__"))]
+    program = f"import sys, {', '.join(wanted)}; print({{'torch', 'openvino', 'cv2', 'nvidia'}} & set(sys.modules))"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.strip() == "set()"
+
+
+def test_help_loads_no_command() -> None:
+    listing = "print(sorted(m for m in sys.modules if 'pipeline' in m))"
+    program = f"import sys; from pipeline.cli import main\ntry: main(['--help'])\nexcept SystemExit: {listing}"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert "['pipeline', 'pipeline.cli', 'pipeline.errors']" in done.stdout
+
+
+def test_importing_a_node_says_nothing_and_starts_nothing() -> None:
+    modules = "nodes.capture.node, nodes.publish.node, nodes.preprocess.node, nodes.infer.node"
+    program = f"import threading, {modules}; print(threading.active_count())"
+
+    done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert (done.stdout.strip(), done.stderr) == ("1", "")
