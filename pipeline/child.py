@@ -72,7 +72,8 @@ class Child:
         if code is None:
             return self._kill_if_hung(now_ns)
         self._popen = None
-        if code in (0, 2) or self._stopping:
+        ended = code == 0 and self.process.camera is not None  # a source may end; nobody else has a reason to
+        if ended or code == 2 or self._stopping:
             self.exit_code, self.state = code, "ended" if code == 0 else "failed"
             return None
         wait_s = self._backoff.died(now_ns)

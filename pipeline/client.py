@@ -37,9 +37,9 @@ class Events:
         """Raises ``RedisUnreachableError`` unless the server answers."""
         self._call("ping")
 
-    def read(self, first_id: str = "-") -> Iterator[dict[str, Any]]:
-        """Every event from stream id ``first_id`` on, oldest first, to the end as it is now."""
-        while page := self._call("xrange", self._stream, min=first_id, count=PAGE):
+    def read(self, first_id: str = "-", last_id: str = "+") -> Iterator[dict[str, Any]]:
+        """Every event from stream id ``first_id`` to ``last_id``, both included, oldest first."""
+        while page := self._call("xrange", self._stream, min=first_id, max=last_id, count=PAGE):
             yield from map(_decode, page)
             first_id = "(" + page[-1][0].decode()
 

@@ -1,5 +1,6 @@
 """What a person sees: events and news as lines, a progress line on a terminal, the ledger at the end, the status table."""
 
+import itertools
 import sys
 import time
 from typing import Any
@@ -9,6 +10,7 @@ from pipeline.config import Config
 from pipeline.secret import redis_password
 
 EVENTS_PER_TICK = 4  # shown; the rest is counted
+EVENTS_LOOKED_AT = 1000  # per tick
 
 
 class Console:
@@ -55,15 +57,12 @@ class Console:
             if self._stream is None:
                 self._stream = Events(url, self._config.stream, redis_password(self._config))
                 self._last_id = self._stream.last_id()
-            shown, more = [], 0
-            for event in self._stream.follow(self._last_id, block_ms=1):
-                if event is None:
-                    break
-                if event["type"] != "coverage":
-                    shown.append(event_line(event))
-            self._last_id = self._stream.last_id()
-            more = len(shown) - EVENTS_PER_TICK
-            return shown[:EVENTS_PER_TICK] + ([f"  ... and {more} more events"] if more > 0 else [])
+            newest = self._stream.last_id()
+            found = itertools.islice(self._stream.read(f"({self._last_id}", newest), EVENTS_LOOKED_AT)
+            lines = [event_line(event) for event in found if event["type"] != "coverage"]
+            self._last_id = newest
+            more = len(lines) - EVENTS_PER_TICK
+            return lines[:EVENTS_PER_TICK] + ([f"  ... and {more} more events"] if more > 0 else [])
         except RedisUnreachableError:
             self._retry_at = time.monotonic() + 5.0
             return []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import msgspec
 
+from nodes.publish.images import ImageArchive
 from nodes.publish.record import events_of
 from nodes.publish.redis_sink import RedisSink
 from nodes.publish.spool import Spool, Spooled, lock_spool
@@ -44,7 +45,7 @@ class _Publish:
     def __init__(self, node: Node) -> None:
         self._node, self._config = node, node.config
         state = node.config.state
-        self._images = state / "images"
+        self._images = ImageArchive(state / "images", int(node.config.publish.images_mb * 1_000_000))
         path = state / "spool" / "events.db"
         self._lock = lock_spool(path)
         self._spool = Spool(path, durable=True)
@@ -133,12 +134,10 @@ class _Publish:
     def _with_image(self, event: Event, png: bytes) -> Event:
         if not isinstance(event, DefectEvent) or event.image is None:
             return event
-        path = self._images / event.image
         try:
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_bytes(png)
+            self._images.keep(event.image, png)
         except OSError as exc:
-            self._alarm("image_not_kept", True, f"{path}: {exc.strerror}; the event goes out without its image")
+            self._alarm("image_not_kept", True, f"images/{event.image}: {exc.strerror}; the event goes out without its image")
             return msgspec.structs.replace(event, image=None)
         return event
 

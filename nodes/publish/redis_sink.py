@@ -20,7 +20,8 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from nodes.publish.spool import Spool, Spooled
+from nodes.publish.spool import Spool, Spooled, SpoolError
+from pipeline.errors import NodeError
 
 GROUP = 200
 TIMEOUT_S = 2.0
@@ -89,6 +90,8 @@ class RedisSink:
                     most = min(PAUSE_MAX_S, PAUSE_MIN_S * 2**failures)
                     self._sleep(random.uniform(PAUSE_MIN_S, most))
             self._spool.close()
+        except SpoolError as exc:
+            self.failed = NodeError(f"the spool cannot be read ({exc}): is the disk of state_dir full?")
         except Exception as exc:  # handed to the node's main loop, which ends the process
             self.failed = exc
 

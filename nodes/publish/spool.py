@@ -19,6 +19,7 @@ from pipeline.errors import NodeError
 from pipeline.events import Event, encode
 
 FORMAT = 1
+SpoolError = sqlite3.Error
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
@@ -78,8 +79,8 @@ class Spool:
         now = self._wall_ms()
         results: list[list[Spooled] | None] = []
         last = self._last
-        self._db.execute("BEGIN IMMEDIATE")
         try:
+            self._db.execute("BEGIN IMMEDIATE")
             for key, events in group:
                 fresh = self._db.execute("INSERT OR IGNORE INTO records VALUES (?, ?)", (key, now)).rowcount
                 if not fresh:
@@ -91,10 +92,9 @@ class Spool:
                     rows.append(self._insert(event))
                 results.append(rows)
             self._db.execute("COMMIT")
-        except BaseException:
-            self._db.execute("ROLLBACK")
+        except sqlite3.Error as exc:
             self._last = last
-            raise
+            raise NodeError(f"the spool cannot be written ({exc}): is the disk of state_dir full? Nothing was accepted") from exc
         return results
 
     def _insert(self, event: Event) -> Spooled:

@@ -42,7 +42,7 @@ def events(config: Path, overrides: tuple[str, ...], follow: bool, which: str, k
 
 def _dump(stream: Events, first: str, kinds: tuple[str, ...], *, follow: bool) -> None:
     last = stream.last_id()
-    for event in stream.read(first):
+    for event in stream.read(first, last):
         _print(event, kinds)
     if follow:
         for found in stream.follow(last):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nodes.publish.images import ImageArchive
 from nodes.publish.spool import Spool, lock_spool
 from pipeline.errors import NodeError
 from pipeline.events import AlarmEvent, Event
@@ -127,3 +128,31 @@ def test_a_file_that_is_no_spool_is_refused_and_left_alone(tmp_path: Path) -> No
     with pytest.raises(NodeError, match="cannot be opened"):
         Spool(path, durable=True)
     assert path.read_bytes().startswith(b"precious")
+
+
+def test_a_full_disk_accepts_nothing_and_says_so(tmp_path: Path) -> None:
+    """No half-accepted group: after the disk has room again, the same records are new."""
+    spool = open_spool(tmp_path)
+    spool.append([("before", [event(0)])])
+    spool._db.execute(f"PRAGMA max_page_count={spool._db.execute('PRAGMA page_count').fetchone()[0]}")
+    many = [(f"k{k}", [event(k)]) for k in range(1, 400)]
+
+    with pytest.raises(NodeError, match="disk"):
+        spool.append(many)
+    spool.close()
+
+    again = open_spool(tmp_path)
+    assert None not in again.append(many)
+    assert [s.id for s in again.unsent(1000)] == [f"id{k}" for k in range(400)]
+
+
+def test_images_stay_within_their_quota_and_the_newest_stay(tmp_path: Path) -> None:
+    archive = ImageArchive(tmp_path, quota_bytes=1000)
+    for k in range(8):
+        archive.keep(f"top/scratches/{k}.png", bytes(300))
+
+    assert {p.stem for p in tmp_path.rglob("*.png")} == {"5", "6", "7"}
+
+    ImageArchive(tmp_path, quota_bytes=1000).keep("top/patches/8.png", bytes(500))
+    assert sum(p.stat().st_size for p in tmp_path.rglob("*.png")) <= 1000
+    assert (tmp_path / "top/patches/8.png").exists()

@@ -1,0 +1,26 @@
+"""The crops of defects as PNG files, within a quota: the oldest go first."""
+
+from collections import deque
+from pathlib import Path
+
+
+class ImageArchive:
+    """Files under ``folder`` (``CAMERA/LABEL/ID.png``), together at most ``quota_bytes``."""
+
+    def __init__(self, folder: Path, quota_bytes: int) -> None:
+        self._folder, self._quota = folder, quota_bytes
+        found = sorted((p.stat().st_mtime_ns, p, p.stat().st_size) for p in folder.glob("*/*/*.png"))
+        self._files = deque((path, size) for _, path, size in found)
+        self._bytes = sum(size for _, size in self._files)
+
+    def keep(self, name: str, png: bytes) -> None:
+        """Write one crop, after making room for it. Raises ``OSError``."""
+        while self._files and self._bytes + len(png) > self._quota:
+            path, size = self._files.popleft()
+            path.unlink(missing_ok=True)
+            self._bytes -= size
+        path = self._folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(png)
+        self._files.append((path, len(png)))
+        self._bytes += len(png)
