@@ -6,7 +6,6 @@ Capture drives one for its ring; preprocess drives one for its tiles when infer 
 from collections.abc import Callable
 
 from pipeline.errors import ProtocolError
-from pipeline.frame import ModelId
 from pipeline.leases import LeaseTable, Slot
 from pipeline.wire import VERSION, Ack, End, Frame, Message, Ready
 
@@ -20,7 +19,7 @@ SILENT_NS = 15_000_000_000
 
 class _Worker:
     def __init__(self, address: bytes, ready: Ready) -> None:
-        self.address, self.boot, self.credits, self.model = address, ready.boot, ready.credits, ready.model
+        self.address, self.boot, self.credits = address, ready.boot, ready.credits
         self.seen_ns = 0
         self.ended: tuple[str, ...] = ()
         self.since: dict[int, int] = {}  # slot -> when it was leased
@@ -45,10 +44,6 @@ class Dispatcher:
     @property
     def has_worker(self) -> bool:
         return bool(self._workers)
-
-    @property
-    def models(self) -> set[ModelId | None]:
-        return {w.model for w in self._workers.values()}
 
     def receive(self, address: bytes, message: Message, now_ns: int) -> None:
         """Take one message from a worker. Raises ``ProtocolError`` for what a worker never sends."""

@@ -42,11 +42,10 @@ class Supervisor:
     def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
         self.config, self._for_s, self._say = config, for_s, say
         self._lock = _lock(config.state)
-        folder = runtime_dir(config)
-        snapshot = folder / "line.json"
+        snapshot = config.state / "line.json"  # what restarted nodes read, whatever becomes of the file it came from
         _write_private(snapshot, msgspec.json.encode(config))
         _write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": "0-0"}))
-        endpoints = Endpoints(folder)
+        endpoints = Endpoints(runtime_dir(config))
         self._router = Router(endpoints.supervisor)
         self._outbox = Outbox(endpoints.publish)
         self._waiter = Waiter(self._router, self._outbox.dealer)

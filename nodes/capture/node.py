@@ -5,8 +5,11 @@ import uuid
 
 import msgspec
 
+from nodes.capture.folder import FolderSource
 from nodes.capture.gaps import GapMerger
-from nodes.capture.source import Source, open_source
+from nodes.capture.source import Source
+from nodes.capture.strip import StripSource
+from pipeline.config import Camera, Limits
 from pipeline.dispatch import Dispatcher
 from pipeline.frame import Coverage, FrameMeta, Gap, Verdict
 from pipeline.leases import LeaseTable, Slot
@@ -14,6 +17,7 @@ from pipeline.ledger import Ledger
 from pipeline.node_main import Node
 from pipeline.outbox import Outbox
 from pipeline.ring import Ring, RingServer, new_memfd
+from pipeline.source_url import SourceUrl
 from pipeline.topology import frame_rate
 from pipeline.transport import Router, Waiter
 from pipeline.wire import Frame, Message
@@ -45,6 +49,15 @@ def _open_ring(fd: int, slots: int, slot_bytes: int) -> tuple[Ring, bool]:
         return Ring.adopt(fd), True
     except ValueError:  # nothing to map: the memfd is still empty
         return Ring.create(fd, slots, slot_bytes), False
+
+
+def open_source(camera: Camera, limits: Limits) -> Source:
+    """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work."""
+    url = SourceUrl.parse(camera.source)
+    if url.scheme == "folder":
+        return FolderSource(url.path, loop=url.options.get("loop") == "true", max_bytes=limits.max_file_bytes)
+    assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
+    return StripSource(int(url.options.get("seed", "0")), *camera.frame_px)
 
 
 class _Capture:

@@ -1,13 +1,10 @@
-"""Where frames come from: the protocol, and the choice of a source by its URL."""
+"""Where frames come from: the protocol of a source."""
 
 from typing import Protocol
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
-
-from pipeline.config import Camera, Limits
-from pipeline.source_url import SourceUrl
 
 
 class Shot(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,15 +34,3 @@ class Source(Protocol):
     def has(self, frame: int) -> bool:
         """Whether frame number ``frame`` exists."""
         ...
-
-
-def open_source(camera: Camera, limits: Limits) -> Source:
-    """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work."""
-    from nodes.capture.folder import FolderSource
-    from nodes.capture.strip import StripSource
-
-    url = SourceUrl.parse(camera.source)
-    if url.scheme == "folder":
-        return FolderSource(url.path, loop=url.options.get("loop") == "true", max_bytes=limits.max_file_bytes)
-    assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
-    return StripSource(int(url.options.get("seed", "0")), *camera.frame_px)

@@ -27,8 +27,11 @@ def run(config: Path, overrides: tuple[str, ...], for_s: float | None, frames: i
     settings = read_config(config, overrides)
     if problems := check(settings):
         raise ConfigError("\n".join(f"{config}: {p}" for p in problems))
-    if summary is not None and not summary.absolute().parent.is_dir():
-        raise ConfigError(f"--summary {summary}: no folder {summary.absolute().parent}")
+    if summary is not None:
+        try:
+            summary.touch()  # now, not at the end of a long run
+        except OSError as exc:
+            raise ConfigError(f"--summary {summary}: cannot be written: {exc.strerror}") from exc
     console = Console(settings)
     found: dict[str, Any] = Supervisor(settings, for_s=for_s, frames=frames, say=console.say).run(console.tick)
     console.close(found)
