@@ -100,8 +100,9 @@ class GreyHead(nn.Module):
 def histogram(tiles: Tensor) -> Tensor:
     """Share of each grey level: uint8 (N, 1, H, W) -> float32 (N, 256), rows sum to 1."""
     flat = tiles.flatten(1).long()
-    counts = torch.zeros(flat.shape[0], 256, device=tiles.device)
-    return counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.float32)) / flat.shape[1]
+    # Counted in integers: an engine that runs floating point as bfloat16 would stop counting at 256.
+    counts = torch.zeros(flat.shape[0], 256, device=tiles.device, dtype=torch.int32)
+    return counts.scatter_add_(1, flat, torch.ones_like(flat, dtype=torch.int32)).float() / flat.shape[1]
 
 
 class ILCS(nn.Module):

@@ -27,7 +27,7 @@ from ilcs_model.errors import DataError, ModelFileError
 from ilcs_model.evaluate import top1
 from ilcs_model.files import load_model, save_model
 from ilcs_model.ilcs import MEAN, STD
-from ilcs_model.info import ModelInfo, Recipe, code_version
+from ilcs_model.info import ModelInfo, Recipe, code_version, digest
 
 COMPILE_STEPS = 100  # compiling takes about a minute on two cores; a shorter run is over sooner without
 Report = Callable[[dict[str, Any]], None]
@@ -78,11 +78,30 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
         report(record)
 
     model = trainer.final(recipe)
+    info = _describe(data, settings, recipe, _judge(model, data, recipe, settings.batch, report))
+    path = run / "model.safetensors"
+    save_model(path, model, info)
+    _append_json(run / "metrics.jsonl", {"accuracy": info.accuracy})
+    return path
+
+
+def _judge(model: nn.Module, data: Dataset, recipe: Recipe, batch: int, report: Report) -> dict[str, float]:
+    """Top-1 of every split."""
     accuracy = {}
     for split in sorted(set(data.splits)):
-        accuracy[split] = top1(model, plain_batches(data, data.split(split), recipe, settings.batch))
+        accuracy[split] = top1(model, plain_batches(data, data.split(split), recipe, batch))
         report({"remark": f"Top-1 on {split}: {accuracy[split]:.2%}"})
-    info = ModelInfo(
+    return accuracy
+
+
+def _describe(data: Dataset, settings: Settings, recipe: Recipe, accuracy: dict[str, float]) -> ModelInfo:
+    training = {
+        **msgspec.to_builtins(settings),
+        "init": None if settings.init is None else digest(Path(settings.init)),
+        "hardware": platform.machine(),
+        "torch": str(torch.__version__),
+    }
+    return ModelInfo(
         name=settings.name,
         architecture=settings.model,
         classes=data.classes,
@@ -90,14 +109,10 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
         mean=MEAN,
         std=STD,
         data=data.summary(),
-        training={**msgspec.to_builtins(settings), "hardware": platform.processor() or platform.machine(), "torch": str(torch.__version__)},
+        training=training,
         accuracy=accuracy,
         code_version=code_version(),
     )
-    path = run / "model.safetensors"
-    save_model(path, model, info)
-    _append_json(run / "metrics.jsonl", {"accuracy": accuracy})
-    return path
 
 
 class _Trainer:
