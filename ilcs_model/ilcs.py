@@ -49,52 +49,51 @@ class LCSBlock(nn.Module):
 class GreyHead(nn.Module):
     """The first block's head for one grey uint8 channel, without its full-size 32-channel maps. Exact, no parameters.
 
-    With r = pixel / 255 the head is per channel ``relu6(a r + b)``: Conv1's three input channels summed, normalisation
-    and BN folded in. ReLU6 is monotone, so 2x2 max pooling is ``relu6(a max(r) + b)`` where a > 0 and
-    ``relu6(a min(r) + b)`` elsewhere: a 1x1 convolution of the window's maximum and minimum. BN's batch statistics
-    follow from mean and variance of r. CA's mean is a dot product of the tile's 256-bin histogram with a table.
+    With the grey level v = pixel - 128 the head is per channel ``relu6(a v + b)``: Conv1's three input channels summed,
+    normalisation and BN folded in. ReLU6 is monotone, so 2x2 max pooling is ``relu6(a max(v) + b)`` where a > 0 and
+    ``relu6(a min(v) + b)`` elsewhere: a 1x1 convolution of the window's maximum and minimum. BN's batch statistics
+    follow from mean and variance of v. CA's mean is a dot product of the tile's 256-bin histogram with a table.
+
+    v is a whole number from -128 to 127, which bfloat16 holds exactly; pixel / 255 it would round.
     """
 
     def forward(self, tiles: Tensor, block: LCSBlock) -> Tensor:
         """uint8 (N, 1, H, W) -> (N, c, H // 2, W // 2), float32."""
-        r = tiles.float() / 255
-        weight = block.conv1.weight.float().sum(1).flatten()  # (c, 3, 1, 1) -> (c,)
-        a, b = self._fold(r, weight, block)
+        v = tiles.float() - 128
+        a, b = self._fold(v, block)
 
-        high = F.max_pool2d(r, 2)
-        low = -F.max_pool2d(-r, 2)
+        high = F.max_pool2d(v, 2)
+        low = -F.max_pool2d(-v, 2)
         kernel = torch.stack([a.clamp(min=0), a.clamp(max=0)], 1)[:, :, None, None]  # (c, 2, 1, 1)
         pooled = F.relu6(F.conv2d(torch.cat([high, low], 1), kernel, b))
 
-        levels = torch.arange(256, device=r.device, dtype=r.dtype) / 255
+        levels = torch.arange(256, device=v.device, dtype=v.dtype) - 128
         table = F.relu6(levels[:, None] * a + b)  # (256, c): the response to each grey level
         mean = histogram(tiles) @ table  # (N, 256) @ (256, c)
-        brightest, darkest = r.amax((1, 2, 3)), r.amin((1, 2, 3))  # (N,)
+        brightest, darkest = v.amax((1, 2, 3)), v.amin((1, 2, 3))  # (N,)
         maximum = F.relu6(torch.maximum(brightest[:, None] * a, darkest[:, None] * a) + b)  # (N, c)
         return pooled * block.ca1.weigh(mean, maximum)
 
     @staticmethod
-    def _fold(r: Tensor, weight: Tensor, block: LCSBlock) -> tuple[Tensor, Tensor]:
-        """Slope and offset (c,) of BN(Conv1((r - MEAN) / STD)) as a line in r."""
-        bn = block.bn1
-        assert bn.weight is not None and bn.bias is not None and bn.running_mean is not None
-        assert block.conv1.bias is not None and bn.running_var is not None and bn.momentum is not None
+    def _fold(v: Tensor, block: LCSBlock) -> tuple[Tensor, Tensor]:
+        """Slope and offset (c,) of BN(Conv1((pixel / 255 - MEAN) / STD)) as a line in v."""
+        conv, bn = block.conv1, block.bn1
+        assert conv.bias is not None and bn.momentum is not None and bn.num_batches_tracked is not None
+        assert bn.running_mean is not None and bn.running_var is not None
+        weight = conv.weight.float().sum(1).flatten()  # (c, 3, 1, 1) -> (c,)
+        slope = weight / (255 * STD)
+        offset = conv.bias.float() + weight * (128 / 255 - MEAN) / STD
         if bn.training:
-            var_r, mean_r = torch.var_mean(r, unbiased=False)
-            mean = weight * (mean_r - MEAN) / STD + block.conv1.bias.float()
-            var = (weight / STD).square() * var_r
+            var_v, mean_v = torch.var_mean(v, unbiased=False)
+            mean, var = slope * mean_v + offset, slope.square() * var_v
             with torch.no_grad():
-                count = r.numel()
                 bn.running_mean.lerp_(mean, bn.momentum)
-                bn.running_var.lerp_(var * (count / (count - 1)), bn.momentum)
-                assert bn.num_batches_tracked is not None
+                bn.running_var.lerp_(var * (v.numel() / (v.numel() - 1)), bn.momentum)
                 bn.num_batches_tracked.add_(1)
         else:
             mean, var = bn.running_mean, bn.running_var
         gain = bn.weight * torch.rsqrt(var + bn.eps)
-        a = gain * weight / STD
-        b = gain * (block.conv1.bias.float() - weight * MEAN / STD - mean) + bn.bias
-        return a, b
+        return gain * slope, gain * (offset - mean) + bn.bias
 
 
 def histogram(tiles: Tensor) -> Tensor:

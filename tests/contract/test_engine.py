@@ -32,10 +32,10 @@ def reference() -> EagerEngine:
 
 @pytest.fixture(scope="module")
 def tiles() -> np.ndarray:
-    """Smooth random pictures: pixels as little alike as real ones."""
+    """Smooth random pictures, and a flat one: 90,000 pixels of one grey level are more than bfloat16 can count."""
     rng = np.random.default_rng(0)
-    pictures = [cv2.resize(rng.integers(0, 256, (30, 30), np.uint8), (300, 300)) for _ in range(5)]
-    return np.stack(pictures)
+    pictures = [cv2.resize(rng.integers(0, 256, (30, 30), np.uint8), (300, 300)) for _ in range(4)]
+    return np.stack([*pictures, np.full((300, 300), 150, np.uint8)])
 
 
 @pytest.mark.parametrize("count", [1, 3, 5])
