@@ -62,3 +62,9 @@ def digest(path: Path) -> str:
     """``sha256:<hex>`` of a file."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def code_digest() -> str:
+    """Digest of this package's source: what is made from a model file is stale once the code that made it changed."""
+    sources = sorted(Path(__file__).parent.glob("*.py"))
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

@@ -1,5 +1,6 @@
 """What executes the model: the only place that knows ``ilcs_model``. Loads, warms up, infers."""
 
+import hashlib
 import shutil
 import tempfile
 from pathlib import Path
@@ -81,18 +82,20 @@ class EagerEngine:
 class OpenVinoEngine:
     """OpenVINO on the CPU, bfloat16 where the processor has it.
 
-    The converted model is kept under ``cache``, by digest and version: converting needs torch and takes seconds, and a
-    node that was killed must be back sooner than that.
+    The converted model is kept under ``cache``, by digest of weights and code and by version: converting needs torch
+    and takes seconds, and a node that was killed must be back sooner than that.
     """
 
     def __init__(self, path: Path, sha: str, cache: Path) -> None:
+        from ilcs_model.info import code_digest
         from ilcs_model.silent import import_openvino
 
         ov = import_openvino()
         core = ov.Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
         self.name = "openvino-bf16" if bf16 else "openvino-f32"
-        folder = cache / f"{sha.removeprefix('sha256:')[:16]}-{_version_tag(ov.__version__)}"
+        made_by = f"{sha} {code_digest()} {ov.__version__}"
+        folder = cache / hashlib.sha256(made_by.encode()).hexdigest()[:24]
         settings = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", "PERFORMANCE_HINT": "LATENCY"}
         try:
             model = core.read_model(folder / "model.xml")
@@ -122,7 +125,3 @@ def _convert(path: Path, folder: Path) -> None:
         raise ConfigError(str(exc)) from exc
     finally:
         shutil.rmtree(part, ignore_errors=True)
-
-
-def _version_tag(version: str) -> str:
-    return version.split("-")[0].replace(".", "_")
