@@ -158,3 +158,18 @@ def test_nothing_outlives_a_killed_supervisor(line: Line) -> None:
 
     check_complete(line, summary)
     assert not any(Path(f"/proc/{pid}").exists() for pid in pids)
+
+
+def test_killed_inspect_and_publish_together_cost_no_frame(line: Line) -> None:
+    """Publish hangs, so nothing becomes durable; then both die: a frame is let go only once its verdict is on disk."""
+    line.start()
+    since = line.wait_inspected(100)["duration_s"]
+    line.kill("publish", signal.SIGSTOP)
+    line.wait_until(lambda s: s["duration_s"] > since + 1, "a second in which verdicts pile up")
+
+    line.kill("inspect")
+    line.kill("publish")
+    summary = line.finish()
+
+    check_complete(line, summary)
+    assert summary["restarts"] == {"inspect": 1, "publish": 1}
