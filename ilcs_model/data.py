@@ -10,6 +10,7 @@ from pathlib import Path
 import cv2
 import msgspec
 import numpy as np
+import simplejpeg
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
@@ -95,8 +96,14 @@ def _read_folders(root: Path) -> list[tuple[Path, str, str]]:
 
 
 def read_image(path: Path) -> Tile:
-    """One image as grey uint8 (H, W). Raises ``DataError`` naming the file."""
-    image = cv2.imread(str(path), cv2.IMREAD_GRAYSCALE)
+    """One image as grey uint8 (H, W), a damaged JPEG refused as the line does. Raises ``DataError`` naming the file."""
+    try:
+        data = np.fromfile(path, np.uint8)
+        if data[:2].tobytes() == b"\xff\xd8":
+            return np.asarray(simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)[:, :, 0], np.uint8)
+        image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
+    except (OSError, ValueError, cv2.error) as exc:
+        raise DataError(f"{path}: not a readable image ({exc}); remove it or replace it") from exc
     if image is None:
         raise DataError(f"{path}: not a readable image; remove it or replace it")
     return np.asarray(image, np.uint8)

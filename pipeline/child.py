@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -22,14 +23,16 @@ START_S = 180.0
 class Child:
     """A node that should be running until it is told to stop."""
 
-    def __init__(self, process: Process, command: list[str], fds: tuple[int, ...] = ()) -> None:
-        self.process, self._command, self._fds = process, command, fds
+    def __init__(
+        self, process: Process, command: list[str], fds: tuple[int, ...] = (), may_end: Callable[[], bool] = lambda: False
+    ) -> None:
+        self.process, self._command, self._fds, self._may_end = process, command, fds, may_end
         self._popen: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
         self._start_at_ns = 0
         self._seen_ns = 0
         self._progress = -1
-        self._stopping = False
+        self._stopping = self._given_up = False
         self.restarts = 0
         self.state = "stopped"
         self.facts: dict[str, Any] = {}
@@ -43,11 +46,16 @@ class Child:
         return self.process.name
 
     @property
+    def alive(self) -> bool:
+        return self._popen is not None and self._progress > 1
+
+    @property
     def pid(self) -> int | None:
         return self._popen.pid if self._popen is not None else None
 
     def start(self) -> None:
-        self._popen = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True)
+        command = [*self._command, "--drain"] if self._stopping else self._command
+        self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True)
         self.state = "starting"
         self._seen_ns = time.monotonic_ns()
         self._progress = -1
@@ -72,8 +80,8 @@ class Child:
         if code is None:
             return self._kill_if_hung(now_ns)
         self._popen = None
-        ended = code == 0 and self.process.camera is not None  # a source may end; nobody else has a reason to
-        if ended or code == 2 or self._stopping:
+        ended = code == 0 and (self._stopping or self._may_end())
+        if ended or code == 2 or self._given_up:
             self.exit_code, self.state = code, "ended" if code == 0 else "failed"
             return None
         wait_s = self._backoff.died(now_ns)
@@ -94,11 +102,16 @@ class Child:
         return f"{self.name} has not turned its work loop for {silent_s:.0f} s; killed"
 
     def stop(self) -> None:
-        """Ask it to finish; it is not started again."""
+        """Ask it to finish. If it dies over that it is started again, to finish what it left."""
         self._stopping = True
         if self._popen is not None:
             self._popen.send_signal(signal.SIGTERM)
-        elif self.exit_code is None:
+
+    def give_up(self) -> None:
+        """Kill it and let it be."""
+        self._given_up = True
+        self.kill()
+        if self._popen is None and self.exit_code is None:
             self.exit_code, self.state = 1, "failed"
 
     def kill(self) -> None:

@@ -63,7 +63,15 @@ class Events:
         try:
             return getattr(self._redis, name)(*args, **kwargs)
         except redis.RedisError as exc:
-            raise RedisUnreachableError(f"Redis at {self._url}: {exc}") from exc
+            raise RedisUnreachableError(f"Redis at {self._url}: {reason(exc)}") from exc
+
+
+def reason(exc: redis.RedisError) -> str:
+    """What a Redis error means, for a person."""
+    text = str(exc)
+    if "HELLO must be called" in text or "NOAUTH" in text:
+        return "it wants a password: set LINEPIPE_REDIS_PASSWORD or publish.password_file"
+    return text
 
 
 def _decode(entry: tuple[bytes, dict[bytes, bytes]]) -> dict[str, Any]:

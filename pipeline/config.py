@@ -5,6 +5,7 @@ settings; each node is handed this tree.
 """
 
 import hashlib
+import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -18,7 +19,7 @@ from pipeline.source_url import SourceUrl
 from pipeline.yaml_lines import parse_yaml
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="lower-case letters, digits, - and _; starts with a letter")]
-Positive = Annotated[float, Meta(gt=0)]
+Positive = Annotated[float, Meta(gt=0, le=1e9)]
 MAX_FILE_BYTES = 1 << 20
 _T = TypeVar("_T")
 
@@ -183,7 +184,7 @@ def _override(tree: Any, lines: dict[str, int | str], item: str) -> None:
         node[last] = yaml.safe_load(value)
     except yaml.YAMLError:
         node[last] = value
-    if isinstance(node[last], dict):  # "source=sim:strip" stays text, "a: b" too
+    if isinstance(node[last], dict) and not value.lstrip().startswith("{"):  # "a: b" is text
         node[last] = value
     lines[key] = f"--set {key}"
 
@@ -191,9 +192,7 @@ def _override(tree: Any, lines: dict[str, int | str], item: str) -> None:
 def _explain(message: str) -> tuple[str, str]:
     """msgspec's message -> (dotted key, sentence)."""
     text, _, place = message.partition(" - at ")
-    path = place.strip("`").removeprefix("$").removeprefix(".")
-    if path.startswith("key in "):
-        path = path.removeprefix("key in ").strip("`").removeprefix("$").removeprefix(".")
+    path = place.split(" in ")[-1].strip("`").removeprefix("$").removeprefix(".")
     key = path.replace("[...]", "").replace("[", ".").replace("]", "")
     if unknown := re.search(r"unknown field `(.*?)`", text):
         return f"{key}.{unknown[1]}".strip("."), "unknown key; remove it or correct its spelling (`linepipe schema config` lists all)"
@@ -212,6 +211,8 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
         except ConfigError as exc:
             found.append((f"{key}.source", str(exc)))
             continue
+        if camera.frame_px is not None and math.prod(camera.frame_px) > config.limits.max_pixels:
+            found.append((f"{key}.frame_px", f"is more than limits.max_pixels ({config.limits.max_pixels})"))
         if url.scheme == "sim" and camera.frame_px is None:
             found.append((f"{key}.frame_px", "is required by a sim: source; give [width, height]"))
         if url.scheme == "sim" and "fps" not in url.options and not (camera.speed_mps and camera.pixel_mm):

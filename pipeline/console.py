@@ -59,13 +59,18 @@ class Console:
                 self._last_id = self._stream.last_id()
             newest = self._stream.last_id()
             found = itertools.islice(self._stream.read(f"({self._last_id}", newest), EVENTS_LOOKED_AT)
-            lines = [event_line(event) for event in found if event["type"] != "coverage"]
+            lines = [printable(event_line(event)) for event in found if event["type"] != "coverage"]
             self._last_id = newest
             more = len(lines) - EVENTS_PER_TICK
             return lines[:EVENTS_PER_TICK] + ([f"  ... and {more} more events"] if more > 0 else [])
         except RedisUnreachableError:
             self._retry_at = time.monotonic() + 5.0
             return []
+
+
+def printable(text: str) -> str:
+    """Control characters escaped: a file name may hold anything."""
+    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 
 
 def event_line(event: dict[str, Any]) -> str:
@@ -114,10 +119,9 @@ def status_table(status: dict[str, Any]) -> Any:
     from rich.console import Group
     from rich.table import Table
 
-    phase = status["phase"] if status["running"] else f"not running (was {status['phase']})"
-    nodes = Table(
-        "node", "state", "pid", "restarts", title=f"line {status['line']}: {phase}, {status['duration_s']} s", title_justify="left"
-    )
+    phase = status["phase"] if status["running"] else f"not running, last seen {status['phase']}"
+    title = f"line {status['line']}: {phase}, {status['duration_s']} s"
+    nodes = Table("node", "state", "pid", "restarts")
     for name, node in status["nodes"].items():
         nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]))
     ledger = Table("camera", "acquired", "inspected", "dropped", "invalid", "in flight")
@@ -131,7 +135,7 @@ def status_table(status: dict[str, Any]) -> Any:
         f"engine {status['engine'] or '-'}, {status['throughput']['frames_per_s']} frames/s; events: {events}\n"
         f"Redis {status['redis']['url']}: {status['spool']['redis'] or '-'}; {status['spool']['backlog'] or 0} events wait in the spool"
     )
-    return Group(nodes, ledger, latency, text)
+    return Group(title, nodes, ledger, latency, text)
 
 
 def _reasons(counts: dict[str, int]) -> str:

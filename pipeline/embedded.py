@@ -54,8 +54,10 @@ class EmbeddedServer:
         while not self.answers():
             if not self.alive() or time.monotonic() > deadline:
                 self.stop()
-                tail = log.read_text(errors="replace")[-400:] if log.exists() else "no log"
-                raise NodeError(f"the embedded Redis did not start; the end of {log}:\n{tail}")
+                raise NodeError(
+                    f"the embedded Redis did not start; {log} says why. If its data is damaged, move {self._folder} away:"
+                    f" the spool sends again what it keeps"
+                )
             time.sleep(0.02)
 
     def answers(self) -> bool:
@@ -66,6 +68,12 @@ class EmbeddedServer:
                 return peer.recv(16).startswith(b"+PONG")
         except OSError:
             return False
+
+    def kill(self) -> None:
+        """End it at once."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
 
     def stop(self) -> None:
         """End it in order: it writes what it has."""

@@ -68,19 +68,24 @@ class Node:
         self._dealer.close(flush_ms=500)
 
 
-def run_node(config: Config, process: Process, *, ring_fd: int | None = None, frames: int | None = None) -> int:
+def run_node(config: Config, process: Process, *, ring_fd: int | None = None, frames: int | None = None, drain: bool = False) -> int:
     """Run one node in this process until it ends; returns the exit code."""
     _die_with_parent()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {process.name} %(levelname)s %(message)s")
     node = Node(config, process, runtime_dir(config), ring_fd=ring_fd, frames=frames)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
+    if drain:
+        node.stop()
     try:
         node.beat("starting", dict, now=True)
         resolve(process.entry)(node)
     except LinepipeError as exc:
         node.log.error("%s", exc)
         return exc.exit_code
+    except MemoryError as exc:
+        node.log.error("not enough memory: %s. Make frames or rings smaller", exc)
+        return 1
     except Exception:
         node.log.exception("ended by an error that is linepipe's own; please report it")
         return 1

@@ -24,7 +24,7 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.errors import NodeError, ProtocolError
+from pipeline.errors import ConfigError, NodeError, ProtocolError
 from pipeline.frame import FrameMeta, FrameRef
 from pipeline.leases import Slot, SlotState
 from pipeline.ledger import SIZE
@@ -35,6 +35,7 @@ SLOT_HEADER = 1024
 _HEADER = struct.Struct("<QQQQ")  # magic, slots, bytes of a slot, number of the next frame
 _EPOCH_AT, _EPOCH_BYTES = 32, 32  # hexadecimal digits
 _LEDGER_AT = 64
+_ENDED_AT = 512
 _SLOT = struct.Struct("<QQQQ")  # state, generation, attempt, length of the description
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -54,7 +55,7 @@ class Ring:
 
     @classmethod
     def create(cls, fd: int, slots: int, slot_bytes: int) -> Self:
-        """Size, seal and map an empty memfd; every page is allocated now. Raises ``NodeError`` if memory is short."""
+        """Size, seal and map an empty memfd; every page is allocated now. Raises ``ConfigError`` if memory is short."""
         slot_bytes = -(-slot_bytes // PAGE) * PAGE
         total = _total(slots, slot_bytes)
         try:
@@ -63,7 +64,9 @@ class Ring:
             os.ftruncate(fd, total)
             os.posix_fallocate(fd, 0, total)
         except OSError as exc:
-            raise NodeError(f"no memory for a ring of {slots} slots of {slot_bytes} bytes ({exc.strerror}): lower cameras.*.slots") from exc
+            raise ConfigError(
+                f"no memory for a ring of {slots} slots of {slot_bytes} bytes ({exc.strerror}): lower cameras.*.slots"
+            ) from exc
         fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         os.pwrite(fd, _HEADER.pack(MAGIC, slots, slot_bytes, 0), 0)
         return cls(fd, writable=True)
@@ -100,6 +103,15 @@ class Ring:
     @epoch.setter
     def epoch(self, epoch: str) -> None:
         self._map[_EPOCH_AT : _EPOCH_AT + _EPOCH_BYTES] = epoch.encode("ascii").ljust(_EPOCH_BYTES, b"\0")
+
+    @property
+    def ended(self) -> bool:
+        """Whether the source has no further frame, as capture says; a capture node that ends otherwise has died."""
+        return bool(self._map[_ENDED_AT])
+
+    def end(self) -> None:
+        """Say that the source has no further frame (capture only)."""
+        self._map[_ENDED_AT] = 1
 
     def slot(self, number: int) -> NDArray[np.uint8]:
         """The whole of one slot: uint8 (slot_bytes,), a view, not a copy."""

@@ -17,8 +17,15 @@ def redis_password(config: Config) -> str | None:
         return os.environ.get(VARIABLE)
     path = Path(name)
     try:
+        if not path.is_file():
+            raise ConfigError(f"publish.password_file: {name} is not a file")
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise ConfigError(f"publish.password_file: {name} can be read by others; chmod 600 it")
-        return path.read_text(encoding="utf-8").strip()
+        password = path.read_text(encoding="utf-8").strip()
     except OSError as exc:
         raise ConfigError(f"publish.password_file: {name} cannot be read: {exc.strerror}") from exc
+    except UnicodeDecodeError as exc:
+        raise ConfigError(f"publish.password_file: {name} is not text") from exc
+    if not password:
+        raise ConfigError(f"publish.password_file: {name} is empty")
+    return password

@@ -32,6 +32,8 @@ from pipeline.wire import Status
 
 TURN_MS = 50.0
 STATUS_NS = 500_000_000
+SERVER_ASK_NS = 2_000_000_000
+SERVER_HUNG_NS = 10_000_000_000
 STOP_S = DRAIN_S + 10.0
 Say = Callable[[str], None]
 
@@ -43,8 +45,11 @@ class Supervisor:
         self.config, self._for_s, self._say = config, for_s, say
         self._lock = _lock(config.state)
         snapshot = config.state / "line.json"  # what restarted nodes read, whatever becomes of the file it came from
-        _write_private(snapshot, msgspec.json.encode(config))
-        _write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": "0-0"}))
+        try:
+            _write_private(snapshot, msgspec.json.encode(config))
+            _write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
+        except OSError as exc:
+            raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
         endpoints = Endpoints(runtime_dir(config))
         self._router = Router(endpoints.supervisor)
         self._outbox = Outbox(endpoints.publish)
@@ -60,6 +65,9 @@ class Supervisor:
         self._next_status_ns = 0
         self._stop_at_ns = 0
         self._signals = 0
+        self._mute = False
+        self._alarmed: set[str] = set()
+        self._server_seen_ns = self._server_asked_ns = time.monotonic_ns()
         self._phase = "starting"
 
     def _child(self, process: Any, snapshot: Path, frames: int | None) -> Child:
@@ -68,7 +76,7 @@ class Supervisor:
             return Child(process, command)
         fd = self._rings[process.camera] = new_memfd(f"linepipe-{process.camera}")
         command += ["--ring-fd", str(fd)] + (["--frames", str(frames)] if frames is not None else [])
-        return Child(process, command, (fd,))
+        return Child(process, command, (fd,), lambda: (ring := self._ring(process.camera)) is not None and ring.ended)
 
     @property
     def url(self) -> str:
@@ -106,7 +114,7 @@ class Supervisor:
         for child in self._children:
             if (news := child.check(now)) is not None:
                 self._say(news)
-                self._raise_alarm(f"node_died:{child.name}", news)
+                self._alarm(f"node_died:{child.name}", True, news)
             if child.exit_code == 2:
                 raise ConfigError(f"{child.name} cannot run; see its message above")
         self._watch_server()
@@ -124,18 +132,33 @@ class Supervisor:
             if isinstance(message, Status) and message.node in by_name:
                 child = by_name[message.node]
                 child.hear(message)
+                if message.state == "running" and (name := f"node_died:{child.name}") in self._alarmed and child.alive:
+                    self._alarm(name, False, f"{child.name} runs again")
                 epoch, camera = message.facts.get("epoch"), child.process.camera
                 if camera is not None and isinstance(epoch, str) and epoch not in self._epochs[camera]:
                     self._epochs[camera].append(epoch)
 
     def _watch_server(self) -> None:
-        if self._server is not None and not self._server.alive():
+        if self._server is None:
+            return
+        now = time.monotonic_ns()
+        if now - self._server_asked_ns > SERVER_ASK_NS:
+            self._server_asked_ns = now
+            if self._server.answers():
+                self._server_seen_ns = now
+            elif now - self._server_seen_ns > SERVER_HUNG_NS:
+                self._say("the embedded Redis hangs; killed")
+                self._server.kill()
+        if not self._server.alive():
             self._say("the embedded Redis died; starting it again")
+            self._alarm("redis_died", True, "the embedded Redis died")
             try:
                 self._server.start()
             except NodeError as exc:
                 self._say(str(exc))
-            self._raise_alarm("redis_died", "the embedded Redis died and was started again")
+                return
+            self._server_seen_ns = time.monotonic_ns()
+            self._alarm("redis_died", False, "the embedded Redis runs again")
 
     def _progress(self, now: int) -> None:
         """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
@@ -159,7 +182,7 @@ class Supervisor:
             for child in self._stages[0]:
                 if child.exit_code is None:
                     self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
-                    child.kill()
+                    child.give_up()
             self._stop_at_ns = now + int(STOP_S * 1e9)
 
     def _stop_next(self, now: int) -> None:
@@ -171,26 +194,37 @@ class Supervisor:
     def accounts(self) -> dict[str, Account]:
         """Every camera's ledger, read from its ring: true even when its capture node is dead."""
         found = {}
-        for camera, fd in self._rings.items():
-            if camera not in self._mapped and os.fstat(fd).st_size:
-                try:
-                    self._mapped[camera] = Ring.attach(fd)
-                except LinepipeError:  # its header is being written
-                    continue
-            ring = self._mapped.get(camera)
+        for camera in self._rings:
+            ring = self._ring(camera)
             found[camera] = Ledger(ring.ledger if ring is not None else None).account()  # type: ignore[arg-type]
         return found
+
+    def _ring(self, camera: str) -> Ring | None:
+        """A camera's ring; None while its capture node has not made it."""
+        fd = self._rings[camera]
+        if camera not in self._mapped and os.fstat(fd).st_size:
+            try:
+                self._mapped[camera] = Ring.attach(fd)
+            except LinepipeError:  # its header is being written
+                return None
+        return self._mapped.get(camera)
 
     def _duration_s(self) -> float:
         return ((self._last_ns or time.monotonic_ns()) - self._first_ns) / 1e9 if self._first_ns else 0.0
 
     def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
         now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase)
-        _write_private(self.config.state / "status.json", msgspec.json.encode(now))
+        try:
+            _write_private(self.config.state / "status.json", msgspec.json.encode(now))
+        except OSError as exc:
+            if not self._mute:
+                self._say(f"status.json cannot be written: {exc.strerror}; `linepipe status` shows what was")
+            self._mute = True
         tick(now)
 
-    def _raise_alarm(self, name: str, text: str) -> None:
-        alarm = Alarm(name=name, active=True, text=text, at_ns=time.time_ns())
+    def _alarm(self, name: str, active: bool, text: str) -> None:
+        (self._alarmed.add if active else self._alarmed.discard)(name)
+        alarm = Alarm(name=name, active=active, text=text, at_ns=time.time_ns())
         self._outbox.submit(alarm, time.monotonic_ns())
 
     def _finish(self, tick: Callable[[dict[str, Any]], None]) -> dict[str, Any]:

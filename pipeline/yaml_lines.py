@@ -7,6 +7,8 @@ import yaml
 from pipeline.errors import ConfigError
 
 MAX_DEPTH = 32
+_OPENING = (yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken, yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken)
+_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, dict[str, int | str]]:
@@ -14,8 +16,12 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[str, int | str]]:
 
     Raises ``ConfigError``: a broken file, an anchor, alias or tag (they can hide what a file says), a key twice.
     """
+    depth = 0
     try:
         for token in yaml.scan(text, yaml.SafeLoader):
+            depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
+            if depth > MAX_DEPTH:
+                raise ConfigError(f"{name}:{token.start_mark.line + 1}: nested too deeply")
             if isinstance(token, (yaml.AliasToken, yaml.AnchorToken, yaml.TagToken)):
                 line = token.start_mark.line + 1
                 raise ConfigError(f"{name}:{line}: anchors, aliases and tags are not allowed; write the value out")

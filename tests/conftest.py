@@ -60,7 +60,7 @@ class Server:
             try:
                 with socket.create_connection(("127.0.0.1", self.port), timeout=0.2) as peer:
                     peer.sendall(b"PING\r\n")
-                    if peer.recv(16).startswith(b"+PONG"):
+                    if peer.recv(16).startswith((b"+PONG", b"-NOAUTH")):
                         return
             except OSError:
                 continue

@@ -33,15 +33,16 @@ class FolderSource:
         if not self.has(frame):
             return None
         path = self._files[frame % len(self._files)]
+        name = os.fsencode(path.name).decode("utf-8", "replace")  # a name may hold any bytes; an event is UTF-8
         try:
             length = _read_into(path, into)
         except OSError:
-            return Shot(shape=None, length=0, source=path.name, reason="unreadable")
+            return Shot(shape=None, length=0, source=name, reason="unreadable")
         if length == 0:
-            return Shot(shape=None, length=0, source=path.name, reason="empty")
+            return Shot(shape=None, length=0, source=name, reason="empty")
         if length == len(into) or length > self._max_bytes:
-            return Shot(shape=None, length=0, source=path.name, reason="too_large")
-        return Shot(shape=None, length=length, source=path.name)
+            return Shot(shape=None, length=0, source=name, reason="too_large")
+        return Shot(shape=None, length=length, source=name)
 
 
 def _read_into(path: Path, into: NDArray[np.uint8]) -> int:

@@ -136,7 +136,7 @@ class _Capture:
         for _ in range(TURN_FRAMES):
             number = self._ring.next_frame
             if number == self._node.frames or not self._source.has(number):
-                self._ended = True
+                self._end()
                 return
             if time.monotonic_ns() < self._due_ns():
                 return
@@ -145,6 +145,11 @@ class _Capture:
             if self._table.free == 0 and not self._live:
                 return
             self._take(number)
+
+    def _end(self) -> None:
+        """There is no further frame."""
+        self._ended = True
+        self._ring.end()
 
     def _make_room(self) -> None:
         """Drop the oldest frame that nobody has leased."""
@@ -164,7 +169,7 @@ class _Capture:
         shot = self._source.read(number, self._ring.slot(slot.number))
         if shot is None:
             self._table.abandon(slot)
-            self._ended = True
+            self._end()
             return
         meta = self._describe(number, shot.shape, shot.length, shot.source, shot.reason)
         self._table.ready(slot, meta)

@@ -61,7 +61,8 @@ def decode(data: Pixels, max_pixels: int) -> Pixels:
             return np.asarray(simplejpeg.decode_jpeg(data, colorspace="GRAY", strict=True)[:, :, 0], np.uint8)
         image = cv2.imdecode(data, cv2.IMREAD_GRAYSCALE)
     except (ValueError, cv2.error) as exc:
-        raise BadImageError("corrupt", f"the {kind} cannot be decoded: {exc}") from exc
+        cut_short = "Premature end of JPEG file" in str(exc)
+        raise BadImageError("truncated" if cut_short else "corrupt", f"the {kind} cannot be decoded: {exc}") from exc
     if image is None or image.shape != (height, width):
         raise BadImageError("corrupt", f"the {kind} cannot be decoded")
     return np.asarray(image, np.uint8)

@@ -73,7 +73,10 @@ class _Publish:
 
     def _begin_run(self, path: Path) -> None:
         """Note where this run's events begin, for ``events --run last``."""
-        run = msgspec.json.decode(path.read_bytes())["run"] if path.exists() else 0
+        try:
+            run = int(msgspec.json.decode(path.read_bytes())["run"])
+        except (OSError, ValueError, KeyError, TypeError):  # a node started by hand, or a damaged note: a run of its own
+            run = time.time_ns()
         self._run_seq, first = self._spool.begin_run(run)
         self._counts.update(self._spool.counts_since(self._run_seq))
         path.write_bytes(msgspec.json.encode({"run": run, "first_id": first}))

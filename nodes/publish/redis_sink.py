@@ -21,6 +21,7 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nodes.publish.spool import Spool, Spooled, SpoolError
+from pipeline.client import reason
 from pipeline.errors import NodeError
 
 GROUP = 200
@@ -173,10 +174,10 @@ class RedisSink:
         ms, n = min(limits)
         client.xtrim(self._stream, minid=f"{ms}-{n}", approximate=True)
 
-    def _away(self, exc: Exception) -> None:
+    def _away(self, exc: redis.RedisError) -> None:
         if not self.state.startswith("away"):
-            self._alarm("redis_away", True, f"Redis at {self.url} does not take events ({exc}); they wait in the spool")
-        self.state = f"away: {exc}"
+            self._alarm("redis_away", True, f"Redis at {self.url} does not take events ({reason(exc)}); they wait in the spool")
+        self.state = f"away: {reason(exc)}"
 
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds

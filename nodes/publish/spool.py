@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from pipeline.errors import NodeError
+from pipeline.errors import ConfigError, NodeError
 from pipeline.events import Event, encode
 
 FORMAT = 1
@@ -66,11 +66,11 @@ class Spool:
             self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
             found = self._db.execute("PRAGMA user_version").fetchone()[0]
             if found not in (0, FORMAT):
-                raise NodeError(f"{path}: a spool of format {found}, this version writes {FORMAT}; use the version that wrote it")
+                raise ConfigError(f"{path}: a spool of format {found}, this version writes {FORMAT}; use the version that wrote it")
             self._db.executescript(_TABLES)
             self._db.execute(f"PRAGMA user_version={FORMAT}")
         except sqlite3.Error as exc:
-            raise NodeError(f"{path}: the spool cannot be opened: {exc}; move it away to start a new one") from exc
+            raise ConfigError(f"{path}: the spool cannot be opened: {exc}; move it away to start a new one") from exc
         row = self._db.execute("SELECT ms, n FROM events ORDER BY seq DESC LIMIT 1").fetchone()
         self._last: tuple[int, int] = row or (0, 0)
 

@@ -59,7 +59,13 @@ def _first_id(settings: Config) -> str:
     path = settings.state / "run.json"
     if not path.exists():
         raise LinepipeError(f"no run is noted under {settings.state}; run the line first, or leave out --run last")
-    return str(json.loads(path.read_bytes())["first_id"])
+    try:
+        first = json.loads(path.read_bytes())["first_id"]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise LinepipeError(f"{path} is damaged ({exc}); leave out --run last") from exc
+    if first is None:
+        raise LinepipeError("the last run published nothing: its publish node never started")
+    return str(first)
 
 
 @contextlib.contextmanager

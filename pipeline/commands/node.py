@@ -15,8 +15,11 @@ from pipeline.topology import find_process
 @OVERRIDES
 @click.option("--ring-fd", type=int, hidden=True, help="Descriptor of the camera's ring, inherited from the supervisor.")
 @click.option("--frames", type=click.IntRange(1), help="Stop after this many frames (capture nodes).")
+@click.option("--drain", is_flag=True, hidden=True, help="Finish what an earlier life left, take nothing new.")
 @click.pass_context
-def node(ctx: click.Context, name: str, config: Path, overrides: tuple[str, ...], ring_fd: int | None, frames: int | None) -> None:
+def node(
+    ctx: click.Context, name: str, config: Path, overrides: tuple[str, ...], ring_fd: int | None, frames: int | None, drain: bool
+) -> None:
     """Run one node of a line in this process, as `linepipe run` does for each.
 
     NAME is publish, capture.CAMERA, or a name from `placement`.
@@ -24,4 +27,4 @@ def node(ctx: click.Context, name: str, config: Path, overrides: tuple[str, ...]
     Example: linepipe node inspect deploy/line1.yaml
     """
     settings = read_config(config, overrides)
-    ctx.exit(run_node(settings, find_process(settings, name), ring_fd=ring_fd, frames=frames))
+    ctx.exit(run_node(settings, find_process(settings, name), ring_fd=ring_fd, frames=frames, drain=drain))

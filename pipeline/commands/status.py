@@ -54,6 +54,9 @@ def _read(settings: Config) -> dict[str, Any]:
     path = settings.state / "status.json"
     if not path.exists():
         raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`")
-    found: dict[str, Any] = json.loads(path.read_bytes())
+    try:
+        found: dict[str, Any] = json.loads(path.read_bytes())
+    except ValueError as exc:
+        raise LinepipeError(f"{path} is damaged ({exc}); it is written anew when the line runs") from exc
     found["running"] = is_running(settings.state)
     return found

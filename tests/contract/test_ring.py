@@ -11,7 +11,7 @@ import simplejpeg
 
 from nodes.preprocess.opencv import OpenCvPreprocess
 from pipeline.config import Camera, Config, Infer, Preprocess
-from pipeline.errors import NodeError, ProtocolError
+from pipeline.errors import ConfigError, ProtocolError
 from pipeline.frame import FrameRef
 from pipeline.leases import LeaseTable
 from pipeline.ledger import Ledger
@@ -164,5 +164,5 @@ def test_a_description_that_does_not_fit_is_refused(ring: Ring, wrong: dict[str,
 
 
 def test_too_little_memory_is_said_at_the_start() -> None:
-    with pytest.raises(NodeError, match="slots"):
+    with pytest.raises(ConfigError, match="slots"):
         Ring.create(new_memfd("test"), slots=4096, slot_bytes=1 << 40)

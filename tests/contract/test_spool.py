@@ -10,7 +10,7 @@ import pytest
 
 from nodes.publish.images import ImageArchive
 from nodes.publish.spool import Spool, lock_spool
-from pipeline.errors import NodeError
+from pipeline.errors import ConfigError, NodeError
 from pipeline.events import AlarmEvent, Event
 
 
@@ -125,7 +125,7 @@ def test_a_file_that_is_no_spool_is_refused_and_left_alone(tmp_path: Path) -> No
     path = tmp_path / "events.db"
     path.write_bytes(b"precious data" * 100)
 
-    with pytest.raises(NodeError, match="cannot be opened"):
+    with pytest.raises(ConfigError, match="cannot be opened"):
         Spool(path, durable=True)
     assert path.read_bytes().startswith(b"precious")
 

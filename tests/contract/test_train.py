@@ -136,9 +136,10 @@ def test_a_split_that_cannot_be_trained_on_is_refused(tmp_path: Path, rows: str,
         open_dataset(tmp_path)
 
 
-def test_an_unreadable_image_is_named(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("keep", [0, 8, 1000])
+def test_an_unreadable_or_truncated_image_is_named(folder: Path, tmp_path: Path, keep: int) -> None:
     broken = folder / "dark" / "image_0003.jpg"
-    broken.write_bytes(b"no image")
+    broken.write_bytes(broken.read_bytes()[:keep])
 
     with pytest.raises(DataError, match=r"dark/image_0003\.jpg"):
         train(open_dataset(folder), tmp_path / "run", SETTINGS)

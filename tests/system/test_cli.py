@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+from tests.conftest import Server
 from tests.system.line import LINEPIPE, Line
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -44,9 +45,9 @@ def test_a_wrong_configuration_is_refused_by_every_command(command: str, options
         ("infer.model=ilcs-new", "infer.model: no shipped model 'ilcs-new'; there is"),
         ("infer.model=nowhere/m.safetensors", "infer.model: no model file nowhere/m.safetensors"),
         ("infer.model=deploy/../README.md", "infer.model: "),
-        ("publish.password_file=/nowhere", "publish.password_file: /nowhere cannot be read"),
+        ("publish.password_file=/nowhere", "publish.password_file: /nowhere is not a file"),
         ("state_dir=README.md/x", "README.md is a file"),
-        ("cameras.top={source: 'folder:docs', when_full: drop_oldest}", "cameras.top"),
+        ("cameras.top={source: 'folder:docs', when_full: drop_oldest}", "cameras.top.source: has no frame rate of its own"),
     ],
 )
 def test_what_is_not_there_is_said_before_anything_starts(change: str, says: str) -> None:
@@ -99,3 +100,54 @@ def test_a_closed_pipe_is_no_error(make_line: Callable[..., Line], make_images: 
 
     assert done.returncode == 0
     assert done.stderr == ""
+
+
+def test_damaged_notes_are_said_and_not_fatal(
+    make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    make_images(tmp_path / "images", 3)
+    line = make_line()
+    line.run()
+    for name in ("status.json", "run.json"):
+        (line.state / name).write_bytes(b"\xff\x00damaged")
+
+    assert "status.json is damaged" in line.cli("status", code=1).stderr
+    assert "run.json is damaged" in line.cli("events", "--run", "last", code=1).stderr
+    assert line.run()["events"]["defect"] == 3
+    assert len(line.defects()) == 3
+
+
+def test_a_damaged_spool_ends_the_line_with_what_to_do(
+    make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    make_images(tmp_path / "images", 3)
+    line = make_line()
+    (line.state / "spool").mkdir()
+    (line.state / "spool" / "events.db").write_bytes(b"damaged" * 1000)
+
+    line.start()
+    line.finish(code=2)
+
+    assert "move it away" in line.log
+
+
+@pytest.mark.parametrize(("content", "says"), [(b"", "is empty"), (b"\xff\xfe\x80", "is not text")])
+def test_a_password_file_that_is_none_is_said(tmp_path: Path, content: bytes, says: str) -> None:
+    path = tmp_path / "password"
+    path.write_bytes(content)
+    path.chmod(0o600)
+
+    done = linepipe("validate", "deploy/line1.yaml", "--set", f"publish.password_file={path}")
+
+    assert done.returncode == 2
+    assert says in done.stderr
+
+
+def test_a_redis_that_wants_a_password_says_how_to_give_it(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    server.kill()
+    server.start("--requirepass", "secret")
+    command = ("validate", "deploy/line1.yaml", "--set", f"publish.redis={server.url}", "--connect")
+
+    assert "set LINEPIPE_REDIS_PASSWORD" in linepipe(*command).stderr
+    monkeypatch.setenv("LINEPIPE_REDIS_PASSWORD", "secret")
+    assert linepipe(*command).returncode == 0

@@ -43,7 +43,7 @@ def test_a_killed_inspect_process_costs_no_frame(line: Line) -> None:
 
     events = check_complete(line, summary)
     assert summary["restarts"] == {"inspect": 1}
-    assert summary["events"]["alarm"] == 1
+    assert [e["active"] for e in line.events("--run", "last", "--type", "alarm")] == [True, False]
     assert {e["attempt"] for e in events} == {1, 2}
 
 
@@ -173,3 +173,42 @@ def test_killed_inspect_and_publish_together_cost_no_frame(line: Line) -> None:
 
     check_complete(line, summary)
     assert summary["restarts"] == {"inspect": 1, "publish": 1}
+
+
+LIVE = {"source": "sim:strip?seed=1&fps=20", "frame_px": [300, 300], "when_full": "drop_oldest"}
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGSTOP])
+def test_a_live_camera_that_was_stopped_or_hangs_leaves_a_gap(make_line: Callable[..., Line], number: int) -> None:
+    """Told to stop by somebody else, or hanging until the line is stopped: never a camera that is blind in silence."""
+    line = make_line(cameras={"top": LIVE}, preprocess={"layout": "grid"})
+    line.start()
+    line.wait_inspected(20)
+    line.kill("capture.top", number)
+    if number == signal.SIGTERM:
+        line.wait_until(lambda s: s["nodes"]["capture.top"]["restarts"] == 1, "a restart")
+        line.wait_inspected(60)
+    assert line.process is not None
+    line.process.send_signal(signal.SIGTERM)
+
+    summary = line.finish()
+
+    assert balanced(summary["cameras"]["top"])
+    (gap,) = line.events("--run", "last", "--type", "gap")
+    assert (gap["reason"], gap["last"]) == ("capture_died", None)
+    assert summary["restarts"] == {"capture.top": 1}
+
+
+def test_a_hung_embedded_redis_is_replaced(make_line: Callable[..., Line]) -> None:
+    line = make_line(cameras={"top": LIVE}, preprocess={"layout": "grid"})
+    line.start()
+    line.wait_inspected(20)
+    os.kill(line.server_pid(), signal.SIGSTOP)
+    line.wait_until(lambda s: (s["spool"]["redis"] or "").startswith("away"), "a silent Redis")
+    line.wait_until(lambda s: s["spool"]["redis"] == "up" and s["spool"]["backlog"] == 0, "a new Redis with everything")
+    assert line.process is not None
+    line.process.send_signal(signal.SIGTERM)
+
+    summary = line.finish()
+
+    assert len(line.defects()) == summary["events"]["defect"] == summary["cameras"]["top"]["inspected"]

@@ -3,6 +3,7 @@
 import json
 import os
 import signal
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
@@ -70,15 +71,19 @@ def test_bad_images_are_counted_with_their_reason_and_the_line_goes_on(line: Lin
         "c_cut.jpg": (whole[: len(whole) // 2], "truncated"),
         "d_corrupt.jpg": (whole[: len(whole) // 2] + b"\xff\xd9", "corrupt"),
         "e_huge.png": (huge, "too_large"),
+        "f_\ufffd\x1b[31m.jpg": (b"", "empty"),
     }
     for name, (data, _) in bad.items():
-        (folder / name).write_bytes(data)
+        path = os.fsencode(folder) + b"/" + name.encode().replace("\ufffd".encode(), b"\xff")  # not every name is UTF-8
+        with open(path, "wb") as file:
+            file.write(data)
 
     summary = line.run()
 
     camera = summary["cameras"]["top"]
     assert camera["inspected"] == FRAMES
-    assert camera["invalid"] == {reason: 1 for _, reason in bad.values()}
+    assert camera["invalid"] == Counter(reason for _, reason in bad.values())
+    assert "\x1b" not in line.log
     assert balanced(camera)
     gaps = {e["source"]: e["reason"] for e in line.events("--type", "gap")}
     assert gaps == {name: reason for name, (_, reason) in bad.items()}

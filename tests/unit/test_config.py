@@ -70,7 +70,7 @@ def test_a_mistake_is_named_with_file_line_and_key(tmp_path: Path, old: str, new
     assert says.lower() in text.lower()
 
 
-@pytest.mark.parametrize("text", ["", "just words", "- a\n- b", "{" * 2000, "a: " + "[" * 300 + "]" * 300, "\x00"])
+@pytest.mark.parametrize("text", ["", "just words", "- a\n- b", "{" * 2000, "a: " + "[" * 300 + "]" * 300, "a: " + "[" * 100_000, "\x00"])
 def test_what_is_no_configuration_at_all_is_refused(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"line\.yaml"):
         read(tmp_path, text)
@@ -97,6 +97,9 @@ def test_an_override_replaces_one_key(tmp_path: Path) -> None:
         ("infer.max_bath=3", "unknown key"),
         ("line.name=x", "line is not a group of keys"),
         ("publish.password=secret", "command line is public"),
+        ("cameras.a/b.source=sim:strip", "cameras: expected `str` matching"),
+        ("cameras.top.frame_px=[100000, 100000]", "more than limits.max_pixels"),
+        ("cameras.top.speed_mps=.inf", "expected `float` <="),
     ],
 )
 def test_a_wrong_override_is_named(tmp_path: Path, override: str, says: str) -> None:
@@ -104,3 +107,9 @@ def test_a_wrong_override_is_named(tmp_path: Path, override: str, says: str) -> 
         read(tmp_path, GOOD, override)
 
     assert says in str(caught.value)
+
+
+def test_an_override_may_be_a_whole_group(tmp_path: Path) -> None:
+    config = read(tmp_path, GOOD, "placement={pre: [preprocess], gpu: [infer]}")
+
+    assert config.placement == {"pre": ["preprocess"], "gpu": ["infer"]}

@@ -14,7 +14,7 @@ DOORS = {
     "redis": {"pipeline/client.py", "nodes/publish/redis_sink.py"},
     "sqlite3": {"nodes/publish/spool.py"},
     "openvino": {"ilcs_model/silent.py"},
-    "simplejpeg": {"nodes/preprocess/opencv.py"},
+    "simplejpeg": {"nodes/preprocess/opencv.py", "ilcs_model/data.py"},
 }
 
 

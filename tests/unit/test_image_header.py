@@ -49,6 +49,11 @@ def test_a_jpeg_that_was_cut_and_given_an_end_marker_is_corrupt() -> None:
     assert reason(data[: len(data) // 2] + b"\xff\xd9") == "corrupt"
 
 
+def test_bytes_behind_a_whole_image_harm_nothing() -> None:
+    for data in ENCODED.values():
+        assert reason(data + b"\0" * 200) == ""
+
+
 def test_a_png_with_a_flipped_bit_is_corrupt() -> None:
     data = bytearray(ENCODED["png"])
     data[len(data) // 2] ^= 1
