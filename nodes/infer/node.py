@@ -2,6 +2,7 @@
 
 import time
 from collections import deque
+from collections.abc import Callable
 
 import numpy as np
 
@@ -68,7 +69,15 @@ def infer(node: Node) -> None:
     _loop(node, loaded, judge, outbox, [link], link.turn, take_one)
 
 
-def _loop(node: Node, loaded: Loaded, judge: Judge, outbox: Outbox, links: list[FrameLink], turn, take_one) -> None:  # type: ignore[no-untyped-def]
+def _loop(
+    node: Node,
+    loaded: Loaded,
+    judge: Judge,
+    outbox: Outbox,
+    links: list[FrameLink],
+    turn: Callable[[int], None],
+    take_one: Callable[[], bool],
+) -> None:
     """Until told to stop and nothing is held: sockets, one frame to tiles, engine, heartbeat."""
     waiter = Waiter(*[link.dealer for link in links], outbox.dealer, judge.runner.fileno())
     node.log.info("model %s, engine %s", loaded.id.name, loaded.engine.name)

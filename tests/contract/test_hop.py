@@ -1,5 +1,6 @@
 """The frame hop over real ZeroMQ, by every carrier: frames, acknowledgements, end, lost messages, garbage."""
 
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -20,7 +21,10 @@ FRAMES = 300
 
 @pytest.fixture(params=["inproc", "ipc", "tcp"])
 def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> str:
-    return {"inproc": "inproc://hop", "ipc": f"ipc://{tmp_path}/hop", "tcp": "tcp://127.0.0.1:28761"}[request.param]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    return {"inproc": "inproc://hop", "ipc": f"ipc://{tmp_path}/hop", "tcp": f"tcp://127.0.0.1:{port}"}[request.param]
 
 
 class Desk:
