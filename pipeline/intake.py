@@ -55,10 +55,6 @@ class Intake:
         self._next_try_ns = 0
         self.link = FrameLink(endpoints.frames(camera), worker, credits, self._receive, model)
 
-    @property
-    def attached(self) -> bool:
-        return self._ring is not None
-
     def turn(self, now_ns: int) -> None:
         if self._ring is None and now_ns >= self._next_try_ns:
             self._next_try_ns = now_ns + RETRY_NS

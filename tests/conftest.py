@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.embedded import EmbeddedServer
+from pipeline.embedded import _executable
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,8 +81,6 @@ class Server:
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """The embedded Valkey and Debian's Redis 7.0, one after the other."""
     if request.param == "valkey":
-        from pipeline.embedded import _executable
-
         program: str | None = str(_executable())
     else:
         program = shutil.which("redis-server")
@@ -94,12 +92,3 @@ def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     found.start()
     yield found
     found.kill()
-
-
-@pytest.fixture
-def valkey(tmp_path: Path) -> Iterator[EmbeddedServer]:
-    """An embedded server as a line starts it."""
-    server = EmbeddedServer(tmp_path / "state")
-    server.start()
-    yield server
-    server.stop()
