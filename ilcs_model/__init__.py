@@ -13,8 +13,10 @@ __all__ = ["ARCHITECTURES", "create"]
 ARCHITECTURES = ("ilcs",)
 
 
-def create(name: str, num_classes: int) -> "nn.Module":
+def create(name: str, num_classes: int, *, locate: bool = False) -> "nn.Module":
     """Build an untrained network: uint8 tiles (N, 1 or 3, S, S) -> logits (N, num_classes).
+
+    With ``locate`` the result is (logits, map): map (N, h, w) tells by logits where in the tile the defect lies.
 
     Raises ``ValueError`` for an unknown name or fewer than two classes.
     """
@@ -24,4 +26,4 @@ def create(name: str, num_classes: int) -> "nn.Module":
         raise ValueError(f"unknown model {name!r}; known: {', '.join(ARCHITECTURES)}")
     if num_classes < 2:
         raise ValueError(f"a classifier needs at least two classes, got {num_classes}")
-    return ILCS(num_classes)
+    return ILCS(num_classes, locate=locate)

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import NamedTuple
 
 import cv2
 import msgspec
@@ -20,7 +21,21 @@ from ilcs_model.info import Recipe
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 HELD_OUT = 0.1  # share of each class kept for testing where the folder names no split
+CELL = 8  # side in pixels of what one value of a network's map stands for
+KEPT = 0.6  # share of a mask that a random crop must keep
+_TRIES = 6
 Tile = NDArray[np.uint8]
+
+
+class Batch(NamedTuple):
+    """What a network learns from at once."""
+
+    tiles: Tensor
+    """uint8 (N, 1, S, S)."""
+    labels: Tensor
+    """int64 (N,)."""
+    maps: Tensor | None
+    """float32 (N, S // 8, S // 8), 1 where the defect is, 0 elsewhere, -1 where it is not known; None: nobody asked."""
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,6 +46,13 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     files: tuple[Path, ...]
     labels: tuple[int, ...]
     splits: tuple[str, ...]
+    masks: tuple[str, ...] = ()
+    """Of each file: an image whose bright pixels are the defect, ``none``: there is none, or empty: not known. () without masks."""
+
+    @property
+    def locates(self) -> bool:
+        """Whether there is anything to learn of where defects lie."""
+        return any(self.masks)
 
     def split(self, name: str) -> list[int]:
         """Indices of the files of one split."""
@@ -44,6 +66,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
             "name": self.root.resolve().name,
             "images": {s: {c: counts[s, k] for k, c in enumerate(self.classes)} for s in sorted(set(self.splits))},
             "train_rows": "sha256:" + hashlib.sha256("\n".join(rows).encode()).hexdigest(),
+            **({"origin": msgspec.json.decode(origin.read_bytes())} if (origin := self.root / "origin.json").is_file() else {}),
         }
 
 
@@ -56,42 +79,45 @@ def open_dataset(root: Path) -> Dataset:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     rows = _read_split(root) if (root / "split.csv").is_file() else _read_folders(root)
-    classes = tuple(sorted({label for _, label, _ in rows}))
+    classes = tuple(sorted({row[1] for row in rows}))
     if len(classes) < 2:
         raise DataError(f"{root}: found {len(classes)} class(es); a classifier needs at least two")
-    trained = {label for _, label, split in rows if split == "train"}
+    trained = {label for _, label, split, _ in rows if split == "train"}
     if missing := [c for c in classes if c not in trained]:
         raise DataError(f"{root}: no image of class {', '.join(missing)} in split 'train'")
     return Dataset(
         root=root,
         classes=classes,
-        files=tuple(f for f, _, _ in rows),
-        labels=tuple(classes.index(label) for _, label, _ in rows),
-        splits=tuple(s for _, _, s in rows),
+        files=tuple(row[0] for row in rows),
+        labels=tuple(classes.index(row[1]) for row in rows),
+        splits=tuple(row[2] for row in rows),
+        masks=tuple(row[3] for row in rows),
     )
 
 
-def _read_split(root: Path) -> list[tuple[Path, str, str]]:
+def _read_split(root: Path) -> list[tuple[Path, str, str, str]]:
     base = root / "images" if (root / "images").is_dir() else root
     rows = []
     with (root / "split.csv").open(newline="") as file:
         for line, row in enumerate(csv.DictReader(file), start=2):
             try:
-                path, label, split = base / row["file"], row["class"], row["split"]
+                path, label, split, mask = base / row["file"], row["class"], row["split"], row.get("mask") or ""
             except KeyError as exc:
                 raise DataError(f"{root}/split.csv: no column {exc}; it needs file, class, split") from None
             if not path.is_file():
                 raise DataError(f"{root}/split.csv:{line}: {path} does not exist")
-            rows.append((path, label, split))
+            if mask not in ("", "none") and not (root / mask).is_file():
+                raise DataError(f"{root}/split.csv:{line}: {root / mask} does not exist")
+            rows.append((path, label, split, mask))
     return rows
 
 
-def _read_folders(root: Path) -> list[tuple[Path, str, str]]:
+def _read_folders(root: Path) -> list[tuple[Path, str, str, str]]:
     rows = []
     for folder in sorted(p for p in root.iterdir() if p.is_dir()):
         files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
         every = round(1 / HELD_OUT)
-        rows += [(f, folder.name, "test" if k % every == every - 1 else "train") for k, f in enumerate(files)]
+        rows += [(f, folder.name, "test" if k % every == every - 1 else "train", "") for k, f in enumerate(files)]
     return rows
 
 
@@ -115,9 +141,30 @@ def to_tile(image: Tile, recipe: Recipe) -> Tile:
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def augment(image: Tile, recipe: Recipe, rng: np.random.Generator) -> Tile:
-    """Random crop (65-100 % of the area), flips, brightness, contrast, blur: grey uint8 (H, W) -> tile (S, S)."""
-    side, (height, width) = recipe.size_px, image.shape
+def augment(image: Tile, recipe: Recipe, rng: np.random.Generator, mask: Tile | None = None) -> tuple[Tile, Tile | None]:
+    """Random crop (65-100 % of the area), flips, brightness, contrast, blur: grey uint8 (H, W) -> tile (S, S).
+
+    ``mask`` (H, W) is cut alike -> (S, S); a crop that loses most of it is drawn again.
+    """
+    side, found = recipe.size_px, None
+    for _ in range(_TRIES):
+        matrix = _geometry(image.shape, side, rng)
+        if mask is None:
+            break
+        found = _warp(mask, matrix, side)
+        if np.count_nonzero(found) >= KEPT * np.count_nonzero(mask) * (side / mask.shape[0]) * (side / mask.shape[1]):
+            break
+    tile = _warp(image, matrix, side)
+    if rng.random() < 0.3:
+        tile = np.asarray(cv2.GaussianBlur(tile, (0, 0), rng.uniform(0.3, 1.5)), np.uint8)
+    gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-25, 25)
+    middle = float(tile.mean())
+    return np.asarray(cv2.convertScaleAbs(np.clip((tile - middle) * gain + middle + offset, 0, 255)), np.uint8), found
+
+
+def _geometry(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> NDArray[np.float64]:
+    """Affine map from tile to image: a random crop, perhaps flipped."""
+    height, width = shape
     scale = np.sqrt(rng.uniform(0.65, 1.0))
     w, h = scale * width, scale * height
     left, top = rng.uniform(0, width - w), rng.uniform(0, height - h)
@@ -127,27 +174,33 @@ def augment(image: Tile, recipe: Recipe, rng: np.random.Generator) -> Tile:
         top, h = top + h, -h
     # Maps tile pixel centres onto the crop; a negative width or height is a flip.
     sx, sy = w / side, h / side
-    matrix = np.array([[sx, 0, left + sx / 2 - 0.5], [0, sy, top + sy / 2 - 0.5]])
+    return np.array([[sx, 0, left + sx / 2 - 0.5], [0, sy, top + sy / 2 - 0.5]])
+
+
+def _warp(image: Tile, matrix: NDArray[np.float64], side: int) -> Tile:
     flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
-    tile = cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101)
-    if rng.random() < 0.3:
-        tile = cv2.GaussianBlur(tile, (0, 0), rng.uniform(0.3, 1.5))
-    gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-25, 25)
-    middle = float(tile.mean())
-    return np.asarray(cv2.convertScaleAbs(np.clip((tile - middle) * gain + middle + offset, 0, 255)), np.uint8)
+    return np.asarray(cv2.warpAffine(image, matrix, (side, side), flags=flags, borderMode=cv2.BORDER_REFLECT_101), np.uint8)
 
 
-def train_batches(data: Dataset, recipe: Recipe, batch: int, seed: tuple[int, ...]) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of augmented, shuffled, full batches: uint8 (N, 1, S, S) and int64 (N,); the remainder is left out.
+def target_map(mask: Tile) -> NDArray[np.float32]:
+    """Mask of a tile (S, S) -> the map a network should give, (S // 8, S // 8): 1 where a tenth of the cell is defect."""
+    n = mask.shape[0] // CELL
+    cells = (mask[: n * CELL, : n * CELL] > 127).reshape(n, CELL, n, CELL)
+    return (cells.mean((1, 3)) >= 0.1).astype(np.float32)
+
+
+def train_batches(data: Dataset, recipe: Recipe, batch: int, seed: tuple[int, ...]) -> Iterator[Batch]:
+    """One epoch of augmented, shuffled, full batches; the remainder is left out.
 
     The same seed gives the same epoch. Batches are made two ahead in a thread.
     """
     order = np.random.default_rng(seed).permutation(data.split("train"))
     groups = [order[k : k + batch] for k in range(0, len(order) - batch + 1, batch)] or [order]
 
-    def make(group: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
-        tiles = [augment(read_image(data.files[i]), recipe, np.random.default_rng((*seed, int(i)))) for i in group]
-        return torch.from_numpy(np.stack(tiles))[:, None], torch.tensor([data.labels[i] for i in group])
+    def make(group: NDArray[np.int64]) -> Batch:
+        pairs = [_example(data, int(i), recipe, np.random.default_rng((*seed, int(i)))) for i in group]
+        maps = torch.from_numpy(np.stack([m for _, m in pairs])) if data.locates else None
+        return Batch(torch.from_numpy(np.stack([t for t, _ in pairs]))[:, None], torch.tensor([data.labels[i] for i in group]), maps)
 
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
         ahead = [pool.submit(make, g) for g in groups[:2]]
@@ -156,6 +209,17 @@ def train_batches(data: Dataset, recipe: Recipe, batch: int, seed: tuple[int, ..
             if k + 2 < len(groups):
                 ahead.append(pool.submit(make, groups[k + 2]))
             yield ready
+
+
+def _example(data: Dataset, index: int, recipe: Recipe, rng: np.random.Generator) -> tuple[Tile, NDArray[np.float32]]:
+    """An augmented tile and its target map."""
+    image, name = read_image(data.files[index]), data.masks[index] if data.masks else ""
+    cells = recipe.size_px // CELL
+    if name in ("", "none"):
+        return augment(image, recipe, rng)[0], np.full((cells, cells), 0 if name else -1, np.float32)
+    tile, mask = augment(image, recipe, rng, read_image(data.root / name))
+    assert mask is not None
+    return tile, target_map(mask)
 
 
 def plain_batches(data: Dataset, indices: list[int], recipe: Recipe, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

@@ -12,6 +12,11 @@ def top1(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
     device = next(model.parameters()).device
     right = total = 0
     for tiles, labels in batches:
-        right += int((model(tiles.to(device)).argmax(1).cpu() == labels).sum())
+        right += int((logits_of(model(tiles.to(device))).argmax(1).cpu() == labels).sum())
         total += len(labels)
     return right / total
+
+
+def logits_of(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
+    """A network's logits, whether or not it gives a map beside them."""
+    return output[0] if isinstance(output, tuple) else output

@@ -109,9 +109,12 @@ class ILCS(nn.Module):
 
     Normalisation is part of the network. One grey channel takes the exact short cut of ``GreyHead``; three channels
     take the network as the paper draws it, and a grey tile repeated three times gives the same logits.
+
+    With ``locate`` (not in the paper: 257 more parameters, a 1x1 convolution beside MIAM) it also says where the defect
+    is: the result is (logits, map), map (N, 37, 37) a logit for each 8 x 8 pixels.
     """
 
-    def __init__(self, num_classes: int = 6) -> None:
+    def __init__(self, num_classes: int = 6, *, locate: bool = False) -> None:
         super().__init__()
         self.blocks = nn.ModuleList(LCSBlock(*w) for w in WIDTHS)
         self.grey = GreyHead()
@@ -119,10 +122,23 @@ class ILCS(nn.Module):
         side = SIZE_PX // 2 // 2 // 2
         self.fc1 = nn.Linear(WIDTHS[-1][-1] * side * side, HIDDEN)
         self.fc2 = nn.Linear(HIDDEN, num_classes)
+        self.locate = nn.Conv2d(WIDTHS[-1][-1], 1, 1) if locate else None
 
-    def forward(self, tiles: Tensor) -> Tensor:
-        x = self.miam(self.features(tiles))
-        return self.fc2(self.fc1(x.flatten(1)))
+    def forward(self, tiles: Tensor) -> Tensor | tuple[Tensor, Tensor]:
+        x = self.features(tiles)
+        logits = self.fc2(self.fc1(self.miam(x).flatten(1)))
+        return logits if self.locate is None else (logits, self.locate(x)[:, 0])
+
+    @torch.no_grad()
+    def level(self) -> None:
+        """Give fc1 the same weights at every place of the map, the mean over all: what it sees counts alike anywhere."""
+        self.fc1.weight.copy_(_levelled(self.fc1.weight))
+
+    @torch.no_grad()
+    def level_gradient(self) -> None:
+        """Keep fc1 level through the next step."""
+        assert self.fc1.weight.grad is not None
+        self.fc1.weight.grad.copy_(_levelled(self.fc1.weight.grad))
 
     def features(self, tiles: Tensor) -> Tensor:
         """uint8 (N, 1 or 3, 300, 300) -> the map that MIAM sees, (N, 256, 37, 37)."""
@@ -135,6 +151,12 @@ class ILCS(nn.Module):
         for block in self.blocks[1:]:
             x = block(x)
         return x
+
+
+def _levelled(weights: Tensor) -> Tensor:
+    """(HIDDEN, channels * places) -> the same, each channel's mean over its places."""
+    by_place = weights.unflatten(1, (WIDTHS[-1][-1], -1))
+    return by_place.mean(2, keepdim=True).expand_as(by_place).flatten(1)
 
 
 def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:

@@ -22,9 +22,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ilcs_model import create
-from ilcs_model.data import Dataset, plain_batches, train_batches
+from ilcs_model.data import Batch, Dataset, plain_batches, train_batches
 from ilcs_model.errors import DataError, ModelFileError
-from ilcs_model.evaluate import top1
+from ilcs_model.evaluate import logits_of, top1
 from ilcs_model.files import load_model, save_model
 from ilcs_model.ilcs import MEAN, STD
 from ilcs_model.info import ModelInfo, Recipe, code_version, digest
@@ -43,6 +43,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     seed: int = 0
     rate: float = 3e-3
     linear_rate: float = 2e-5
+    level_rate: float = 3e-6  # of the linear layers where the first is kept level: all its places move as one
     weight_decay: float = 0.02
     warm_up: float = 0.1  # share of all steps
     label_smoothing: float = 0.05
@@ -86,9 +87,9 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
 
 
 def _judge(model: nn.Module, data: Dataset, recipe: Recipe, batch: int, report: Report) -> dict[str, float]:
-    """Top-1 of every split."""
+    """Top-1 of every split but ``train``."""
     accuracy = {}
-    for split in sorted(set(data.splits)):
+    for split in sorted(set(data.splits) - {"train"}):
         accuracy[split] = top1(model, plain_batches(data, data.split(split), recipe, batch))
         report({"remark": f"Top-1 on {split}: {accuracy[split]:.2%}"})
     return accuracy
@@ -112,6 +113,7 @@ def _describe(data: Dataset, settings: Settings, recipe: Recipe, accuracy: dict[
         training=training,
         accuracy=accuracy,
         code_version=code_version(),
+        locate=data.locates,
     )
 
 
@@ -127,6 +129,7 @@ class _Trainer:
         self.steps_per_epoch = max(1, len(data.split("train")) // settings.batch)
         self.optimizer = torch.optim.AdamW(self._groups())
         self.step = 0
+        self.locate = data.locates
         self.bf16 = _has_bf16(self.device)
         # On a CPU, inductor needs a C++ compiler; without one training runs eagerly, at about half the speed.
         self.compiler = self.device.type == "cuda" or shutil.which("g++") is not None
@@ -141,31 +144,36 @@ class _Trainer:
     def _groups(self) -> list[dict[str, Any]]:
         """Linear layers of the classifier apart; biases and norms without decay."""
         s = self.settings
+        linear = s.level_rate if self.data.locates else s.linear_rate
         slow = {id(p) for name, m in self.model.named_children() if isinstance(m, nn.Linear) for p in m.parameters()}
         groups: dict[tuple[bool, bool], list[Tensor]] = {}
         for p in self.model.parameters():
             groups.setdefault((id(p) in slow, p.ndim > 1), []).append(p)
         return [
-            {"params": params, "lr": 0.0, "peak": s.linear_rate if is_slow else s.rate, "weight_decay": s.weight_decay * decays}
+            {"params": params, "lr": 0.0, "peak": linear if is_slow else s.rate, "weight_decay": s.weight_decay * decays}
             for (is_slow, decays), params in groups.items()
         ]
 
     def epoch(self, recipe: Recipe, epoch: int, report: Report) -> Iterator[float]:
         """Train over one epoch and yield each step's loss."""
         self.model.train()
-        for tiles, labels in train_batches(self.data, recipe, self.settings.batch, (self.settings.seed, epoch)):
-            yield (loss := self._step(tiles.to(self.device), labels.to(self.device)))
+        for batch in train_batches(self.data, recipe, self.settings.batch, (self.settings.seed, epoch)):
+            yield (loss := self._step(batch))
             report({"epoch": epoch + 1, "step": self.step, "steps": self.steps_per_epoch * self.settings.epochs, "loss": loss})
 
-    def _step(self, tiles: Tensor, labels: Tensor) -> float:
+    def _step(self, batch: Batch) -> float:
         s = self.settings
         factor = one_cycle(self.step / (self.steps_per_epoch * s.epochs), s.warm_up)
         for group in self.optimizer.param_groups:
             group["lr"] = group["peak"] * factor
         with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            logits = self.forward(tiles)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=s.label_smoothing)
+            output = self.forward(batch.tiles.to(self.device))
+        loss = F.cross_entropy(logits_of(output).float(), batch.labels.to(self.device), label_smoothing=s.label_smoothing)
+        if batch.maps is not None:
+            loss = loss + map_loss(output[1].float(), batch.maps.to(self.device))
         loss.backward()
+        if self.locate:
+            self.model.level_gradient()
         nn.utils.clip_grad_norm_(self.model.parameters(), s.clip_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
@@ -186,7 +194,7 @@ class _Trainer:
         # Augmented as in training: the statistics must be those under which the weights were learned.
         batches = train_batches(self.data, recipe, s.batch, (s.seed, s.epochs))
         enough = itertools.islice(batches, max(1, s.norm_images // s.batch))
-        recompute_norms(model, (tiles.to(self.device) for tiles, _ in enough))
+        recompute_norms(model, (batch.tiles.to(self.device) for batch in enough))
         return model
 
     def save(self, path: Path, epochs: int) -> None:
@@ -232,19 +240,34 @@ def recompute_norms(model: nn.Module, batches: Iterator[Tensor]) -> None:
     model.eval()
 
 
+def map_loss(found: Tensor, wanted: Tensor) -> Tensor:
+    """Binary cross-entropy of a map's logits (N, h, w), over the tiles whose defects' places are known.
+
+    Defects cover few cells; theirs count four times.
+    """
+    known = (wanted >= 0).float()
+    weight = known * (1 + 3 * wanted.clamp(min=0))
+    losses = F.binary_cross_entropy_with_logits(found, wanted.clamp(min=0), weight=weight, reduction="sum")
+    return losses / known.sum().clamp(min=1)
+
+
 def _first_weights(data: Dataset, settings: Settings) -> nn.Module:
-    """A fresh network, or that of ``settings.init``, whose classes must be the data's."""
-    if settings.init is None:
-        return create(settings.model, len(data.classes))
-    try:
-        model, info = load_model(Path(settings.init))
-    except ModelFileError as exc:
-        raise DataError(str(exc)) from exc
-    if info.architecture != settings.model or info.classes != data.classes:
-        raise DataError(
-            f"{settings.init} is a {info.architecture} for {', '.join(info.classes)};"
-            f" the data wants a {settings.model} for {', '.join(data.classes)}"
-        )
+    """A fresh network with the weights of ``settings.init``, if any; what other classes change starts anew."""
+    model = create(settings.model, len(data.classes), locate=data.locates)
+    if settings.init is not None:
+        try:
+            before, info = load_model(Path(settings.init))
+        except ModelFileError as exc:
+            raise DataError(str(exc)) from exc
+        if info.architecture != settings.model:
+            raise DataError(f"{settings.init} is a {info.architecture}; this run trains a {settings.model}")
+        mine = model.state_dict()
+        fitting = {k: v for k, v in before.state_dict().items() if k in mine and mine[k].shape == v.shape}
+        if info.classes != data.classes:
+            fitting = {k: v for k, v in fitting.items() if not k.startswith("fc2.")}
+        model.load_state_dict(fitting, strict=False)
+    if data.locates:
+        model.level()
     return model
 
 

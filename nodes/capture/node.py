@@ -1,5 +1,6 @@
 """The capture node: one camera into its ring, frames out against credits, gaps and coverage to publish."""
 
+import os
 import time
 import uuid
 
@@ -7,9 +8,10 @@ import msgspec
 
 from nodes.capture.folder import FolderSource
 from nodes.capture.gaps import GapMerger
+from nodes.capture.sim.source import StripSource
+from nodes.capture.sim.truth import TruthFile
 from nodes.capture.source import Source
-from nodes.capture.strip import StripSource
-from pipeline.config import Camera, Limits
+from pipeline.config import Camera
 from pipeline.dispatch import Dispatcher
 from pipeline.frame import Coverage, FrameMeta, Gap, Verdict
 from pipeline.leases import LeaseTable, Slot
@@ -31,10 +33,12 @@ def capture(node: Node) -> None:
     """Entry point: run until the source ends or the node is told to stop, then drain."""
     assert node.process.camera is not None
     camera = node.config.cameras[node.process.camera]
-    source = open_source(camera, node.config.limits)
     fd = new_memfd("linepipe-ring") if node.ring_fd is None else node.ring_fd
-    ring, left = _open_ring(fd, camera.slots, source.slot_bytes)
-    work = _Capture(node, source, ring, adopt=left)
+    left = os.fstat(fd).st_size > 0
+    epoch = uuid.uuid4().hex
+    source = open_source(node, camera, epoch, again=left)
+    ring = Ring.adopt(fd) if left else Ring.create(fd, camera.slots, source.slot_bytes)
+    work = _Capture(node, source, ring, epoch, adopt=left)
     try:
         while work.turn():
             work.waiter.wait(work.wait_ms())
@@ -43,27 +47,25 @@ def capture(node: Node) -> None:
         work.close()
 
 
-def _open_ring(fd: int, slots: int, slot_bytes: int) -> tuple[Ring, bool]:
-    """The ring, and whether an earlier capture process left it."""
-    try:
-        return Ring.adopt(fd), True
-    except ValueError:  # nothing to map: the memfd is still empty
-        return Ring.create(fd, slots, slot_bytes), False
+def open_source(node: Node, camera: Camera, epoch: str, *, again: bool) -> Source:
+    """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work.
 
-
-def open_source(camera: Camera, limits: Limits) -> Source:
-    """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work."""
+    ``again``: an earlier capture process of this run had it before.
+    """
     url = SourceUrl.parse(camera.source)
     if url.scheme == "folder":
-        return FolderSource(url.path, loop=url.options.get("loop") == "true", max_bytes=limits.max_file_bytes)
+        return FolderSource(url.path, loop=url.options.get("loop") == "true", max_bytes=node.config.limits.max_file_bytes)
     assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
-    return StripSource(int(url.options.get("seed", "0")), *camera.frame_px)
+    width, height = camera.frame_px
+    path = node.config.state / "truth" / f"{node.process.camera}.jsonl"
+    truth = TruthFile(path, epoch, height, camera.pixel_mm[1] if camera.pixel_mm else None, append=again)
+    return StripSource(int(url.options.get("seed", "0")), width, height, truth)
 
 
 class _Capture:
     """State of the loop; ``turn`` is one pass."""
 
-    def __init__(self, node: Node, source: Source, ring: Ring, *, adopt: bool) -> None:
+    def __init__(self, node: Node, source: Source, ring: Ring, epoch: str, *, adopt: bool) -> None:
         self._node, self._source, self._ring = node, source, ring
         self._name = node.process.camera or ""
         self._camera = node.config.cameras[self._name]
@@ -84,7 +86,7 @@ class _Capture:
         self._next_coverage_ns = 0
         self._last_seen = (-1, -1)
         before = ring.epoch
-        self._epoch = ring.epoch = uuid.uuid4().hex
+        self._epoch = ring.epoch = epoch
         if adopt:
             self._take_over(before)
 

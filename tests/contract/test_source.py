@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from nodes.capture.folder import FolderSource
+from nodes.capture.sim.source import StripSource
 from nodes.capture.source import Source
-from nodes.capture.strip import LENGTH_FRAMES, StripSource, render
 from pipeline.errors import ConfigError
 
 
@@ -74,21 +74,6 @@ def test_a_folder_without_images_is_refused(tmp_path: Path, fill: list[str]) -> 
 
     with pytest.raises(ConfigError, match="no JPEG, PNG or BMP"):
         FolderSource(str(tmp_path), loop=False, max_bytes=1)
-
-
-def test_the_strip_is_one_moving_picture_with_marks_where_it_says() -> None:
-    """Frames join without a seam; a mark differs from its surroundings."""
-    source = StripSource(7, 300, 100)
-    strip, marks = render(7, 300, 100 * LENGTH_FRAMES)
-
-    shown = b"".join(frame(source, k) for k in range(LENGTH_FRAMES))
-
-    assert shown == strip.tobytes()
-    assert len(marks) >= 10
-    for mark in marks:
-        x, y, w, h = mark.box
-        inside = float(strip[y : y + h, x : x + w].mean())
-        assert abs(inside - float(strip.mean())) > 15, mark
 
 
 def test_another_seed_is_another_strip() -> None:

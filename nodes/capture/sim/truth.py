@@ -1,0 +1,44 @@
+"""What a simulated strip planted, as JSON lines: what events can be measured against."""
+
+from pathlib import Path
+
+import msgspec
+
+from nodes.capture.sim.strip import Truth
+from pipeline.errors import NodeError
+
+
+class TruthFile:
+    """``{"epoch", "frame", "label", "box_px", "contrast", "position_m"}`` a line; places as in defect events."""
+
+    def __init__(self, path: Path, epoch: str, height: int, mm_along: float | None, *, append: bool) -> None:
+        self._path, self._epoch, self._height, self._mm = path, epoch, height, mm_along
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as exc:
+            raise NodeError(f"{path}: the simulator's truth cannot be written: {exc.strerror}") from exc
+        self._write(b"", "ab" if append else "wb")
+
+    def add(self, planted: list[Truth]) -> None:
+        """Append; raises ``NodeError``."""
+        if planted:
+            self._write(b"".join(msgspec.json.encode(self._describe(t)) + b"\n" for t in planted), "ab")
+
+    def _write(self, lines: bytes, mode: str) -> None:
+        try:
+            with self._path.open(mode) as file:
+                file.write(lines)
+        except OSError as exc:
+            raise NodeError(f"{self._path}: the simulator's truth cannot be written: {exc.strerror}") from exc
+
+    def _describe(self, truth: Truth) -> dict[str, object]:
+        _, y, _, h = truth.box
+        metres = None if self._mm is None else round((truth.frame * self._height + y + h / 2) * self._mm / 1000, 6)
+        return {
+            "epoch": self._epoch,
+            "frame": truth.frame,
+            "label": truth.label,
+            "box_px": truth.box,
+            "contrast": truth.contrast,
+            "position_m": metres,
+        }
