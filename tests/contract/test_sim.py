@@ -1,6 +1,7 @@
 """The simulated strip: frozen by its version, true to its truth."""
 
 import hashlib
+import itertools
 import json
 import subprocess
 import sys
@@ -55,7 +56,7 @@ def test_every_class_is_planted_within_the_stated_ranges(planted: list[Truth]) -
     assert set(counts) == set(defects.DRAW)
     assert min(counts.values()) > 20
     assert all(plan.CONTRAST[0] <= t.contrast <= plan.CONTRAST[1] for t in planted)
-    assert all(0 <= t.box[0] and t.box[0] + t.box[2] <= WIDTH for t in planted)
+    assert all(t.box[0] >= 0 and t.box[0] + t.box[2] <= WIDTH for t in planted)
 
 
 def test_some_defects_lie_across_tile_and_frame_borders(planted: list[Truth]) -> None:
@@ -65,7 +66,7 @@ def test_some_defects_lie_across_tile_and_frame_borders(planted: list[Truth]) ->
 
 def test_no_two_defects_are_near_each_other(planted: list[Truth]) -> None:
     boxes = [(t.box[0], t.frame * HEIGHT + t.box[1], t.box[2], t.box[3]) for t in planted]
-    for a, b in zip(boxes, boxes[1:], strict=False):
+    for a, b in itertools.pairwise(boxes):
         gaps = [max(a[k], b[k]) - min(a[k] + a[k + 2], b[k] + b[k + 2]) for k in (0, 1)]
         assert max(gaps) >= plan.APART_PX - 20  # a box may be somewhat smaller than the stamp it belongs to
 
