@@ -31,8 +31,8 @@ LIMIT_S = 600
 SIZES = (1, 4, 16, 64, 256)
 REPEATS = 7
 TRAIN_S = 60.0
-_NEU = [os.environ.get("LINEPIPE_NEU_DIR", ""), ROOT.parent / "shared" / "data" / "neu-det", ROOT / "shared" / "data" / "neu-det"]
-NEU = next((Path(p) for p in _NEU if p and (Path(p) / "split.csv").is_file()), None)
+_NEU = [Path(os.environ.get("LINEPIPE_NEU_DIR", "")), *(folder / "shared" / "data" / "neu-det" for folder in (ROOT.parent, ROOT))]
+NEU = next((path for path in _NEU if (path / "split.csv").is_file()), None)
 Result = dict[str, Any]
 
 

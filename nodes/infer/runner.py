@@ -16,6 +16,7 @@ from pipeline.errors import NodeError
 
 HUNG_S = 60.0
 """An engine that has not answered for this long is hung; the node ends and is started anew."""
+CLOSE_S = 5.0
 CHECK_S = 10.0
 """Time between golden tiles: so long an engine may err unseen, twice that under full load. One tile in ten seconds costs
 a slow CPU (65 tiles/s) 0.2 % of its time."""
@@ -79,7 +80,7 @@ class EngineRunner:
     def close(self) -> None:
         """End the thread after the batches it has: OpenVINO aborts a process that ends amid an inference."""
         self._todo.put(None)
-        self._thread.join(HUNG_S)
+        self._thread.join(CLOSE_S)
 
     def _run(self) -> None:
         try:

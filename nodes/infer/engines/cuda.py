@@ -46,6 +46,7 @@ class CudaEngine:
         self._copy, self._compute = torch.cuda.Stream(), torch.cuda.Stream()
         with torch.cuda.stream(self._compute):
             forward = compile_network(eager, "cuda", bf16, cache)
+        self._network = eager.network  # a graph does not own the weights it reads
         pool = torch.cuda.graph_pool_handle()
         sizes = batch_sizes(max_batch)
         # The largest first: the smaller ones find room in its memory. Results are copied out before the next replay.
