@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 
+from ilcs_model.export import fold_norms
 from nodes.infer.engines.compiled import CompiledEngine
 from nodes.infer.engines.contract import Engine
 from nodes.infer.engines.cuda import batch_sizes
@@ -63,6 +64,14 @@ def test_scores_are_the_references(engine: Engine, reference: EagerEngine, tiles
     assert found.logits.shape == (count, 6)
     assert found.maps is None
     assert np.abs(found.logits - reference(tiles[-count:]).logits).max() < 0.2
+
+
+def test_folded_batch_norms_give_the_same_network(reference: EagerEngine, tiles: np.ndarray) -> None:
+    folded = EagerEngine(MODEL)
+    fold_norms(folded.network)
+
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in folded.network.modules()) == 1
+    assert np.abs(folded(tiles).logits - reference(tiles).logits).max() < 1e-3
 
 
 @pytest.mark.parametrize("engine", [pytest.param("compiled", marks=COMPILES)], indirect=True)
