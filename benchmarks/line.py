@@ -23,7 +23,7 @@ import cv2
 import numpy as np
 import psutil
 
-from nodes.infer.engine import OpenVinoEngine
+from nodes.infer.engines.openvino import OpenVinoEngine
 from nodes.preprocess.opencv import decode
 from pipeline.model_file import find_model
 
@@ -35,11 +35,11 @@ def main() -> None:
     args = _arguments()
     with tempfile.TemporaryDirectory() as folder:
         work = Path(folder)
-        demo = [_run(work / "demo", "deploy/line1.yaml", ["--for", "20s"]) for _ in range(args.runs)]
+        demo = [run_line(work / "demo", "deploy/line1.yaml", ["--for", "20s"]) for _ in range(args.runs)]
         results: dict[str, Any] = {"machine": machine(), "commit": commit(), "runs": args.runs, "demo": _median(demo)}
         if args.images is not None:
             source = ["--set", f"cameras.top.source=folder:{args.images}"]
-            pairs = [(_run(work / "neu", "deploy/neu-folder.yaml", source), _reference(args.images, work)) for _ in range(args.runs)]
+            pairs = [(run_line(work / "neu", "deploy/neu-folder.yaml", source), _reference(args.images, work)) for _ in range(args.runs)]
             results["folder"] = _median([line for line, _ in pairs])
             results["reference_images_per_s"] = round(statistics.median(r for _, r in pairs), 1)
             ratios = [line["frames_per_s"] / reference for line, reference in pairs]
@@ -57,7 +57,7 @@ def _arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _run(state: Path, config: str, options: list[str]) -> dict[str, Any]:
+def run_line(state: Path, config: str, options: list[str]) -> dict[str, Any]:
     """One run of a line: its summary, and what its processes used."""
     summary = state.with_suffix(".json")
     command = [sys.executable, "-m", "pipeline", "run", config, "--set", f"state_dir={state}", "--summary", str(summary), *options]
@@ -101,7 +101,7 @@ def _name(process: psutil.Process) -> str:
 def _reference(images: Path, work: Path) -> float:
     """Images a second through decode, resize and model in one process, batches of 16."""
     model = find_model("ilcs-neu")
-    engine = OpenVinoEngine(model, "sha256:reference", work / "engines")
+    engine = OpenVinoEngine(model, "sha256:reference", 300, work / "engines")
     files = sorted(images.glob("*.jpg"))
     engine(np.zeros((16, 300, 300), np.uint8))
     started = time.perf_counter()
@@ -130,7 +130,12 @@ def machine() -> str:
 
 
 def commit() -> str:
-    return subprocess.run(["git", "describe", "--always", "--dirty"], cwd=ROOT, capture_output=True, text=True).stdout.strip()
+    """Of the checkout; ``unknown`` where only the files are."""
+    try:
+        command = ["git", "describe", "--always", "--dirty"]
+        return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return "unknown"
 
 
 if __name__ == "__main__":

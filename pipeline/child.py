@@ -16,8 +16,8 @@ from pipeline.wire import Status
 
 SILENT_S = 10.0
 """A node whose work loop has not turned for this long is hung; the engine runs in a thread of its own."""
-START_S = 180.0
-"""How long a node may take to load before that."""
+START_S = 600.0
+"""How long a node may take to load before that; compiling the network takes minutes on a small, busy machine."""
 
 
 class Child:

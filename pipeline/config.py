@@ -62,8 +62,8 @@ class Infer(_Tree, frozen=True, kw_only=True):
 
     model: str
     """Name of a shipped model, or the path of a ``.safetensors`` file."""
-    engine: Literal["auto", "eager", "openvino"] = "auto"
-    """What executes the model; ``auto`` is ``openvino`` on a CPU."""
+    engine: Literal["auto", "eager", "openvino", "compiled"] = "auto"
+    """What executes the model; ``auto`` is ``compiled`` on an NVIDIA GPU and ``openvino`` on a CPU."""
     max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Tiles per batch at most."""
     max_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 5.0

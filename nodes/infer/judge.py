@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes.infer.batcher import Batcher
-from nodes.infer.engine import Loaded
+from nodes.infer.engines.load import Loaded
 from nodes.infer.runner import EngineRunner
 from nodes.infer.verdict import Found, find_defects
 from pipeline.config import Infer
@@ -25,7 +25,19 @@ class Pending:
     def __init__(self, frame: TiledFrame, current: Callable[[], bool], ack: Callable[[str], None], forget: Callable[[], None]) -> None:
         self.frame, self.current, self.ack, self.forget = frame, current, ack, forget
         self.scores: NDArray[np.float32] | None = None
+        self.maps: NDArray[np.float32] | None = None
+        """(tiles, h, w) where the network locates, else None."""
         self.missing = len(frame.boxes)
+
+    def take(self, index: int, scores: NDArray[np.float32], location: NDArray[np.float32] | None) -> None:
+        """What the network says of one tile: scores (K,), and (h, w) if it locates."""
+        if self.scores is None:
+            self.scores = np.empty((len(self.frame.boxes), *scores.shape), np.float32)
+            self.maps = None if location is None else np.empty((len(self.frame.boxes), *location.shape), np.float32)
+        self.scores[index] = scores
+        if self.maps is not None:
+            self.maps[index] = location
+        self.missing -= 1
 
 
 class Judge:
@@ -34,6 +46,7 @@ class Judge:
     def __init__(self, settings: Infer, loaded: Loaded, outbox: Outbox) -> None:
         self._settings, self._loaded, self._outbox = settings, loaded, outbox
         self._batcher: Batcher[tuple[Pending, int]] = Batcher(settings.max_batch, int(settings.max_wait_ms * 1e6))
+        self._gather = loaded.engine.gather
         self.runner = EngineRunner(loaded.engine)
         self.tiles = self.batches = self.stale = 0
 
@@ -50,27 +63,26 @@ class Judge:
     def feed(self) -> None:
         """Give the engine what the batcher closes."""
         while group := self._batcher.take(time.monotonic_ns(), self.runner.running):
-            self.runner.submit(group, np.stack([p.frame.tiles[k] for p, k in group]))
+            self.runner.submit(group, self._gather([p.frame.tiles[k] for p, k in group]))
             self.batches += 1
             self.tiles += len(group)
 
     def collect(self) -> None:
         """Take scores; conclude the frames whose tiles are all judged."""
-        for group, scores in self.runner.results():
-            for (pending, index), row in zip(group, scores, strict=True):
-                if pending.scores is None:
-                    pending.scores = np.empty((len(pending.frame.boxes), len(row)), np.float32)
-                pending.scores[index] = row
-                pending.missing -= 1
+        for group, scores, maps in self.runner.results():
+            for k, (pending, index) in enumerate(group):
+                pending.take(index, scores[k], None if maps is None else maps[k])
                 if not pending.missing:
-                    self._finish(pending, pending.scores)
+                    self._finish(pending)
 
     def wait_ms(self, most: float) -> float:
         """How long nothing is due by time alone."""
         due = self._batcher.due_ns(self.runner.running)
         return most if due is None else min(most, (due - time.monotonic_ns()) / 1e6)
 
-    def _finish(self, pending: Pending, scores: NDArray[np.float32]) -> None:
+    def _finish(self, pending: Pending) -> None:
+        scores = pending.scores
+        assert scores is not None
         if not np.isfinite(scores).all():
             self._conclude(pending, (), "model")
             return

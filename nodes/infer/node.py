@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from nodes.infer.engine import Loaded, load_engine
+from nodes.infer.engines.load import Loaded, load_engine
 from nodes.infer.judge import Judge, Pending
 from pipeline.intake import Intake, Leased
 from pipeline.link import FrameLink
@@ -90,6 +90,7 @@ def _loop(
             "batches": judge.batches,
             "held": sum(map(len, links)),
             "stale": judge.stale,
+            "golden_checks": judge.runner.checks,
         }
 
     told = False
@@ -112,6 +113,7 @@ def _loop(
     for link in links:
         link.dealer.close(flush_ms=200)
     outbox.dealer.close(flush_ms=200)
+    judge.runner.close()
 
 
 def _unpack(message: Frame, payload: list[memoryview]) -> TiledFrame:

@@ -10,46 +10,61 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.infer.engine import Engine
+from nodes.infer.engines.contract import Engine
 from nodes.infer.verdict import softmax
 from pipeline.errors import NodeError
-from pipeline.stage import Pixels
 
 HUNG_S = 60.0
 """An engine that has not answered for this long is hung; the node ends and is started anew."""
+CLOSE_S = 5.0
+CHECK_S = 10.0
+"""Time between golden tiles: so long an engine may err unseen, twice that under full load. One tile in ten seconds costs
+a slow CPU (65 tiles/s) 0.2 % of its time."""
+
+Scored = tuple[Any, NDArray[np.float32], NDArray[np.float32] | None]
+"""A batch's tag, its scores (N, K), and its maps (N, h, w) where the network locates."""
 
 
 class EngineRunner:
-    """Runs batches one after another in a thread of its own; OpenVINO and torch release the interpreter meanwhile."""
+    """Runs batches one after another in a thread of its own; OpenVINO and torch release the interpreter meanwhile.
 
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._todo: queue.SimpleQueue[tuple[Any, Pixels]] = queue.SimpleQueue()
-        self._done: deque[tuple[Any, NDArray[np.float32]]] = deque()
+    Every ``check_s`` it has the engine judge a golden tile: when no batch waits, or at the latest ``check_s`` later.
+    """
+
+    def __init__(self, engine: Engine, check_s: float = CHECK_S) -> None:
+        self._engine, self._check_s = engine, check_s
+        self._todo: queue.SimpleQueue[tuple[Any, Any] | None] = queue.SimpleQueue()
+        self._done: deque[Scored] = deque()
         self._error: BaseException | None = None
         self._wake = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._last_ns = 0
+        self._due = time.monotonic() + check_s
         self.running = 0
         """Batches given and not yet taken back."""
-        threading.Thread(target=self._run, name="engine", daemon=True).start()
+        self.checks = 0
+        """Golden tiles judged rightly."""
+        self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
+        self._thread.start()
 
     def fileno(self) -> int:
         """Readable when results wait."""
         return self._wake
 
-    def submit(self, tag: Any, tiles: Pixels) -> None:
-        """Queue a batch, uint8 (N, S, S); ``tag`` comes back with its scores."""
+    def submit(self, tag: Any, batch: Any) -> None:
+        """Queue what the engine's ``gather`` gave; ``tag`` comes back with its scores."""
         if not self.running:
             self._last_ns = time.monotonic_ns()
         self.running += 1
-        self._todo.put((tag, tiles))
+        self._todo.put((tag, batch))
 
-    def results(self) -> list[tuple[Any, NDArray[np.float32]]]:
-        """(tag, scores (N, K)) of batches that are done. Raises ``NodeError`` if the engine failed or hangs."""
+    def results(self) -> list[Scored]:
+        """Batches that are done. Raises ``NodeError`` if the engine failed, answers wrongly, or hangs."""
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
             pass
+        if isinstance(self._error, NodeError):
+            raise self._error
         if self._error is not None:
             raise NodeError(f"the engine {self._engine.name} failed: {self._error}") from self._error
         found = []
@@ -62,12 +77,31 @@ class EngineRunner:
             raise NodeError(f"the engine {self._engine.name} has not answered for {HUNG_S:.0f} s")
         return found
 
+    def close(self) -> None:
+        """End the thread after the batches it has: OpenVINO aborts a process that ends amid an inference."""
+        self._todo.put(None)
+        self._thread.join(CLOSE_S)
+
     def _run(self) -> None:
         try:
             while True:
-                tag, tiles = self._todo.get()
-                self._done.append((tag, softmax(self._engine(tiles))))
+                try:
+                    given = self._todo.get(timeout=max(0.0, self._due - time.monotonic()))
+                except queue.Empty:
+                    self._check()
+                    continue
+                if given is None:
+                    return
+                logits, maps = self._engine(given[1])
+                self._done.append((given[0], softmax(logits), maps))
                 os.eventfd_write(self._wake, 1)
+                if time.monotonic() > self._due + self._check_s:
+                    self._check()
         except Exception as exc:
             self._error = exc
             os.eventfd_write(self._wake, 1)
+
+    def _check(self) -> None:
+        self._engine.golden.check(self._engine, 1)
+        self.checks += 1
+        self._due = time.monotonic() + self._check_s

@@ -1,6 +1,7 @@
 """Engines: whatever executes the model gives the reference's scores, for any number of tiles."""
 
 import itertools
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,21 +9,39 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+import torch
 
-from nodes.infer.engine import EagerEngine, Engine, OpenVinoEngine, load_engine
+from ilcs_model.export import fold_norms
+from nodes.infer.engines.compiled import CompiledEngine
+from nodes.infer.engines.contract import Engine
+from nodes.infer.engines.cuda import batch_sizes
+from nodes.infer.engines.eager import EagerEngine
+from nodes.infer.engines.load import _best, load_engine
+from nodes.infer.engines.openvino import OpenVinoEngine
 from nodes.infer.verdict import softmax
 from pipeline.config import Camera, Config, Infer
 from pipeline.errors import ConfigError
 from pipeline.model_file import find_model, read_model
+from tests.conftest import ROOT
+from tests.contract.tiny import SIDE, write_locating_model
 
 MODEL = find_model("ilcs-neu")
+COMPILES = [
+    pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++: apt-get install g++"),
+    pytest.mark.timeout(900),  # about a minute on two idle cores
+]
+ENGINES = ["eager", "openvino", pytest.param("compiled", marks=COMPILES)]
 
 
-@pytest.fixture(scope="module", params=["eager", "openvino"])
+def make(kind: str, path: Path, side: int, cache: Path) -> Engine:
+    if kind == "openvino":
+        return OpenVinoEngine(path, "sha256:test", side, cache)
+    return EagerEngine(path) if kind == "eager" else CompiledEngine(path, cache)
+
+
+@pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    if request.param == "eager":
-        return EagerEngine(MODEL)
-    return OpenVinoEngine(MODEL, "sha256:test", tmp_path_factory.mktemp("engines"))
+    return make(request.param, MODEL, 300, tmp_path_factory.mktemp("engines"))
 
 
 @pytest.fixture(scope="module")
@@ -40,16 +59,38 @@ def tiles() -> np.ndarray:
 
 @pytest.mark.parametrize("count", [1, 3, 5])
 def test_scores_are_the_references(engine: Engine, reference: EagerEngine, tiles: np.ndarray, count: int) -> None:
-    found = engine(tiles[-count:])
+    found = engine(engine.gather(list(tiles[-count:])))
 
-    assert found.shape == (count, 6)
-    assert np.abs(found - reference(tiles[-count:])).max() < 0.2
+    assert found.logits.shape == (count, 6)
+    assert found.maps is None
+    assert np.abs(found.logits - reference(tiles[-count:]).logits).max() < 0.2
+
+
+def test_folded_batch_norms_give_the_same_network(reference: EagerEngine, tiles: np.ndarray) -> None:
+    folded = EagerEngine(MODEL)
+    fold_norms(folded.network)
+
+    assert sum(isinstance(m, torch.nn.BatchNorm2d) for m in folded.network.modules()) == 1
+    assert np.abs(folded(tiles).logits - reference(tiles).logits).max() < 1e-3
+
+
+@pytest.mark.parametrize("engine", [pytest.param("compiled", marks=COMPILES)], indirect=True)
+def test_no_batch_size_is_compiled_apart(engine: Engine, tiles: np.ndarray) -> None:
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for count in (1, 2, 3, 5):
+            engine(engine.gather(list(tiles[:count])))
 
 
 def test_a_tile_is_judged_alike_alone_and_in_company(engine: Engine, tiles: np.ndarray) -> None:
-    together = softmax(engine(tiles))
+    together = softmax(engine(tiles).logits)
 
-    assert np.abs(softmax(engine(tiles[2:3])) - together[2:3]).max() < 0.02
+    assert np.abs(softmax(engine(tiles[2:3]).logits) - together[2:3]).max() < 0.02
+
+
+def test_golden_tiles_show_every_class_and_are_answered(engine: Engine) -> None:
+    assert set(engine.golden.scores.argmax(1)) == set(range(6))
+    for count in (1, len(engine.golden.tiles), 16):
+        engine.golden.check(engine, count)
 
 
 def test_labels_of_real_images_are_the_references(engine: Engine, reference: EagerEngine, neu_dir: Path) -> None:
@@ -58,22 +99,57 @@ def test_labels_of_real_images_are_the_references(engine: Engine, reference: Eag
     chosen = [f for _, group in itertools.groupby(files, lambda f: f.name.rpartition("_")[0]) for f in list(group)[:10]]
     images = np.stack([cv2.resize(cv2.imread(str(f), cv2.IMREAD_GRAYSCALE), (300, 300)) for f in chosen])
 
-    assert (engine(images).argmax(1) == reference(images).argmax(1)).all()
+    assert (engine(images).logits.argmax(1) == reference(images).logits.argmax(1)).all()
 
 
-def test_a_converted_model_is_used_again_and_a_damaged_one_is_made_anew(tmp_path: Path, tiles: np.ndarray) -> None:
-    first = OpenVinoEngine(MODEL, "sha256:x", tmp_path)(tiles)
-    (kept,) = tmp_path.glob("*/model.xml")
-    stamp = kept.stat().st_mtime_ns
+@pytest.mark.parametrize("kind", ENGINES)
+def test_a_network_that_locates_gives_a_map_for_each_tile(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_locating_model(tmp_path, monkeypatch)
+    found = make(kind, path, SIDE, tmp_path / "engines")
+    tiles = EagerEngine(path).golden.tiles
 
-    assert (OpenVinoEngine(MODEL, "sha256:x", tmp_path)(tiles) == first).all()
-    assert kept.stat().st_mtime_ns == stamp
+    right = EagerEngine(path)(tiles)
+    for count in (1, 5):
+        logits, maps = found(found.gather(tiles[:count]))
+        assert maps is not None and right.maps is not None and maps.dtype == np.float32
+        assert maps.shape == (count, SIDE // 4, SIDE // 4)
+        assert np.abs(maps - right.maps[:count]).max() < 0.02
+        assert np.abs(logits - right.logits[:count]).max() < 0.02
 
-    kept.write_text("damaged")
-    assert (OpenVinoEngine(MODEL, "sha256:x", tmp_path)(tiles) == first).all()
+
+@pytest.mark.parametrize("kind", [pytest.param("compiled", marks=COMPILES)])
+def test_compiled_code_is_found_again_by_the_next_start(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = write_locating_model(tmp_path, monkeypatch)
+    program = f"""
+import torch, ilcs_model.files, tests.contract.tiny
+from pathlib import Path
+from nodes.infer.engines.compiled import CompiledEngine
+ilcs_model.files.create = lambda name, classes: tests.contract.tiny.Locating(classes)
+CompiledEngine(Path({str(path)!r}), Path({str(tmp_path)!r}))
+print(torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"])
+"""
+    command = [sys.executable, "-c", program]
+    hits = [subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.PIPE, text=True).stdout for _ in range(2)]
+
+    assert hits == ["0\n", "1\n"], kind
 
 
-@pytest.mark.parametrize("engine_name", ["eager", "openvino"])
+def test_a_missing_compiler_is_named_with_the_remedy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+
+    with pytest.raises(ConfigError, match=r"apt-get install g\+\+"):
+        CompiledEngine(MODEL, tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="torch has CUDA here")
+def test_a_gpu_that_torch_cannot_use_is_said(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("nodes.infer.engines.load.has_cuda", lambda: True)
+
+    assert _best() == "openvino"
+    assert "cannot use it" in caplog.text
+
+
+@pytest.mark.parametrize("engine_name", ["eager", "openvino", "compiled"])
 def test_a_truncated_model_is_refused_with_its_name(tmp_path: Path, engine_name: str) -> None:
     broken = tmp_path / "broken.safetensors"
     broken.write_bytes(MODEL.read_bytes()[:100_000])
@@ -101,8 +177,28 @@ def test_converting_a_model_reports_to_nobody(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from nodes.infer.engine import OpenVinoEngine
-OpenVinoEngine(Path({str(MODEL)!r}), "sha256:t", Path({str(tmp_path)!r}))
+from nodes.infer.engines.openvino import OpenVinoEngine
+OpenVinoEngine(Path({str(MODEL)!r}), "sha256:t", 300, Path({str(tmp_path)!r}))
 sys.exit(any(name.startswith("openvino_telemetry.") for name in sys.modules))
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
+
+
+def test_a_converted_model_needs_no_torch(tmp_path: Path) -> None:
+    """A node that was killed is back before torch would be imported."""
+    program = f"""
+import sys
+from pathlib import Path
+from pipeline.config import Camera, Config, Infer
+from nodes.infer.engines.load import load_engine
+infer = Infer(model="ilcs-neu", engine="openvino")
+load_engine(Config(line="l", cameras={{"top": Camera(source="folder:x")}}, infer=infer, state_dir={str(tmp_path)!r}))
+print("torch" in sys.modules)
+"""
+    answers = [subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True).stdout for _ in range(2)]
+
+    assert answers == ["True\n", "False\n"]
+
+
+def test_the_batch_sizes_captured_on_a_gpu_end_with_the_largest() -> None:
+    assert [batch_sizes(n) for n in (1, 2, 3, 16, 24)] == [[2], [2], [2, 3], [2, 4, 8, 16], [2, 4, 8, 16, 24]]

@@ -1,0 +1,83 @@
+"""The network through ``torch.compile``: what the CPU and CUDA forms share, and the one for the CPU."""
+
+import os
+import shutil
+import sysconfig
+import warnings
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from nodes.infer.engines.contract import Output, stack
+from nodes.infer.engines.eager import EagerEngine, parts
+from pipeline.errors import ConfigError
+from pipeline.stage import Pixels
+
+SMALLEST = 2
+"""Tiles in the smallest batch that runs: torch takes a batch of one for a case of its own and would compile it apart."""
+TYPICAL = 16
+"""Batch for which the code is tuned; other sizes run the same code."""
+
+
+class CompiledEngine:
+    """On the CPU, in bfloat16 where the processor has it. The first start takes a minute or more, later ones seconds."""
+
+    gather = staticmethod(stack)
+
+    def __init__(self, path: Path, cache: Path) -> None:
+        import torch
+
+        self._torch = torch
+        eager = EagerEngine(path)
+        self.golden = eager.golden
+        bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+        self.name = f"compiled-{'bf16' if bf16 else 'f32'}-cpu"
+        self._forward = compile_network(eager, "cpu", bf16, cache)
+
+    def __call__(self, batch: Pixels) -> Output:
+        count = len(batch)
+        if count < SMALLEST:
+            batch = np.repeat(batch, SMALLEST, axis=0)
+        with self._torch.inference_mode():
+            logits, maps = self._forward(self._torch.from_numpy(batch))
+        return Output(logits[:count].numpy(), None if maps is None else maps[:count].numpy())
+
+
+def compile_network(eager: EagerEngine, device: str, bf16: bool, cache: Path) -> Callable[[Any], tuple[Any, Any]]:
+    """Compile once for every batch size: uint8 (N, S, S), contiguous, N >= ``SMALLEST`` -> logits and maps or None, float32.
+
+    Changes ``eager``'s network: batch norms are folded (without that bfloat16 moves probabilities ten times as far), and
+    it goes to ``device``. The compiled code is kept under ``cache``. Raises ``ConfigError`` without a compiler.
+    """
+    import torch
+
+    from ilcs_model.export import fold_norms
+
+    _need_compiler()
+    os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
+    network = fold_norms(eager.network).to(device, memory_format=torch.channels_last)
+
+    def forward(tiles: Any) -> tuple[Any, Any]:
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
+            logits, maps = parts(network(tiles[:, None]))
+        return logits.float(), None if maps is None else maps.float()
+
+    compiled: Callable[[Any], tuple[Any, Any]] = torch.compile(forward, fullgraph=True)
+    tiles = torch.zeros(TYPICAL, eager.side, eager.side, dtype=torch.uint8, device=device)
+    torch._dynamo.mark_dynamic(tiles, 0)
+    with torch.inference_mode(), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch's remarks on parts of its own
+        compiled(tiles)
+    return compiled
+
+
+def _need_compiler() -> None:
+    if shutil.which("g++") is None:
+        lacks = "a C++ compiler (g++)"
+    elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
+        lacks = "Python's headers (Python.h)"
+    else:
+        return
+    raise ConfigError(f"infer.engine: compiled needs {lacks}; install it (Debian: apt-get install g++ python3-dev) or choose openvino")

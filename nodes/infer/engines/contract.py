@@ -1,0 +1,44 @@
+"""What every engine is: tiles gathered into a batch, a batch into scores."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes.infer.engines.golden import Golden
+from pipeline.stage import Pixels
+
+
+class Output(NamedTuple):
+    """What the network says of N tiles."""
+
+    logits: NDArray[np.float32]
+    """(N, K), a column for each class."""
+    maps: NDArray[np.float32] | None
+    """(N, h, w) from a network that locates, else None."""
+
+
+class Engine(Protocol):
+    """A loaded model."""
+
+    name: str
+    """What runs, and in which precision: ``openvino-bf16``."""
+    golden: Golden
+    """Tiles whose answer is known."""
+
+    def gather(self, tiles: Sequence[Any]) -> Any:
+        """Tiles, each uint8 (S, S) in host memory or a torch tensor on the GPU -> a batch for ``__call__``.
+
+        The caller keeps the tiles until the batch has its answer. Any thread.
+        """
+        ...
+
+    def __call__(self, batch: Any) -> Output:
+        """The network's answer for 1 to ``max_batch`` tiles. Blocks; one call at a time."""
+        ...
+
+
+def stack(tiles: Sequence[Any]) -> Pixels:
+    """The ``gather`` of engines that work in host memory: uint8 (N, S, S)."""
+    return np.stack([tile if isinstance(tile, np.ndarray) else tile.cpu().numpy() for tile in tiles])

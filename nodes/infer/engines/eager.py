@@ -1,0 +1,41 @@
+"""Plain PyTorch, float32, on the CPU: the reference that other engines are held against."""
+
+from pathlib import Path
+from typing import Any
+
+from nodes.infer.engines.contract import Output, stack
+from nodes.infer.engines.golden import Golden, golden_tiles
+from nodes.infer.verdict import softmax
+from pipeline.errors import ConfigError
+from pipeline.stage import Pixels
+
+
+class EagerEngine:
+    """Raises ``ConfigError`` for a model file that cannot be loaded."""
+
+    name = "eager-f32"
+    gather = staticmethod(stack)
+
+    def __init__(self, path: Path) -> None:
+        import torch
+
+        from ilcs_model.errors import ModelFileError
+        from ilcs_model.files import load_model
+
+        self._torch = torch
+        try:
+            self.network, info = load_model(path)
+        except ModelFileError as exc:
+            raise ConfigError(str(exc)) from exc
+        self.side = info.recipe.size_px
+        self.golden = Golden(self.side, softmax(self(golden_tiles(self.side)).logits))
+
+    def __call__(self, batch: Pixels) -> Output:
+        with self._torch.inference_mode():
+            logits, maps = parts(self.network(self._torch.from_numpy(batch[:, None])))
+        return Output(logits.numpy(), None if maps is None else maps.numpy())
+
+
+def parts(found: Any) -> tuple[Any, Any]:
+    """Logits and maps of what a network returned: both, or logits alone."""
+    return found if isinstance(found, tuple) else (found, None)

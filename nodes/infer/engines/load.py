@@ -1,0 +1,81 @@
+"""The configured model in the configured engine, tried on golden tiles before a line relies on it."""
+
+import logging
+import shutil
+from pathlib import Path
+
+from nodes.infer.engines.contract import Engine
+from nodes.infer.engines.golden import WrongAnswerError
+from pipeline.config import Config, Infer
+from pipeline.device import has_cuda
+from pipeline.errors import NodeError
+from pipeline.frame import ModelId
+from pipeline.model_file import Model, find_model, read_model
+
+
+class Loaded:
+    """An engine with what the line must say of its model."""
+
+    def __init__(self, engine: Engine, model: Model, digest: str) -> None:
+        self.engine, self.model = engine, model
+        self.id = ModelId(name=model.name, digest=digest)
+
+
+def load_engine(config: Config) -> Loaded:
+    """Load, run the smallest and the largest batch, and compare with the known answers.
+
+    Raises ``ConfigError`` for a model that cannot be used, ``NodeError`` for an engine that does not work here.
+    """
+    from ilcs_model.info import digest
+
+    path = find_model(config.infer.model)
+    model, sha = read_model(path), digest(path)
+    cache = config.state / "engines"
+    try:
+        engine = _open(config.infer, path, sha, model.recipe.size_px, cache)
+        for count in (1, config.infer.max_batch):
+            engine.golden.check(engine, count)
+    except WrongAnswerError:
+        shutil.rmtree(cache, ignore_errors=True)  # what is kept there may be why: the next start makes it anew
+        raise
+    except RuntimeError as exc:  # torch's or OpenVINO's own: no memory, a broken driver, a compiler that fails
+        raise NodeError(f"the model does not run here: {exc}. Look at the device, or choose another infer.engine") from exc
+    return Loaded(engine, model, sha)
+
+
+def _open(infer: Infer, path: Path, sha: str, side: int, cache: Path) -> Engine:
+    kind = infer.engine if infer.engine != "auto" else _best()
+    if kind == "eager":
+        from nodes.infer.engines.eager import EagerEngine
+
+        return EagerEngine(path)
+    if kind == "openvino":
+        from nodes.infer.engines.openvino import OpenVinoEngine
+
+        return OpenVinoEngine(path, sha, side, cache)
+    return _compiled(path, cache, infer.max_batch)
+
+
+def _best() -> str:
+    """``compiled`` on CUDA, else ``openvino``, which needs no compiler. Looks before it imports torch: that takes a second."""
+    if not has_cuda():
+        return "openvino"
+    import torch
+
+    if torch.cuda.is_available():
+        return "compiled"
+    logging.getLogger(__name__).warning(
+        "there is an NVIDIA GPU, but the installed torch %s cannot use it; inspecting on the CPU."
+        " Install a torch for CUDA, or write infer.engine: openvino",
+        torch.__version__,
+    )
+    return "openvino"
+
+
+def _compiled(path: Path, cache: Path, max_batch: int) -> Engine:
+    import torch
+
+    from nodes.infer.engines.compiled import CompiledEngine
+    from nodes.infer.engines.cuda import CudaEngine
+
+    return CudaEngine(path, cache, max_batch) if torch.cuda.is_available() else CompiledEngine(path, cache)

@@ -1,0 +1,163 @@
+"""An engine that answers wrongly does not go on: damaged at the start it is made anew or refused, later the node ends."""
+
+import select
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import ilcs_model.export
+from nodes.infer.engines.contract import Output
+from nodes.infer.engines.load import load_engine
+from nodes.infer.engines.openvino import OpenVinoEngine
+from nodes.infer.runner import EngineRunner
+from pipeline.config import Camera, Config, Infer
+from pipeline.errors import NodeError
+from pipeline.model_file import find_model
+
+MODEL = find_model("ilcs-neu")
+
+
+def flip(weights: Path) -> None:
+    """Negate weights of the first linear layer, most of the file: as good a file as before, of another network."""
+    data = np.fromfile(weights, np.uint8)
+    start = len(data) // 8 * 4
+    data[start + 3 : start + 2_000_000 : 4] ^= 0x80
+    data.tofile(weights)
+
+
+def cut(weights: Path) -> None:
+    weights.write_bytes(weights.read_bytes()[:100_000])
+
+
+def empty(weights: Path) -> None:
+    weights.with_name("golden.npy").write_bytes(b"")
+
+
+def garble(weights: Path) -> None:
+    weights.with_suffix(".xml").write_text("damaged")
+
+
+def test_a_converted_model_is_used_again(tmp_path: Path) -> None:
+    OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
+    (kept,) = tmp_path.glob("*/model.xml")
+    stamp = kept.stat().st_mtime_ns
+
+    OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
+
+    assert kept.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.parametrize("damage", [flip, cut, empty, garble])
+def test_a_damaged_conversion_is_made_anew_and_that_is_said(
+    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    first = OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
+    right = first(first.golden.tiles).logits
+    del first
+    (weights,) = tmp_path.glob("*/model.bin")
+    damage(weights)
+
+    second = OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
+
+    assert (second(second.golden.tiles).logits == right).all()
+    assert "is damaged and made anew" in caplog.text
+
+
+def test_an_engine_that_is_wrong_even_when_made_anew_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    convert = ilcs_model.export.to_openvino
+
+    def badly(path: Path, target: Path) -> None:
+        convert(path, target)
+        flip(target.with_suffix(".bin"))
+
+    monkeypatch.setattr(ilcs_model.export, "to_openvino", badly)
+    config = Config(
+        line="l",
+        cameras={"top": Camera(source="folder:x")},
+        infer=Infer(model="ilcs-neu", engine="openvino"),
+        state_dir=str(tmp_path),
+    )
+
+    with pytest.raises(NodeError, match=r"openvino-.* answers wrongly: golden tile .* choose another infer\.engine"):
+        load_engine(config)
+    assert not (tmp_path / "engines").exists()
+
+
+class Failing:
+    """A real engine that goes wrong when told to."""
+
+    def __init__(self, real: OpenVinoEngine) -> None:
+        self._real, self.name, self.golden = real, real.name, real.golden
+        self.go_wrong: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
+
+    def gather(self, tiles: Sequence[Any]) -> Any:
+        return self._real.gather(tiles)
+
+    def __call__(self, batch: Any) -> Output:
+        return Output(self.go_wrong(self._real(batch).logits), None)
+
+
+@pytest.fixture(scope="module")
+def real(tmp_path_factory: pytest.TempPathFactory) -> OpenVinoEngine:
+    return OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path_factory.mktemp("engines"))
+
+
+def wait(runner: EngineRunner, count: int) -> list[Any]:
+    """The first ``count`` results."""
+    found: list[Any] = []
+    while len(found) < count:
+        assert select.select([runner], [], [], 60)[0]
+        found += runner.results()
+    return found
+
+
+def device_lost(logits: np.ndarray) -> np.ndarray:
+    raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+
+@pytest.mark.parametrize(
+    ("go_wrong", "message"),
+    [
+        (lambda logits: -logits, "answers wrongly"),
+        (lambda logits: logits * np.nan, "answers wrongly"),
+        (lambda logits: logits[:, :3], "shape"),
+        (device_lost, "failed: CUDA error"),
+    ],
+)
+def test_an_idle_engine_that_goes_wrong_is_found(real: OpenVinoEngine, go_wrong: Callable[[np.ndarray], np.ndarray], message: str) -> None:
+    engine = Failing(real)
+    runner = EngineRunner(engine, check_s=0.01)
+    engine.go_wrong = go_wrong
+
+    with pytest.raises(NodeError, match=message):
+        wait(runner, 1)
+
+
+def test_a_busy_engine_is_checked_between_its_batches(real: OpenVinoEngine) -> None:
+    """No batch is held up for more than one golden tile, and none goes without an answer."""
+    runner = EngineRunner(Failing(real), check_s=0.0)
+    batch = real.gather(list(real.golden.tiles[:2]))
+    for tag in range(5):
+        runner.submit(tag, batch)
+
+    found = wait(runner, 5)
+
+    assert [tag for tag, _, _ in found] == [0, 1, 2, 3, 4]
+    assert all(np.abs(scores - real.golden.scores[:2]).max() < 0.1 for _, scores, _ in found)
+    assert runner.checks >= 4
+    runner.close()
+
+
+def test_an_engine_that_goes_wrong_under_load_is_found(real: OpenVinoEngine) -> None:
+    engine = Failing(real)
+    runner = EngineRunner(engine, check_s=0.0)
+    engine.go_wrong = lambda logits: -logits
+    batch = real.gather(list(real.golden.tiles[:2]))
+    for tag in range(100):
+        runner.submit(tag, batch)
+
+    with pytest.raises(NodeError, match="answers wrongly"):
+        wait(runner, 100)
