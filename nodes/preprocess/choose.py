@@ -23,11 +23,12 @@ def make_preprocess(config: Config, recipe: Recipe, log: logging.Logger) -> Prep
     found: Preprocess | None = None
     if device in ("gpu", "dali"):
         found = _dali(config, recipe, log, "gpu" if device == "gpu" else "cpu")
-    elif device == "auto" and config.infer.engine in _CUDA_ENGINES and driver() is not None:
+    elif device == "auto" and config.infer.engine in _CUDA_ENGINES:
         try:
-            found = _dali(config, recipe, log, "gpu")
-        except ConfigError as exc:
-            log.warning("this machine has a CUDA device, but preprocess runs on the CPU: %s", exc)
+            if driver() is not None:
+                found = _dali(config, recipe, log, "gpu")
+        except (ConfigError, RuntimeError) as exc:
+            log.warning("this machine has a CUDA driver, but preprocess runs on the CPU: %s", exc)
     found = found or OpenCvPreprocess(config, recipe)
     log.info("preprocess %s", found.name)
     return found

@@ -6,17 +6,23 @@ from typing import Any
 from pipeline.stage import Pixels
 
 _READ_ONLY = 0x08  # CU_MEMHOSTREGISTER_READ_ONLY
+_NOTHING_THERE = (34, 100)  # CUDA_ERROR_STUB_LIBRARY, CUDA_ERROR_NO_DEVICE
 
 
 def driver() -> Any | None:
-    """The driver, if there is one and it sees a device; nothing is allocated on it."""
+    """The driver, if there is one and it sees a device; nothing is allocated on it.
+
+    Raises ``RuntimeError`` for a driver that is there and does not start.
+    """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return None
-    count = ctypes.c_int(0)
-    if cuda.cuInit(0) or cuda.cuDeviceGetCount(ctypes.byref(count)) or not count.value:
+    code = cuda.cuInit(0)
+    if code in _NOTHING_THERE:
         return None
+    if code:
+        raise RuntimeError(f"the CUDA driver does not start: {_name(cuda, code)}")
     return cuda
 
 
@@ -34,15 +40,16 @@ class Pinned:
         self.refusal = "no CUDA driver"
         if self._cuda is not None:
             code = self._cuda.cuMemHostRegister_v2(self._at, ctypes.c_size_t(memory.nbytes), ctypes.c_uint(_READ_ONLY))
-            self.refusal = self._name(code) if code else ""
+            self.refusal = _name(self._cuda, code) if code else ""
 
     def close(self) -> None:
         """Let the memory go; no copy may be under way."""
         if self._cuda is not None and not self.refusal:
             self._cuda.cuMemHostUnregister(self._at)
 
-    def _name(self, code: int) -> str:
-        text = ctypes.c_char_p()
-        if self._cuda is None or self._cuda.cuGetErrorName(code, ctypes.byref(text)) or text.value is None:
-            return f"CUDA error {code}"
-        return text.value.decode()
+
+def _name(cuda: Any, code: int) -> str:
+    text = ctypes.c_char_p()
+    if cuda.cuGetErrorName(code, ctypes.byref(text)) or text.value is None:
+        return f"CUDA error {code}"
+    return text.value.decode()
