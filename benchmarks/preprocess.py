@@ -1,6 +1,6 @@
 """Whether every preprocess gives the tiles of OpenCV, and how fast each is.
 
-    python benchmarks/preprocess.py --data DIR [--model ilcs-neu] [--out FILE]
+    python -m benchmarks.preprocess --data DIR [--model ilcs-neu] [--out FILE]
 
 Takes the test images of a data set, and frames of noise. Prints for each preprocess that runs here the largest difference
 of a grey level by operation, the labels that differ, and images/s and tiles/s, the preprocessors in turn.

@@ -16,6 +16,7 @@ from pipeline.frame import FrameRef
 from pipeline.model_file import Recipe
 from pipeline.stage import Pixels, TiledFrame
 
+_FAILURES = (RuntimeError, MemoryError)  # the second when the device's memory is full
 _PROBE = np.zeros((2, 2), np.uint8), ((0, 0, 2, 2),)
 
 
@@ -42,7 +43,7 @@ class DaliPreprocess:
             try:
                 for frame, tiles in zip(good, self._run(good), strict=True):
                     frame.tiles = tiles
-            except RuntimeError as exc:
+            except _FAILURES as exc:
                 self._log.warning("DALI failed on a batch of %d frames, which now go one by one: %s", len(good), exc)
                 self._one_by_one(good)
         now = time.monotonic_ns()
@@ -69,7 +70,7 @@ class DaliPreprocess:
         for frame in frames:
             try:
                 (frame.tiles,) = self._run([frame])
-            except RuntimeError as exc:
+            except _FAILURES as exc:
                 self._rebuild()
                 self._log.warning(
                     "frame %d of camera %s is invalid, DALI fails on it: %s", frame.ref.meta.frame, frame.ref.meta.camera, exc
@@ -79,7 +80,7 @@ class DaliPreprocess:
     def _rebuild(self) -> None:
         try:
             self._build()
-        except RuntimeError as exc:
+        except _FAILURES as exc:
             raise NodeError(f"DALI does not work any more: {exc}") from exc
 
     def _build(self) -> None:

@@ -43,7 +43,7 @@ class TileGraph:
         (found,) = self._pipe.run(frames=[frame[:, :, None] for frame in frames], **_windows(boxes))
         if self._gpu:
             return [self._from_dlpack(found[k])[..., 0] for k in range(len(frames))]
-        return [np.array(found[k])[..., 0] for k in range(len(frames))]
+        return [np.asarray(found[k])[..., 0] for k in range(len(frames))]
 
 
 def _tiles(recipe: Recipe, backend: Literal["cpu", "gpu"]) -> Any:
