@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import cv2
+import msgspec
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 
 from nodes.infer.engine import OpenVinoEngine
 from nodes.preprocess.choose import make_preprocess
+from nodes.preprocess.cuda import driver
 from nodes.preprocess.dali import DaliPreprocess
 from nodes.preprocess.dali_graph import TileGraph
 from nodes.preprocess.geometry import grid
@@ -202,8 +204,6 @@ def test_a_dali_that_works_no_more_ends_the_node(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_gpu_that_is_not_there_is_refused_with_a_remedy() -> None:
-    from nodes.preprocess.cuda import driver
-
     if driver() is not None:
         pytest.skip("there is a CUDA device")
     with pytest.raises(ConfigError, match=r"preprocess\.device.*set preprocess\.device to cpu"):
@@ -212,8 +212,6 @@ def test_a_gpu_that_is_not_there_is_refused_with_a_remedy() -> None:
 
 @pytest.mark.parametrize(("device", "name"), [("auto", "opencv-cpu"), ("cpu", "opencv-cpu"), ("dali", "dali-cpu")])
 def test_the_log_says_which_preprocess_runs(device: str, name: str, caplog: pytest.LogCaptureFixture) -> None:
-    from nodes.preprocess.cuda import driver
-
     if device == "auto" and driver() is not None:
         pytest.skip("there is a CUDA device")
     with caplog.at_level(logging.INFO):
@@ -221,3 +219,17 @@ def test_the_log_says_which_preprocess_runs(device: str, name: str, caplog: pyte
 
     assert f"preprocess {name}" in caplog.text
     assert all(r.levelno < logging.WARNING for r in caplog.records)
+
+
+def test_a_gpu_that_cannot_be_used_is_passed_over_and_named(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    """As on a machine with a driver and a torch that was built without CUDA."""
+    torch = pytest.importorskip("torch")
+    if torch.cuda.is_available():
+        pytest.skip("the CUDA device can be used")
+    monkeypatch.setattr("nodes.preprocess.choose.driver", object)
+    on_cpu = msgspec.structs.replace(config("auto", "grid", 300, 0), infer=Infer(model="ilcs-neu", engine="openvino"))
+
+    assert make_preprocess(on_cpu, RECIPE, LOG).name == "opencv-cpu"
+    assert "CUDA" not in caplog.text
+    assert make_preprocess(config("auto", "grid", 300, 0), RECIPE, LOG).name == "opencv-cpu"
+    assert "preprocess runs on the CPU" in caplog.text
