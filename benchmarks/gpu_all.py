@@ -103,9 +103,9 @@ def parity(out: Path) -> Result:
 
 def preprocess(out: Path) -> Result:
     """The GPU's tiles against OpenCV's, and how fast they come."""
-    if not (ROOT / "benchmarks" / "preprocess.py").is_file():
-        sys.exit("benchmarks/preprocess.py is not part of this version: nothing to compare DALI by")
-    return _script("benchmarks.preprocess", out)
+    if NEU is None:
+        sys.exit("no NEU images: set LINEPIPE_NEU_DIR")
+    return _script("benchmarks.preprocess", out, "--data", str(NEU))
 
 
 def engine(_: Path) -> Result:

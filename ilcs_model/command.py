@@ -19,10 +19,17 @@ from ilcs_model import ARCHITECTURES
     "--rate", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Peak rate of the one-cycle schedule."
 )
 @click.option("--init", type=click.Path(path_type=Path), help="Model file whose weights to start from.")
+@click.option(
+    "--loader",
+    type=click.Choice(("auto", "opencv", "dali")),
+    default="auto",
+    show_default=True,
+    help="Makes the tiles; auto: dali on CUDA.",
+)
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; costs at most one epoch.")
 def train(
-    data: Path, model: str, out: Path, name: str | None, epochs: int, rate: float, init: Path | None, seed: int, resume: bool
+    data: Path, model: str, out: Path, name: str | None, epochs: int, rate: float, init: Path | None, loader: str, seed: int, resume: bool
 ) -> None:
     """Train a model from labelled images.
 
@@ -34,7 +41,13 @@ def train(
     from ilcs_model.train import train as run
 
     settings = Settings(
-        model=model, name=name or out.resolve().name, epochs=epochs, rate=rate, seed=seed, init=None if init is None else str(init)
+        model=model,
+        name=name or out.resolve().name,
+        epochs=epochs,
+        rate=rate,
+        seed=seed,
+        loader=loader,
+        init=None if init is None else str(init),
     )
     progress = _Progress()
     try:

@@ -3,7 +3,7 @@
 import csv
 import hashlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import NamedTuple
@@ -141,29 +141,46 @@ def to_tile(image: Tile, recipe: Recipe) -> Tile:
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)
 
 
-def augment(image: Tile, recipe: Recipe, rng: np.random.Generator, mask: Tile | None = None) -> tuple[Tile, Tile | None]:
-    """Random crop (65-100 % of the area), flips, brightness, contrast, blur: grey uint8 (H, W) -> tile (S, S).
+class Draw(NamedTuple):
+    """One random augmentation: a crop of 65-100 % of the area, flips, blur, contrast and brightness."""
 
-    ``mask`` (H, W) is cut alike -> (S, S); a crop that loses most of it is drawn again.
-    """
-    side, found = recipe.size_px, None
+    matrix: NDArray[np.float64]
+    """(2, 3): pixel centres of the tile -> those of the image; a negative scale is a flip."""
+    sigma: float
+    """Of the blur in pixels; 0: none."""
+    gain: float
+    """Contrast about the tile's mean, then"""
+    offset: float
+    """grey levels added."""
+    target: NDArray[np.float32] | None
+    """What a map should show of the image's mask after this crop, (S // 8, S // 8); None without a mask."""
+
+
+def draw(shape: tuple[int, ...], recipe: Recipe, rng: np.random.Generator, mask: Tile | None = None) -> Draw:
+    """Draw an augmentation for an image of ``shape`` (H, W); a crop that loses most of its mask is drawn again."""
+    side, target = recipe.size_px, None
     for _ in range(_TRIES):
-        matrix = _geometry(image.shape, side, rng)
+        matrix = _geometry(shape, side, rng)
         if mask is None:
             break
         found = _warp(mask, matrix, side)
-        if np.count_nonzero(found) >= KEPT * np.count_nonzero(mask) * (side / mask.shape[0]) * (side / mask.shape[1]):
+        target = target_map(found)
+        if np.count_nonzero(found) >= KEPT * np.count_nonzero(mask) * (side / shape[0]) * (side / shape[1]):
             break
-    tile = _warp(image, matrix, side)
-    if rng.random() < 0.3:
-        tile = np.asarray(cv2.GaussianBlur(tile, (0, 0), rng.uniform(0.3, 1.5)), np.uint8)
-    gain, offset = rng.uniform(0.75, 1.25), rng.uniform(-25, 25)
+    sigma = rng.uniform(0.3, 1.5) if rng.random() < 0.3 else 0.0
+    return Draw(matrix, sigma, rng.uniform(0.75, 1.25), rng.uniform(-25, 25), target)
+
+
+def augment(image: Tile, recipe: Recipe, drawn: Draw) -> Tile:
+    """Grey uint8 (H, W) -> tile (S, S) as drawn."""
+    tile = _warp(image, drawn.matrix, recipe.size_px)
+    if drawn.sigma:
+        tile = np.asarray(cv2.GaussianBlur(tile, (0, 0), drawn.sigma), np.uint8)
     middle = float(tile.mean())
-    return np.asarray(cv2.convertScaleAbs(np.clip((tile - middle) * gain + middle + offset, 0, 255)), np.uint8), found
+    return np.asarray(cv2.convertScaleAbs(np.clip((tile - middle) * drawn.gain + middle + drawn.offset, 0, 255)), np.uint8)
 
 
 def _geometry(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> NDArray[np.float64]:
-    """Affine map from tile to image: a random crop, perhaps flipped."""
     height, width = shape
     scale = np.sqrt(rng.uniform(0.65, 1.0))
     w, h = scale * width, scale * height
@@ -172,7 +189,6 @@ def _geometry(shape: tuple[int, ...], side: int, rng: np.random.Generator) -> ND
         left, w = left + w, -w
     if rng.random() < 0.5:
         top, h = top + h, -h
-    # Maps tile pixel centres onto the crop; a negative width or height is a flip.
     sx, sy = w / side, h / side
     return np.array([[sx, 0, left + sx / 2 - 0.5], [0, sy, top + sy / 2 - 0.5]])
 
@@ -194,32 +210,54 @@ def train_batches(data: Dataset, recipe: Recipe, batch: int, seed: tuple[int, ..
 
     The same seed gives the same epoch. Batches are made two ahead in a thread.
     """
-    order = np.random.default_rng(seed).permutation(data.split("train"))
-    groups = [order[k : k + batch] for k in range(0, len(order) - batch + 1, batch)] or [order]
 
     def make(group: NDArray[np.int64]) -> Batch:
-        pairs = [_example(data, int(i), recipe, np.random.default_rng((*seed, int(i)))) for i in group]
-        maps = torch.from_numpy(np.stack([m for _, m in pairs])) if data.locates else None
-        return Batch(torch.from_numpy(np.stack([t for t, _ in pairs]))[:, None], torch.tensor([data.labels[i] for i in group]), maps)
+        images = [read_image(data.files[i]) for i in group]
+        drawn = draw_group(data, group, [image.shape for image in images], recipe, seed)
+        tiles = [augment(image, recipe, d) for image, d in zip(images, drawn, strict=True)]
+        return Batch(torch.from_numpy(np.stack(tiles))[:, None], *answers(data, group, drawn, recipe))
 
+    return ahead(epoch_groups(data, batch, seed), make)
+
+
+def epoch_groups(data: Dataset, batch: int, seed: tuple[int, ...]) -> list[NDArray[np.int64]]:
+    """Indices of the training images in an epoch's order, in full batches; one short batch if there are too few."""
+    order = np.random.default_rng(seed).permutation(data.split("train"))
+    return [order[k : k + batch] for k in range(0, len(order) - batch + 1, batch)] or [order]
+
+
+def draw_group(data: Dataset, group: NDArray[np.int64], shapes: list[tuple[int, ...]], recipe: Recipe, seed: tuple[int, ...]) -> list[Draw]:
+    """What is drawn for each image of a batch; every image has its own stream of numbers."""
+    masks = [_mask(data, int(i)) for i in group]
+    streams = [np.random.default_rng((*seed, int(i))) for i in group]
+    return [draw(shape, recipe, rng, mask) for shape, rng, mask in zip(shapes, streams, masks, strict=True)]
+
+
+def answers(data: Dataset, group: NDArray[np.int64], drawn: list[Draw], recipe: Recipe) -> tuple[Tensor, Tensor | None]:
+    """Labels of a batch, and its target maps if the data has masks."""
+    labels = torch.tensor([data.labels[i] for i in group])
+    if not data.locates:
+        return labels, None
+    cells = (recipe.size_px // CELL, recipe.size_px // CELL)
+    blank = {"none": np.zeros(cells, np.float32), "": np.full(cells, -1, np.float32)}
+    maps = [blank[data.masks[i]] if d.target is None else d.target for i, d in zip(group, drawn, strict=True)]
+    return labels, torch.from_numpy(np.stack(maps))
+
+
+def ahead(groups: list[NDArray[np.int64]], make: Callable[[NDArray[np.int64]], Batch]) -> Iterator[Batch]:
+    """Make batches in a thread, two before they are asked for."""
     with ThreadPoolExecutor(1, thread_name_prefix="loader") as pool:
-        ahead = [pool.submit(make, g) for g in groups[:2]]
+        waiting = [pool.submit(make, g) for g in groups[:2]]
         for k in range(len(groups)):
-            ready = ahead.pop(0).result()
+            ready = waiting.pop(0).result()
             if k + 2 < len(groups):
-                ahead.append(pool.submit(make, groups[k + 2]))
+                waiting.append(pool.submit(make, groups[k + 2]))
             yield ready
 
 
-def _example(data: Dataset, index: int, recipe: Recipe, rng: np.random.Generator) -> tuple[Tile, NDArray[np.float32]]:
-    """An augmented tile and its target map."""
-    image, name = read_image(data.files[index]), data.masks[index] if data.masks else ""
-    cells = recipe.size_px // CELL
-    if name in ("", "none"):
-        return augment(image, recipe, rng)[0], np.full((cells, cells), 0 if name else -1, np.float32)
-    tile, mask = augment(image, recipe, rng, read_image(data.root / name))
-    assert mask is not None
-    return tile, target_map(mask)
+def _mask(data: Dataset, index: int) -> Tile | None:
+    name = data.masks[index] if data.masks else ""
+    return None if name in ("", "none") else read_image(data.root / name)
 
 
 def plain_batches(data: Dataset, indices: list[int], recipe: Recipe, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

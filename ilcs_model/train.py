@@ -5,6 +5,7 @@ rate moves their output by hundreds and the loss never leaves ln(classes).
 """
 
 import copy
+import functools
 import itertools
 import json
 import math
@@ -30,6 +31,7 @@ from ilcs_model.ilcs import MEAN, STD
 from ilcs_model.info import ModelInfo, Recipe, code_version, digest
 
 COMPILE_STEPS = 100  # compiling takes about a minute on two cores; a shorter run is over sooner without
+Batches = Callable[[Dataset, Recipe, int, tuple[int, ...]], Iterator[Batch]]
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -50,6 +52,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     average: float = 0.995  # weight of the running average at each step, once past the first steps
     clip_norm: float = 5.0
     norm_images: int = 1024  # training images over which batch-norm statistics are recomputed
+    loader: str = "auto"  # who makes the training tiles: opencv, dali, or auto: dali on CUDA
     init: str | None = None  # model file whose weights the run starts from
 
 
@@ -124,6 +127,7 @@ class _Trainer:
         self.data, self.settings = data, settings
         torch.manual_seed(settings.seed)
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.batches, self.loader = _loader(settings.loader, self.device)
         self.model = _first_weights(data, settings).to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model)
         self.steps_per_epoch = max(1, len(data.split("train")) // settings.batch)
@@ -139,7 +143,7 @@ class _Trainer:
     def describe(self) -> str:
         precision = "bfloat16" if self.bf16 else "float32"
         how = "compiled" if self.compiled else "eager, the run is short" if self.compiler else "eager: no C++ compiler found"
-        return f"{self.device.type}, {precision}, {how}"
+        return f"{self.device.type}, {precision}, {how}, tiles by {self.loader}"
 
     def _groups(self) -> list[dict[str, Any]]:
         """Linear layers of the classifier apart; biases and norms without decay."""
@@ -157,7 +161,7 @@ class _Trainer:
     def epoch(self, recipe: Recipe, epoch: int, report: Report) -> Iterator[float]:
         """Train over one epoch and yield each step's loss."""
         self.model.train()
-        for batch in train_batches(self.data, recipe, self.settings.batch, (self.settings.seed, epoch)):
+        for batch in self.batches(self.data, recipe, self.settings.batch, (self.settings.seed, epoch)):
             yield (loss := self._step(batch))
             report({"epoch": epoch + 1, "step": self.step, "steps": self.steps_per_epoch * self.settings.epochs, "loss": loss})
 
@@ -192,7 +196,7 @@ class _Trainer:
         """The averaged network with batch-norm statistics of its own, in evaluation mode."""
         s, model = self.settings, copy.deepcopy(self.averaged)
         # Augmented as in training: the statistics must be those under which the weights were learned.
-        batches = train_batches(self.data, recipe, s.batch, (s.seed, s.epochs))
+        batches = self.batches(self.data, recipe, s.batch, (s.seed, s.epochs))
         enough = itertools.islice(batches, max(1, s.norm_images // s.batch))
         recompute_norms(model, (batch.tiles.to(self.device) for batch in enough))
         return model
@@ -249,6 +253,19 @@ def map_loss(found: Tensor, wanted: Tensor) -> Tensor:
     weight = known * (1 + 3 * wanted.clamp(min=0))
     losses = F.binary_cross_entropy_with_logits(found, wanted.clamp(min=0), weight=weight, reduction="sum")
     return losses / known.sum().clamp(min=1)
+
+
+def _loader(name: str, device: torch.device) -> tuple[Batches, str]:
+    """What makes training batches, and its name with the reason if it is not the one that ``auto`` prefers."""
+    if name == "opencv" or (name == "auto" and device.type == "cpu"):
+        return train_batches, "OpenCV"
+    try:
+        from ilcs_model.dali_loader import dali_batches
+    except ImportError as exc:
+        if name == "dali":
+            raise DataError(f"--loader dali: {exc}; install nvidia-dali-cuda130 (x86_64 only) or choose opencv") from exc
+        return train_batches, f"OpenCV, as DALI is not installed ({exc})"
+    return functools.partial(dali_batches, device=device.type), "DALI"
 
 
 def _first_weights(data: Dataset, settings: Settings) -> nn.Module:

@@ -54,7 +54,8 @@ class Preprocess(_Tree, frozen=True, kw_only=True):
     """Side of a square of the frame that becomes one tile (``grid``)."""
     overlap_px: Annotated[int, Meta(ge=0)] = 0
     """How far neighbouring tiles overlap (``grid``)."""
-    device: Literal["auto", "cpu"] = "auto"
+    device: Literal["auto", "cpu", "gpu", "dali"] = "auto"
+    """``cpu`` is OpenCV, ``gpu`` DALI on a CUDA device, ``dali`` DALI on the CPU (to compare)."""
 
 
 class Infer(_Tree, frozen=True, kw_only=True):

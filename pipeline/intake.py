@@ -37,7 +37,10 @@ class Leased:
 
 
 class Intake:
-    """Asks one camera's capture for frames, once its ring is there."""
+    """Asks one camera's capture for frames, once its ring is there.
+
+    ``on_ring`` is called with the camera's name and the memory of each ring that is mapped.
+    """
 
     def __init__(
         self,
@@ -47,9 +50,10 @@ class Intake:
         credits: int,
         on_frame: Callable[[Leased], None],
         model: ModelId | None = None,
+        on_ring: Callable[[str, NDArray[np.uint8]], None] = lambda camera, memory: None,
     ) -> None:
-        self._path = endpoints.ring(camera)
-        self._on_frame = on_frame
+        self._camera, self._path = camera, endpoints.ring(camera)
+        self._on_frame, self._on_ring = on_frame, on_ring
         self._ring: Ring | None = None
         self._epochs: set[str] = set()
         self._next_try_ns = 0
@@ -58,7 +62,7 @@ class Intake:
     def turn(self, now_ns: int) -> None:
         if self._ring is None and now_ns >= self._next_try_ns:
             self._next_try_ns = now_ns + RETRY_NS
-            self._ring = fetch_ring(self._path)
+            self._fetch()
         if self._ring is not None:
             self.link.turn(now_ns)
 
@@ -66,7 +70,12 @@ class Intake:
         if message.ref.meta.epoch not in self._epochs:
             # A capture node that came back may have brought a ring of its own.
             self._epochs.add(message.ref.meta.epoch)
-            self._ring = fetch_ring(self._path) or self._ring
+            self._fetch()
         if self._ring is None:
             raise ProtocolError(f"{self._path}: capture sent a frame and has no ring")
         self._on_frame(Leased(message.ref, self._ring, self.link))
+
+    def _fetch(self) -> None:
+        if (ring := fetch_ring(self._path)) is not None:
+            self._ring = ring
+            self._on_ring(self._camera, ring.memory)

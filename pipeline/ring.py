@@ -82,6 +82,11 @@ class Ring:
         return cls(fd, writable=False)
 
     @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The whole mapping, a view."""
+        return self._bytes
+
+    @property
     def ledger(self) -> NDArray[np.int64]:
         """The camera's counters, in the ring's memory."""
         return self._bytes[_LEDGER_AT : _LEDGER_AT + 8 * SIZE].view(np.int64)

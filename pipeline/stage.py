@@ -1,6 +1,7 @@
 """Where preprocess and infer meet: what one gives and the other takes, in one process or over ZeroMQ."""
 
-from typing import Protocol
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import msgspec
 import numpy as np
@@ -19,8 +20,8 @@ class TiledFrame(msgspec.Struct, kw_only=True):
     ref: FrameRef
     pixels: Pixels
     """Grey uint8 (H, W); may be a view into the ring, valid until the frame is acknowledged."""
-    tiles: Pixels
-    """uint8 (N, S, S), row by row; N = 0 for an invalid frame."""
+    tiles: Any
+    """uint8 (N, S, S), row by row; N = 0 for an invalid frame. A host array, or a device tensor where one process joins the stages."""
     boxes: tuple[Box, ...]
     columns: int
     """Tiles per row of the grid."""
@@ -33,6 +34,21 @@ class TiledFrame(msgspec.Struct, kw_only=True):
 class Preprocess(Protocol):
     """Frames to tiles. Never raises for a bad image: that is a ``TiledFrame`` with a reason."""
 
-    def __call__(self, ref: FrameRef, data: Pixels) -> TiledFrame:
-        """``data``: (H, W) raw pixels or (length,) bytes of an encoded image, as ``Ring.pixels`` gives them."""
+    name: str
+    """What runs, and on what: ``opencv-cpu``."""
+    frames_at_once: int
+    """How many frames it takes in one call at most; give it those that wait, never wait for more."""
+
+    def __call__(self, frames: Sequence[tuple[FrameRef, Pixels]]) -> list[TiledFrame]:
+        """Each frame with its data: (H, W) raw pixels or (length,) bytes of an encoded image, as ``Ring.pixels`` gives them.
+
+        Every frame comes back, in order; a bad one does not touch the others.
+        """
+        ...
+
+    def adopt(self, camera: str, memory: Pixels) -> str:
+        """Told of each ring as it is mapped: its whole memory, uint8, read-only. It takes the place of the camera's former one.
+
+        Returns how frames get from there to the device, for the log; empty where there is no device.
+        """
         ...

@@ -30,8 +30,8 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     camera: str | None = None
 
 
-PREPROCESS = "nodes.preprocess.opencv:OpenCvPreprocess"
-"""What makes a ``pipeline.stage.Preprocess`` from a configuration and a recipe."""
+PREPROCESS = "nodes.preprocess.choose:make_preprocess"
+"""What makes a ``pipeline.stage.Preprocess`` from a configuration, a recipe and a logger."""
 
 
 def processes(config: Config) -> list[Process]:

@@ -51,14 +51,13 @@ class Judge:
         self.tiles = self.batches = self.stale = 0
 
     def add(self, pending: Pending) -> None:
-        """Take a frame; an invalid one gets its verdict at once."""
+        """Take a frame, whose tiles wait for ``feed``; an invalid one gets its verdict at once."""
         if pending.frame.invalid:
             self._conclude(pending, (), pending.frame.invalid)
             return
         now = time.monotonic_ns()
         for index in range(len(pending.frame.boxes)):
             self._batcher.add((pending, index), now)
-        self.feed()
 
     def feed(self) -> None:
         """Give the engine what the batcher closes."""

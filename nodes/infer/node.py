@@ -12,7 +12,7 @@ from pipeline.intake import Intake, Leased
 from pipeline.link import FrameLink
 from pipeline.node_main import Node, resolve
 from pipeline.outbox import Outbox
-from pipeline.stage import Preprocess, TiledFrame
+from pipeline.stage import Pixels, Preprocess, TiledFrame
 from pipeline.topology import PREPROCESS, credits_for
 from pipeline.transport import Waiter
 from pipeline.wire import Frame
@@ -23,27 +23,31 @@ IDLE_MS = 50.0
 def inspect(node: Node) -> None:
     """Entry point: preprocess and infer joined in memory, frames straight from every camera's ring."""
     loaded = load_engine(node.config)
-    preprocess: Preprocess = resolve(PREPROCESS)(node.config, loaded.model.recipe)
+    preprocess: Preprocess = resolve(PREPROCESS)(node.config, loaded.model.recipe, node.log)
     outbox = Outbox(node.endpoints.publish)
     judge = Judge(node.config.infer, loaded, outbox)
     todo: deque[Leased] = deque()
+
+    def on_ring(camera: str, memory: Pixels) -> None:
+        if how := preprocess.adopt(camera, memory):
+            node.log.info("ring of camera %s: %s", camera, how)
+
     intakes = [
-        Intake(node.endpoints, camera, node.process.name, credits_for(node.config, camera), todo.append, loaded.id)
+        Intake(node.endpoints, camera, node.process.name, credits_for(node.config, camera), todo.append, loaded.id, on_ring)
         for camera in node.config.cameras
     ]
 
-    def take_one() -> bool:
-        if not todo:
-            return False
-        leased = todo.popleft()
-        judge.add(Pending(preprocess(leased.ref, leased.data), leased.current, leased.ack, leased.forget))
-        return True
+    def take() -> bool:
+        group = [todo.popleft() for _ in range(min(len(todo), preprocess.frames_at_once))]
+        for leased, tiled in zip(group, preprocess([(leased.ref, leased.data) for leased in group]), strict=True):
+            judge.add(Pending(tiled, leased.current, leased.ack, leased.forget))
+        return bool(group)
 
     def turn(now_ns: int) -> None:
         for intake in intakes:
             intake.turn(now_ns)
 
-    _loop(node, loaded, judge, outbox, [i.link for i in intakes], turn, take_one)
+    _loop(node, loaded, judge, outbox, [i.link for i in intakes], turn, take)
 
 
 def infer(node: Node) -> None:
@@ -60,13 +64,13 @@ def infer(node: Node) -> None:
     credits = sum(credits_for(node.config, camera) for camera in node.config.cameras)
     link = FrameLink(node.endpoints.tiles, node.process.name, credits, receive, loaded.id)
 
-    def take_one() -> bool:
+    def take() -> bool:
         if not todo:
             return False
         judge.add(todo.popleft())
         return True
 
-    _loop(node, loaded, judge, outbox, [link], link.turn, take_one)
+    _loop(node, loaded, judge, outbox, [link], link.turn, take)
 
 
 def _loop(
@@ -76,9 +80,9 @@ def _loop(
     outbox: Outbox,
     links: list[FrameLink],
     turn: Callable[[int], None],
-    take_one: Callable[[], bool],
+    take: Callable[[], bool],
 ) -> None:
-    """Until told to stop and nothing is held: sockets, one frame to tiles, engine, heartbeat."""
+    """Until told to stop and nothing is held: sockets, waiting frames to tiles, engine, heartbeat."""
     waiter = Waiter(*[link.dealer for link in links], outbox.dealer, judge.runner.fileno())
     node.log.info("model %s, engine %s", loaded.id.name, loaded.engine.name)
 
@@ -99,7 +103,7 @@ def _loop(
         turn(now)
         outbox.turn(now)
         judge.collect()
-        more = take_one()
+        more = take()
         judge.feed()
         node.beat("running", facts)
         if node.stopping and not told:

@@ -1,1 +1,1 @@
-"""Preprocess: frames to tiles. On a CPU by OpenCV, with JPEGs decoded strictly by libjpeg-turbo."""
+"""Preprocess: frames to tiles, by OpenCV on a CPU or by DALI on a GPU. Encoded frames are decoded strictly, on the host."""

@@ -2,17 +2,19 @@
 
 import time
 from collections import deque
+from typing import Any
 
 import msgspec
+import numpy as np
 
-from nodes.preprocess.opencv import OpenCvPreprocess
+from nodes.preprocess.choose import make_preprocess
 from pipeline.dispatch import Dispatcher
 from pipeline.errors import ProtocolError
 from pipeline.intake import Intake, Leased
 from pipeline.leases import LeaseTable, Slot
 from pipeline.model_file import find_model, read_model
 from pipeline.node_main import Node
-from pipeline.stage import TiledFrame
+from pipeline.stage import Pixels, TiledFrame
 from pipeline.topology import credits_for
 from pipeline.transport import Router, Waiter
 from pipeline.wire import Frame, Message, Tiled
@@ -33,10 +35,10 @@ class _Preprocess:
     def __init__(self, node: Node) -> None:
         self._node = node
         model = read_model(find_model(node.config.infer.model))
-        self._tile = OpenCvPreprocess(node.config, model.recipe)
+        self._preprocess = make_preprocess(node.config, model.recipe, node.log)
         self._todo: deque[Leased] = deque()
         self._intakes = [
-            Intake(node.endpoints, camera, node.process.name, credits_for(node.config, camera), self._todo.append)
+            Intake(node.endpoints, camera, node.process.name, credits_for(node.config, camera), self._todo.append, on_ring=self._adopt)
             for camera in node.config.cameras
         ]
         self._table = LeaseTable(sum(credits_for(node.config, camera) for camera in node.config.cameras))
@@ -55,8 +57,9 @@ class _Preprocess:
         if self._dispatcher.has_worker:
             for intake in self._intakes:
                 intake.turn(now)
-        if self._todo:
-            self._prepare(self._todo.popleft())
+        group = [self._todo.popleft() for _ in range(min(len(self._todo), self._preprocess.frames_at_once))]
+        for leased, tiled in zip(group, self._preprocess([(leased.ref, leased.data) for leased in group]), strict=True):
+            self._offer(leased, tiled)
         self._dispatcher.grant(now)
         self._node.beat("running" if self._dispatcher.has_worker else "waiting", self.facts)
         if self._node.stopping and not self._told:
@@ -69,8 +72,11 @@ class _Preprocess:
     def wait_ms(self) -> float:
         return 0 if self._todo else IDLE_MS
 
-    def _prepare(self, leased: Leased) -> None:
-        tiled = self._tile(leased.ref, leased.data)
+    def _adopt(self, camera: str, memory: Pixels) -> None:
+        if how := self._preprocess.adopt(camera, memory):
+            self._node.log.info("ring of camera %s: %s", camera, how)
+
+    def _offer(self, leased: Leased, tiled: TiledFrame) -> None:
         if not leased.current():
             leased.forget()
             return
@@ -99,7 +105,7 @@ class _Preprocess:
             tiled_ns=tiled.tiled_ns,
         )
         # The pixels travel as a copy: the ring's slot may be taken back while ZeroMQ still holds the message.
-        payload = (tiled.tiles.tobytes(), tiled.pixels.tobytes())
+        payload = (_on_host(tiled.tiles).tobytes(), tiled.pixels.tobytes())
         self._router.send(address, Frame(ref=ref, tiled=described), payload)
 
     def _done(self, slot: Slot, invalid: str) -> None:
@@ -113,3 +119,9 @@ class _Preprocess:
         for intake in self._intakes:
             intake.link.dealer.close(flush_ms=200)
         self._router.close()
+
+
+def _on_host(tiles: Any) -> Pixels:
+    """Tiles as a host array, wherever they are."""
+    found: Pixels = tiles if isinstance(tiles, np.ndarray) else tiles.cpu().numpy()
+    return found

@@ -1,6 +1,7 @@
 """The CPU's preprocess: decode, grey, cut, resize. Also the oracle that other preprocessors are held against."""
 
 import time
+from collections.abc import Sequence
 
 import cv2
 import numpy as np
@@ -15,36 +16,48 @@ from pipeline.frame import FrameRef
 from pipeline.model_file import Recipe
 from pipeline.stage import Box, Pixels, TiledFrame
 
-_NOTHING = np.empty((0, 0), np.uint8)
-
 
 class OpenCvPreprocess:
     """Frames to tiles by OpenCV; see ``pipeline.stage.Preprocess``."""
+
+    name = "opencv-cpu"
+    frames_at_once = 1  # a frame's tiles are there before the next frame is begun
 
     def __init__(self, config: Config, recipe: Recipe) -> None:
         self._settings, self._side = config.preprocess, recipe.size_px
         self._max_pixels = config.limits.max_pixels
 
-    def __call__(self, ref: FrameRef, data: Pixels) -> TiledFrame:
-        received_ns = time.monotonic_ns()
-        boxes: tuple[Box, ...] = ()
-        columns, invalid, pixels = 1, ref.meta.reason, _NOTHING
-        if not invalid:
-            try:
-                pixels = data if ref.meta.shape is not None else decode(data, self._max_pixels)
-                boxes, columns = tile_boxes(self._settings, pixels)
-            except BadImageError as exc:
-                invalid = exc.reason
-        return TiledFrame(
-            ref=ref,
-            pixels=pixels,
-            tiles=cut(pixels, boxes, self._side),
-            boxes=boxes,
-            columns=columns,
-            invalid=invalid,
-            received_ns=received_ns,
-            tiled_ns=time.monotonic_ns(),
-        )
+    def __call__(self, frames: Sequence[tuple[FrameRef, Pixels]]) -> list[TiledFrame]:
+        found = []
+        for ref, data in frames:
+            frame = open_frame(ref, data, self._settings, self._max_pixels, self._side)
+            frame.tiles = cut(frame.pixels, frame.boxes, self._side)
+            frame.tiled_ns = time.monotonic_ns()
+            found.append(frame)
+        return found
+
+    def adopt(self, camera: str, memory: Pixels) -> str:
+        return ""
+
+
+def open_frame(ref: FrameRef, data: Pixels, settings: Settings, max_pixels: int, side: int) -> TiledFrame:
+    """A frame's grey pixels and the boxes of its tiles, or the reason why there are none; ``tiles`` is still empty."""
+    frame = TiledFrame(
+        ref=ref,
+        pixels=np.empty((0, 0), np.uint8),
+        tiles=np.empty((0, side, side), np.uint8),
+        boxes=(),
+        columns=1,
+        invalid=ref.meta.reason,
+        received_ns=time.monotonic_ns(),
+    )
+    if not frame.invalid:
+        try:
+            frame.pixels = data if ref.meta.shape is not None else decode(data, max_pixels)
+            frame.boxes, frame.columns = tile_boxes(settings, frame.pixels)
+        except BadImageError as exc:
+            frame.invalid = exc.reason
+    return frame
 
 
 def decode(data: Pixels, max_pixels: int) -> Pixels:

@@ -82,7 +82,7 @@ def test_the_decoder_reads_the_bytes_where_capture_wrote_them(ring: Ring, tmp_pa
         state_dir="s",
     )
 
-    tiled = OpenCvPreprocess(config, RECIPE)(ref, worker.pixels(ref))
+    (tiled,) = OpenCvPreprocess(config, RECIPE)([(ref, worker.pixels(ref))])
 
     start = address(worker._bytes)
     assert [start <= a < start + len(worker._bytes) - len(jpeg) for a in given] == [True]
@@ -95,7 +95,7 @@ def test_raw_pixels_are_cut_from_the_ring_itself(ring: Ring, tmp_path: Path) -> 
     worker = attach(ring, tmp_path)
     config = Config(line="l", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="s")
 
-    tiled = OpenCvPreprocess(config, RECIPE)(ref, worker.pixels(ref))
+    (tiled,) = OpenCvPreprocess(config, RECIPE)([(ref, worker.pixels(ref))])
 
     assert np.shares_memory(tiled.pixels, worker._bytes)
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from ilcs_model.data import augment, open_dataset, train_batches
+from ilcs_model.data import augment, draw, open_dataset, train_batches
 from ilcs_model.errors import DataError
 from ilcs_model.files import load_model
 from ilcs_model.info import Recipe
@@ -152,7 +152,7 @@ def test_augmented_tiles_have_the_models_size_and_keep_most_of_the_picture() -> 
     image = np.full((200, 150), 120, np.uint8)
 
     for _ in range(20):
-        tile, _ = augment(image, Recipe(), rng)
+        tile = augment(image, Recipe(), draw(image.shape, Recipe(), rng))
         assert tile.shape == (300, 300)
         assert tile.dtype == np.uint8
         assert 80 <= tile.mean() <= 160

@@ -50,6 +50,18 @@ def test_a_folder_is_inspected_to_its_last_image_and_a_second_run_does_the_same(
     assert len(line.events()) == len(seen)
 
 
+@pytest.mark.parametrize("placement", [{"inspect": ["preprocess", "infer"]}, {"pre": ["preprocess"], "gpu": ["infer"]}])
+def test_tiles_made_by_dali_give_the_same(line: Line, make_line: Callable[..., Line], placement: dict[str, list[str]]) -> None:
+    by_opencv = {e["source"]: (e["label"], e["box_px"]) for e in (line.run(), line.defects())[1]}
+
+    by_dali = make_line(preprocess={"device": "dali"}, placement=placement)
+    summary = by_dali.run()
+
+    assert "preprocess dali-cpu" in by_dali.log
+    assert balanced(summary["cameras"]["top"])
+    assert {e["source"]: (e["label"], e["box_px"]) for e in by_dali.defects()} == by_opencv
+
+
 def test_preprocess_and_infer_in_processes_of_their_own_give_the_same(line: Line, make_line: Callable[..., Line]) -> None:
     together = {e["source"]: (e["label"], e["score"], e["box_px"]) for e in (line.run(), line.defects())[1]}
 

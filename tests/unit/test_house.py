@@ -14,6 +14,7 @@ DOORS = {
     "redis": {"pipeline/client.py", "nodes/publish/redis_sink.py"},
     "sqlite3": {"nodes/publish/spool.py"},
     "openvino": {"ilcs_model/silent.py"},
+    "nvidia": {"nodes/preprocess/dali_graph.py", "ilcs_model/dali_loader.py"},
     "simplejpeg": {"nodes/preprocess/opencv.py", "ilcs_model/data.py"},
 }
 

@@ -1,0 +1,48 @@
+"""Which preprocess runs, by ``preprocess.device`` and by what works here."""
+
+import logging
+from typing import Literal
+
+from nodes.preprocess.cuda import driver
+from nodes.preprocess.opencv import OpenCvPreprocess
+from pipeline.config import Config
+from pipeline.errors import ConfigError
+from pipeline.model_file import Recipe
+from pipeline.stage import Preprocess
+
+_CUDA_ENGINES = ("auto", "compiled")
+
+
+def make_preprocess(config: Config, recipe: Recipe, log: logging.Logger) -> Preprocess:
+    """The preprocess for a line, ready to work; ``log`` says which, and why not a better one.
+
+    ``auto`` is the GPU where there is one and the engine may run on it, else OpenCV. Raises ``ConfigError`` if the
+    configuration asks for what does not work here.
+    """
+    device = config.preprocess.device
+    found: Preprocess | None = None
+    if device in ("gpu", "dali"):
+        found = _dali(config, recipe, log, "gpu" if device == "gpu" else "cpu")
+    elif device == "auto" and config.infer.engine in _CUDA_ENGINES:
+        try:
+            if driver() is not None:
+                found = _dali(config, recipe, log, "gpu")
+        except (ConfigError, RuntimeError) as exc:
+            log.warning("this machine has a CUDA driver, but preprocess runs on the CPU: %s", exc)
+    found = found or OpenCvPreprocess(config, recipe)
+    log.info("preprocess %s", found.name)
+    return found
+
+
+def _dali(config: Config, recipe: Recipe, log: logging.Logger, backend: Literal["cpu", "gpu"]) -> Preprocess:
+    """Imports DALI, and torch for the GPU, only when asked for: they take seconds."""
+    try:
+        from nodes.preprocess.dali import DaliPreprocess
+
+        return DaliPreprocess(config, recipe, log, backend)
+    except ImportError as exc:
+        why, remedy = str(exc), "install nvidia-dali-cuda130 (x86_64 only)"
+    except (RuntimeError, AssertionError) as exc:  # torch asserts that it was built with CUDA
+        why, remedy = str(exc).strip().splitlines()[0], "install a CUDA driver and a torch built for CUDA"
+    what = "DALI" if backend == "cpu" else "DALI on a CUDA device"
+    raise ConfigError(f"preprocess.device: {what} does not work here ({why}); {remedy}, or set preprocess.device to cpu")
