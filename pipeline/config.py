@@ -32,11 +32,11 @@ class Camera(_Tree, frozen=True, kw_only=True):
     """One camera. Its frames are numbered from 0 in each run."""
 
     source: str
-    """Where frames come from: ``folder:PATH[?loop=true&fps=N]`` or ``sim:strip[?seed=N&fps=N]``."""
+    """Where frames come from: ``folder:PATH[?loop=true&fps=N]``, ``video:PATH[?loop=true&fps=N]`` or ``sim:strip[?seed=N&fps=N]``."""
     speed_mps: Positive | None = None
     """Speed of the material in metres a second; with frame height and pixel size it gives the frame rate."""
     frame_px: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
-    """Width and height of a frame; required by ``sim:``, unused by ``folder:``."""
+    """Width and height of a frame; required by ``sim:``, unused by ``folder:``, held against the file by ``video:``."""
     pixel_mm: tuple[Positive, Positive] | None = None
     """Size of a pixel in mm, across and along the strip; None: no positions in mm."""
     when_full: Literal["block", "drop_oldest"] = "drop_oldest"

@@ -52,13 +52,17 @@ def find_process(config: Config, name: str) -> Process:
     raise ConfigError(f"line {config.line!r} has no node {name!r}; it has {names}")
 
 
-def frame_rate(camera: Camera) -> float | None:
-    """Frames a second: asked for in the source, or speed / height of a frame; None: as fast as they are taken."""
+def frame_rate(camera: Camera, height: int | None = None) -> float | None:
+    """Frames a second: asked for in the source, or speed / height of a frame; None: the source's own, or as fast as they are taken.
+
+    ``height``: of a frame in pixels, where the source knows it better than ``frame_px``.
+    """
     url = SourceUrl.parse(camera.source)
     if url.fps is not None:
         return url.fps
-    if camera.speed_mps and camera.pixel_mm and camera.frame_px and (url.scheme == "sim" or camera.when_full == "drop_oldest"):
-        return 1000 * camera.speed_mps / (camera.frame_px[1] * camera.pixel_mm[1])
+    height = height or (camera.frame_px[1] if camera.frame_px else None)
+    if camera.speed_mps and camera.pixel_mm and height and (url.scheme == "sim" or camera.when_full == "drop_oldest"):
+        return 1000 * camera.speed_mps / (height * camera.pixel_mm[1])
     return None
 
 

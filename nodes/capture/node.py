@@ -31,10 +31,11 @@ def capture(node: Node) -> None:
     """Entry point: run until the source ends or the node is told to stop, then drain."""
     assert node.process.camera is not None
     camera = node.config.cameras[node.process.camera]
-    source = open_source(camera, node.config.limits)
     fd = new_memfd("linepipe-ring") if node.ring_fd is None else node.ring_fd
-    ring, left = _open_ring(fd, camera.slots, source.slot_bytes)
-    work = _Capture(node, source, ring, adopt=left)
+    left = _left_ring(fd)
+    source = open_source(camera, node.config.limits, 0 if left is None else left.next_frame)
+    ring = Ring.create(fd, camera.slots, source.slot_bytes) if left is None else left
+    work = _Capture(node, source, ring, adopt=left is not None)
     try:
         while work.turn():
             work.waiter.wait(work.wait_ms())
@@ -43,19 +44,24 @@ def capture(node: Node) -> None:
         work.close()
 
 
-def _open_ring(fd: int, slots: int, slot_bytes: int) -> tuple[Ring, bool]:
-    """The ring, and whether an earlier capture process left it."""
+def _left_ring(fd: int) -> Ring | None:
+    """The ring that an earlier capture process left; None if there was none."""
     try:
-        return Ring.adopt(fd), True
+        return Ring.adopt(fd)
     except ValueError:  # nothing to map: the memfd is still empty
-        return Ring.create(fd, slots, slot_bytes), False
+        return None
 
 
-def open_source(camera: Camera, limits: Limits) -> Source:
-    """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work."""
+def open_source(camera: Camera, limits: Limits, first: int = 0) -> Source:
+    """The source that ``camera.source`` names, ready for frame ``first``. Raises ``ConfigError`` if it cannot work."""
     url = SourceUrl.parse(camera.source)
+    loop = url.options.get("loop") == "true"
     if url.scheme == "folder":
-        return FolderSource(url.path, loop=url.options.get("loop") == "true", max_bytes=limits.max_file_bytes)
+        return FolderSource(url.path, loop=loop, max_bytes=limits.max_file_bytes)
+    if url.scheme == "video":
+        from nodes.capture.video import VideoSource  # FFmpeg's libraries, for those who need them
+
+        return VideoSource(url.path, loop=loop, max_pixels=limits.max_pixels, frame_px=camera.frame_px, first=first)
     assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
     return StripSource(int(url.options.get("seed", "0")), *camera.frame_px)
 
@@ -67,8 +73,8 @@ class _Capture:
         self._node, self._source, self._ring = node, source, ring
         self._name = node.process.camera or ""
         self._camera = node.config.cameras[self._name]
-        self._rate = frame_rate(self._camera)
         self._live = self._camera.when_full == "drop_oldest"
+        self._rate = frame_rate(self._camera, source.size and source.size[0]) or (source.fps if self._live else None)
         self._table = LeaseTable(ring.slots)
         self._ledger = Ledger(ring.ledger)  # type: ignore[arg-type]  # an array is sequence enough
         self._gaps = GapMerger()
@@ -256,6 +262,7 @@ class _Capture:
         }
 
     def close(self) -> None:
+        self._source.close()
         self._server.close()
         self._router.close(flush_ms=200)
         self._outbox.dealer.close(flush_ms=200)

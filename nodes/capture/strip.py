@@ -23,7 +23,8 @@ class StripSource:
     """The strip passes at one frame's height a frame. Bit-identical for the same seed and size."""
 
     def __init__(self, seed: int, width: int, height: int) -> None:
-        self._shape = (height, width)
+        self._shape = self.size = (height, width)
+        self.fps = None
         self.slot_bytes = width * height
         self._strip, self.marks = render(seed, width, height * LENGTH_FRAMES)
 
@@ -35,6 +36,9 @@ class StripSource:
         top = frame % LENGTH_FRAMES * height
         np.copyto(into[: self.slot_bytes].reshape(self._shape), self._strip[top : top + height])
         return Shot(shape=self._shape, length=self.slot_bytes)
+
+    def close(self) -> None:
+        pass
 
 
 def render(seed: int, width: int, length: int) -> tuple[NDArray[np.uint8], list[Mark]]:

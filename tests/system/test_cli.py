@@ -42,6 +42,8 @@ def test_a_wrong_configuration_is_refused_by_every_command(command: str, options
     ("change", "says"),
     [
         ("cameras.top.source=folder:nowhere", "cameras.top.source: no folder nowhere"),
+        ("cameras.top.source=video:nowhere.mp4", "cameras.top.source: nowhere.mp4 is not there"),
+        ("cameras.top.source=video:docs", "cameras.top.source: docs is a folder"),
         ("infer.model=ilcs-new", "infer.model: no shipped model 'ilcs-new'; there is"),
         ("infer.model=nowhere/m.safetensors", "infer.model: no model file nowhere/m.safetensors"),
         ("infer.model=deploy/../README.md", "infer.model: "),

@@ -12,6 +12,7 @@ SOURCES = [p for folder in ("pipeline", "nodes", "ilcs_model") for p in sorted((
 DOORS = {
     "zmq": {"pipeline/transport.py"},
     "redis": {"pipeline/client.py", "nodes/publish/redis_sink.py"},
+    "av": {"nodes/capture/video.py"},
     "sqlite3": {"nodes/publish/spool.py"},
     "openvino": {"ilcs_model/silent.py"},
     "simplejpeg": {"nodes/preprocess/opencv.py", "ilcs_model/data.py"},
