@@ -7,6 +7,8 @@ import msgspec
 
 from pipeline.errors import ConfigError
 
+FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+"""Files that ``folder:`` reads."""
 OPTIONS = {
     "folder": {"loop": "true or false", "fps": "a number"},
     "video": {"loop": "true or false", "fps": "a number"},

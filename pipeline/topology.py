@@ -112,7 +112,10 @@ def runtime_dir(config: Config) -> Path:
     """
     folder = Path("/tmp") / f"linepipe-{os.getuid()}" / config.digest()
     for path in (folder.parent, folder):
-        path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError:  # something else: refused below
+            pass
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise ConfigError(f"{path} is not a private folder of yours; remove it")

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 
 from nodes.capture.source import Shot
 from pipeline.errors import ConfigError
+from pipeline.source_url import FOLDER_SUFFIXES
 
-SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 log = logging.getLogger(__name__)
 
 
@@ -22,11 +22,11 @@ class FolderSource:
         if not folder.is_dir():
             raise ConfigError(f"folder:{path}: no such folder")
         found = [p for p in folder.iterdir() if p.is_file()]
-        self._files = sorted(p for p in found if p.suffix.lower() in SUFFIXES)
+        self._files = sorted(p for p in found if p.suffix.lower() in FOLDER_SUFFIXES)
         if not self._files:
             raise ConfigError(f"folder:{path}: holds no JPEG, PNG or BMP file")
         if skipped := len(found) - len(self._files):
-            log.warning("%d files skipped in %s: not %s", skipped, path, " ".join(SUFFIXES))
+            log.warning("%d files skipped in %s: not %s", skipped, path, " ".join(FOLDER_SUFFIXES))
         self._loop, self._max_bytes = loop, max_bytes
         self.size = self.fps = None
         # One byte more than the largest file, so that a file that has grown since is noticed.

@@ -60,6 +60,25 @@ def test_what_is_not_there_is_said_before_anything_starts(change: str, says: str
         assert says in done.stderr
 
 
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--set", "infer.engine=tensorrt"], 2, "--set infer.engine: infer.engine: invalid enum value"),
+        (["--set", "cameras.top.source=folder:nowhere"], 2, "cameras.top.source: no folder nowhere"),
+        (["--set", "publish.redis=redis://127.0.0.1:1/0", "--connect"], 1, "Redis at redis://127.0.0.1:1/0"),
+    ],
+)
+def test_validate_json_is_json_also_when_something_is_wrong(options: list[str], code: int, says: str) -> None:
+    done = linepipe("validate", "deploy/line1.yaml", "--json", *options)
+
+    assert done.returncode == code
+    assert says in json.loads(done.stdout)["problems"][0]
+
+
+def test_validate_json_lists_no_problems_where_there_are_none() -> None:
+    assert json.loads(linepipe("validate", "deploy/line1.yaml", "--json").stdout)["problems"] == []
+
+
 @pytest.mark.parametrize("args", [["run"], ["run", "deploy/line1.yaml", "--for", "soon"], ["fly"], ["schema", "x"], ["node", "x"]])
 def test_wrong_usage_is_exit_code_2(args: list[str]) -> None:
     assert linepipe(*args).returncode == 2
@@ -84,7 +103,7 @@ def test_shipped_configurations_fit_the_published_schema(name: str) -> None:
     jsonschema.validate(yaml.safe_load((ROOT / "deploy" / f"{name}.yaml").read_text()), schema, cls=jsonschema.Draft202012Validator)
 
 
-@pytest.mark.parametrize("command", [[], *([c] for c in ("run", "node", "validate", "status", "events", "schema", "train"))])
+@pytest.mark.parametrize("command", [[], *([c] for c in ("run", "node", "validate", "doctor", "status", "events", "schema", "train"))])
 def test_every_command_explains_itself_with_an_example(command: list[str]) -> None:
     done = linepipe(*command, "--help")
 
