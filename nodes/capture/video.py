@@ -212,6 +212,8 @@ def to_grey(frame: Any, into: NDArray[np.uint8]) -> None:
     limited = frame.color_range == _LIMITED or (frame.color_range != _FULL and not grey_or_full)
     if bits == 8 and not limited:
         np.copyto(into, rows)
+    elif bits == 8:
+        cv2.LUT(rows, _levels(bits, limited), dst=into)
     else:
         np.take(_levels(bits, limited), rows, out=into, mode="clip")
 
