@@ -19,7 +19,9 @@ def check(config: Config) -> list[str]:
         key = f"cameras.{name}.source"
         if url.scheme == "folder" and not Path(url.path).is_dir():
             found.append(f"{key}: no folder {url.path} (relative paths count from {Path.cwd()}); correct the path")
-        if camera.when_full == "drop_oldest" and frame_rate(camera) is None:
+        if url.scheme == "video" and (what := _no_file(Path(url.path))):
+            found.append(f"{key}: {url.path} {what}; name a video file")
+        if url.scheme != "video" and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
     for attempt in (lambda: read_model(find_model(config.infer.model)), lambda: redis_password(config)):
         try:
@@ -31,6 +33,15 @@ def check(config: Config) -> list[str]:
     if not parent.is_dir():
         found.append(f"state_dir: {parent} is a file; choose a folder")
     return found
+
+
+def _no_file(path: Path) -> str:
+    """Why ``path`` is no file with content; empty: it is one."""
+    if path.is_dir():
+        return "is a folder"
+    if not path.is_file():
+        return f"is not there (relative paths count from {Path.cwd()})"
+    return "is empty" if path.stat().st_size == 0 else ""
 
 
 def check_redis(config: Config) -> None:

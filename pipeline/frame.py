@@ -26,7 +26,7 @@ class FrameMeta(Record, frozen=True, kw_only=True):
     captured_ns: int
     """The same moment on the wall clock, ns since 1970 UTC."""
     source: str | None = None
-    """File name for ``folder:``; None for live cameras."""
+    """File name for ``folder:``, with the time in the file for ``video:`` (``clip.mp4#12.480s``); None for live cameras."""
     reason: str = ""
     """Why capture itself found the frame invalid (the file could not be read, say); empty: nothing wrong so far."""
 

@@ -59,7 +59,7 @@ class Ring:
         slot_bytes = -(-slot_bytes // PAGE) * PAGE
         total = _total(slots, slot_bytes)
         try:
-            if total > (free := _memory_available()):  # asking for more would have the kernel kill somebody
+            if total > (free := memory_available()):  # asking for more would have the kernel kill somebody
                 raise OSError(errno.ENOMEM, f"{total >> 20} MiB wanted, {free >> 20} MiB free")
             os.ftruncate(fd, total)
             os.posix_fallocate(fd, 0, total)
@@ -219,7 +219,7 @@ def fetch_ring(path: Path) -> Ring | None:
     return Ring.attach(fds[0]) if fds else None
 
 
-def _memory_available() -> int:
+def memory_available() -> int:
     """Bytes that can be taken without swapping."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):

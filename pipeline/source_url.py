@@ -7,8 +7,14 @@ import msgspec
 
 from pipeline.errors import ConfigError
 
-OPTIONS = {"folder": {"loop": "true or false", "fps": "a number"}, "sim": {"seed": "a whole number", "fps": "a number"}}
-EXAMPLES = {"folder": "folder:PATH[?loop=true&fps=N]", "sim": "sim:strip[?seed=N&fps=N]"}
+FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
+"""Files that ``folder:`` reads."""
+OPTIONS = {
+    "folder": {"loop": "true or false", "fps": "a number"},
+    "video": {"loop": "true or false", "fps": "a number"},
+    "sim": {"seed": "a whole number", "fps": "a number"},
+}
+EXAMPLES = {"folder": "folder:PATH[?loop=true&fps=N]", "video": "video:PATH[?loop=true&fps=N]", "sim": "sim:strip[?seed=N&fps=N]"}
 
 
 class SourceUrl(msgspec.Struct, frozen=True):
@@ -37,7 +43,7 @@ class SourceUrl(msgspec.Struct, frozen=True):
 
     @property
     def fps(self) -> float | None:
-        """Frames a second that the text asks for; None: as fast as they are taken."""
+        """Frames a second that the text asks for; None: it does not."""
         return float(self.options["fps"]) if "fps" in self.options else None
 
 

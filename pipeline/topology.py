@@ -52,13 +52,17 @@ def find_process(config: Config, name: str) -> Process:
     raise ConfigError(f"line {config.line!r} has no node {name!r}; it has {names}")
 
 
-def frame_rate(camera: Camera) -> float | None:
-    """Frames a second: asked for in the source, or speed / height of a frame; None: as fast as they are taken."""
+def frame_rate(camera: Camera, height: int | None = None) -> float | None:
+    """Frames a second: asked for in the source, or speed / height of a frame; None: the source's own, or as fast as they are taken.
+
+    ``height``: of a frame in pixels, where the source knows it better than ``frame_px``.
+    """
     url = SourceUrl.parse(camera.source)
     if url.fps is not None:
         return url.fps
-    if camera.speed_mps and camera.pixel_mm and camera.frame_px and (url.scheme == "sim" or camera.when_full == "drop_oldest"):
-        return 1000 * camera.speed_mps / (camera.frame_px[1] * camera.pixel_mm[1])
+    height = height or (camera.frame_px[1] if camera.frame_px else None)
+    if camera.speed_mps and camera.pixel_mm and height and (url.scheme == "sim" or camera.when_full == "drop_oldest"):
+        return 1000 * camera.speed_mps / (height * camera.pixel_mm[1])
     return None
 
 
@@ -108,7 +112,10 @@ def runtime_dir(config: Config) -> Path:
     """
     folder = Path("/tmp") / f"linepipe-{os.getuid()}" / config.digest()
     for path in (folder.parent, folder):
-        path.mkdir(mode=0o700, exist_ok=True)
+        try:
+            path.mkdir(mode=0o700, exist_ok=True)
+        except FileExistsError:  # something else: refused below
+            pass
         found = path.lstat()
         if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
             raise ConfigError(f"{path} is not a private folder of yours; remove it")

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.embedded import _executable
+from pipeline.embedded import server_program
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -81,7 +81,7 @@ class Server:
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """The embedded Valkey and Debian's Redis 7.0, one after the other."""
     if request.param == "valkey":
-        program: str | None = str(_executable())
+        program: str | None = str(server_program())
     else:
         program = shutil.which("redis-server")
     if program is None:

@@ -1,5 +1,6 @@
 """``folder:``: the JPEG, PNG and BMP files of a folder, by name. They travel encoded and are decoded in preprocess."""
 
+import logging
 import os
 from pathlib import Path
 
@@ -8,8 +9,9 @@ from numpy.typing import NDArray
 
 from nodes.capture.source import Shot
 from pipeline.errors import ConfigError
+from pipeline.source_url import FOLDER_SUFFIXES
 
-SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
+log = logging.getLogger(__name__)
 
 
 class FolderSource:
@@ -19,10 +21,14 @@ class FolderSource:
         folder = Path(path)
         if not folder.is_dir():
             raise ConfigError(f"folder:{path}: no such folder")
-        self._files = sorted(p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file())
+        found = [p for p in folder.iterdir() if p.is_file()]
+        self._files = sorted(p for p in found if p.suffix.lower() in FOLDER_SUFFIXES)
         if not self._files:
             raise ConfigError(f"folder:{path}: holds no JPEG, PNG or BMP file")
+        if skipped := len(found) - len(self._files):
+            log.warning("%d files skipped in %s: not %s", skipped, path, " ".join(FOLDER_SUFFIXES))
         self._loop, self._max_bytes = loop, max_bytes
+        self.size = self.fps = None
         # One byte more than the largest file, so that a file that has grown since is noticed.
         self.slot_bytes = min(max_bytes, max(p.stat().st_size for p in self._files)) + 1
 
@@ -43,6 +49,9 @@ class FolderSource:
         if length == len(into) or length > self._max_bytes:
             return Shot(shape=None, length=0, source=name, reason="too_large")
         return Shot(shape=None, length=length, source=name)
+
+    def close(self) -> None:
+        pass
 
 
 def _read_into(path: Path, into: NDArray[np.uint8]) -> int:

@@ -1,6 +1,5 @@
 """The capture node: one camera into its ring, frames out against credits, gaps and coverage to publish."""
 
-import os
 import time
 import uuid
 
@@ -34,11 +33,11 @@ def capture(node: Node) -> None:
     assert node.process.camera is not None
     camera = node.config.cameras[node.process.camera]
     fd = new_memfd("linepipe-ring") if node.ring_fd is None else node.ring_fd
-    left = os.fstat(fd).st_size > 0
+    left = _left_ring(fd)
     epoch = uuid.uuid4().hex
-    source = open_source(node, camera, epoch, again=left)
-    ring = Ring.adopt(fd) if left else Ring.create(fd, camera.slots, source.slot_bytes)
-    work = _Capture(node, source, ring, epoch, adopt=left)
+    source = open_source(node, camera, epoch, None if left is None else left.next_frame)
+    ring = Ring.create(fd, camera.slots, source.slot_bytes) if left is None else left
+    work = _Capture(node, source, ring, epoch, adopt=left is not None)
     try:
         while work.turn():
             work.waiter.wait(work.wait_ms())
@@ -47,18 +46,32 @@ def capture(node: Node) -> None:
         work.close()
 
 
-def open_source(node: Node, camera: Camera, epoch: str, *, again: bool) -> Source:
+def _left_ring(fd: int) -> Ring | None:
+    """The ring that an earlier capture process left; None if there was none."""
+    try:
+        return Ring.adopt(fd)
+    except ValueError:  # nothing to map: the memfd is still empty
+        return None
+
+
+def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> Source:
     """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work.
 
-    ``again``: an earlier capture process of this run had it before.
+    ``left_at``: the frame at which an earlier capture process of this run left it; None: this is the first.
     """
+    limits = node.config.limits
     url = SourceUrl.parse(camera.source)
+    loop = url.options.get("loop") == "true"
     if url.scheme == "folder":
-        return FolderSource(url.path, loop=url.options.get("loop") == "true", max_bytes=node.config.limits.max_file_bytes)
+        return FolderSource(url.path, loop=loop, max_bytes=limits.max_file_bytes)
+    if url.scheme == "video":
+        from nodes.capture.video import VideoSource  # FFmpeg's libraries, for those who need them
+
+        return VideoSource(url.path, loop=loop, max_pixels=limits.max_pixels, frame_px=camera.frame_px, first=left_at or 0)
     assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
     width, height = camera.frame_px
     path = node.config.state / "truth" / f"{node.process.camera}.jsonl"
-    truth = TruthFile(path, epoch, height, camera.pixel_mm[1] if camera.pixel_mm else None, append=again)
+    truth = TruthFile(path, epoch, height, camera.pixel_mm[1] if camera.pixel_mm else None, append=left_at is not None)
     return StripSource(int(url.options.get("seed", "0")), width, height, truth)
 
 
@@ -69,8 +82,8 @@ class _Capture:
         self._node, self._source, self._ring = node, source, ring
         self._name = node.process.camera or ""
         self._camera = node.config.cameras[self._name]
-        self._rate = frame_rate(self._camera)
         self._live = self._camera.when_full == "drop_oldest"
+        self._rate = frame_rate(self._camera, source.size and source.size[0]) or (source.fps if self._live else None)
         self._table = LeaseTable(ring.slots)
         self._ledger = Ledger(ring.ledger)  # type: ignore[arg-type]  # an array is sequence enough
         self._gaps = GapMerger()
@@ -258,6 +271,7 @@ class _Capture:
         }
 
     def close(self) -> None:
+        self._source.close()
         self._server.close()
         self._router.close(flush_ms=200)
         self._outbox.dealer.close(flush_ms=200)

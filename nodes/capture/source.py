@@ -23,6 +23,10 @@ class Source(Protocol):
 
     slot_bytes: int
     """Bytes of the largest frame."""
+    size: tuple[int, int] | None
+    """Height and width of the frames where these are known before; None: each tells."""
+    fps: float | None
+    """Frames a second that the source has by itself, as a file has; None: none."""
 
     def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
         """Write frame number ``frame`` (it only grows) into ``into``, uint8 (slot_bytes,). None: there is no more.
@@ -33,4 +37,8 @@ class Source(Protocol):
 
     def has(self, frame: int) -> bool:
         """Whether frame number ``frame`` exists."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and threads."""
         ...

@@ -9,14 +9,19 @@ import pytest
 from nodes.capture.folder import FolderSource
 from nodes.capture.sim.source import StripSource
 from nodes.capture.source import Source
+from nodes.capture.video import VideoSource
 from pipeline.errors import ConfigError
+from tests.videos import moving, write_video
 
 
-@pytest.fixture(params=["folder", "strip"])
+@pytest.fixture(params=["folder", "strip", "video"])
 def make_source(request: pytest.FixtureRequest, tmp_path: Path, make_images: Callable[..., list[Path]]) -> Callable[[], Source]:
     make_images(tmp_path, 5)
     if request.param == "folder":
         return lambda: FolderSource(str(tmp_path), loop=True, max_bytes=1 << 20)
+    if request.param == "video":
+        path = write_video(tmp_path / "clip.mkv", moving(5))
+        return lambda: VideoSource(str(path), loop=True, max_pixels=1 << 20)
     return lambda: StripSource(3, 400, 100)
 
 
@@ -51,6 +56,21 @@ def test_a_folder_gives_its_images_by_name_and_ends(tmp_path: Path, make_images:
     assert [frame(source, k) for k in range(3)] == [p.read_bytes() for p in paths]
     assert not source.has(3)
     assert source.read(3, np.zeros(source.slot_bytes, np.uint8)) is None
+
+
+def test_files_that_a_folder_skips_are_counted(
+    tmp_path: Path, make_images: Callable[..., list[Path]], caplog: pytest.LogCaptureFixture
+) -> None:
+    make_images(tmp_path, 3)
+    (tmp_path / "sub").mkdir()
+    FolderSource(str(tmp_path), loop=False, max_bytes=1 << 20)
+    assert caplog.text == ""
+
+    for name in ("a.tif", "b.JPG.part"):
+        (tmp_path / name).write_text("x")
+    FolderSource(str(tmp_path), loop=False, max_bytes=1 << 20)
+
+    assert f"2 files skipped in {tmp_path}: not .jpg .jpeg .png .bmp" in caplog.text
 
 
 def test_files_that_change_meanwhile_are_said(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:

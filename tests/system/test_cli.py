@@ -42,6 +42,8 @@ def test_a_wrong_configuration_is_refused_by_every_command(command: str, options
     ("change", "says"),
     [
         ("cameras.top.source=folder:nowhere", "cameras.top.source: no folder nowhere"),
+        ("cameras.top.source=video:nowhere.mp4", "cameras.top.source: nowhere.mp4 is not there"),
+        ("cameras.top.source=video:docs", "cameras.top.source: docs is a folder"),
         ("infer.model=ilcs-new", "infer.model: no shipped model 'ilcs-new'; there is"),
         ("infer.model=nowhere/m.safetensors", "infer.model: no model file nowhere/m.safetensors"),
         ("infer.model=deploy/../README.md", "infer.model: "),
@@ -56,6 +58,25 @@ def test_what_is_not_there_is_said_before_anything_starts(change: str, says: str
 
         assert done.returncode == 2
         assert says in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "code", "says"),
+    [
+        (["--set", "infer.engine=tensorrt"], 2, "--set infer.engine: infer.engine: invalid enum value"),
+        (["--set", "cameras.top.source=folder:nowhere"], 2, "cameras.top.source: no folder nowhere"),
+        (["--set", "publish.redis=redis://127.0.0.1:1/0", "--connect"], 1, "Redis at redis://127.0.0.1:1/0"),
+    ],
+)
+def test_validate_json_is_json_also_when_something_is_wrong(options: list[str], code: int, says: str) -> None:
+    done = linepipe("validate", "deploy/line1.yaml", "--json", *options)
+
+    assert done.returncode == code
+    assert says in json.loads(done.stdout)["problems"][0]
+
+
+def test_validate_json_lists_no_problems_where_there_are_none() -> None:
+    assert json.loads(linepipe("validate", "deploy/line1.yaml", "--json").stdout)["problems"] == []
 
 
 @pytest.mark.parametrize("args", [["run"], ["run", "deploy/line1.yaml", "--for", "soon"], ["fly"], ["schema", "x"], ["node", "x"]])
@@ -82,7 +103,7 @@ def test_shipped_configurations_fit_the_published_schema(name: str) -> None:
     jsonschema.validate(yaml.safe_load((ROOT / "deploy" / f"{name}.yaml").read_text()), schema, cls=jsonschema.Draft202012Validator)
 
 
-@pytest.mark.parametrize("command", [[], *([c] for c in ("run", "node", "validate", "status", "events", "schema", "train"))])
+@pytest.mark.parametrize("command", [[], *([c] for c in ("run", "node", "validate", "doctor", "status", "events", "schema", "train"))])
 def test_every_command_explains_itself_with_an_example(command: list[str]) -> None:
     done = linepipe(*command, "--help")
 

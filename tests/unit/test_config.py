@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.client import Events, RedisUnreachableError
 from pipeline.config import Config, load
 from pipeline.errors import ConfigError
 
@@ -49,6 +50,27 @@ def test_what_is_left_out_has_its_documented_default(tmp_path: Path) -> None:
         ("state_dir: state", "state_dir: state\npublish: {redis: 'http://x'}", 10, "publish.redis: 'http://x' is not a Redis URL"),
         ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://h:99999'}", 10, "publish.redis: 'redis://h:99999': host, port"),
         ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://:pw@h'}", 10, "a password does not belong here"),
+        (
+            "state_dir: state",
+            "state_dir: state\npublish: {redis: 'redis://h?passwort=x'}",
+            10,
+            "publish.redis: no option 'passwort'; redis:// takes",
+        ),
+        ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://h?password=x'}", 10, "publish.redis: a password does not belong"),
+        ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://h?ssl_ca_certs=/c'}", 10, "no option 'ssl_ca_certs'"),
+        (
+            "state_dir: state",
+            "state_dir: state\npublish: {redis: 'unix:///s?db=one'}",
+            10,
+            "publish.redis: db=one should be a whole number",
+        ),
+        (
+            "state_dir: state",
+            "state_dir: state\npublish: {redis: 'rediss://h?ssl_cert_reqs=maybe'}",
+            10,
+            "should be required, optional or none",
+        ),
+        ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://h?db'}", 10, "db= should be a whole number"),
         ("state_dir: state", "state_dir: state\nplacement: {gpu: [infer]}", 10, "placement: must place preprocess once and infer once"),
         ("state_dir: state", "state_dir: state\npreprocess: {tile_px: 100, overlap_px: 100}", 10, "overlap_px: must be smaller"),
         ("line: line1", "line: Line 1", 1, "line: expected `str` matching"),
@@ -68,6 +90,17 @@ def test_a_mistake_is_named_with_file_line_and_key(tmp_path: Path, old: str, new
     text = str(caught.value)
     assert f"line.yaml:{line}" in text or (says == "not valid YAML" and "line.yaml:" in text)
     assert says.lower() in text.lower()
+
+
+@pytest.mark.parametrize(
+    "url", ["redis://h?db=3", "unix:///run/s.sock?db=1", "rediss://me@h:6380/2?ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false"]
+)
+def test_what_a_redis_url_may_say_can_be_connected_with(tmp_path: Path, url: str) -> None:
+    """redis-py takes it too: an option that it does not know is an error only when it connects."""
+    config = read(tmp_path, GOOD.replace("state_dir: state", f"state_dir: state\npublish: {{redis: '{url}'}}"))
+
+    with Events(config.publish.redis, "s") as events, pytest.raises(RedisUnreachableError):
+        events.ping()
 
 
 @pytest.mark.parametrize("text", ["", "just words", "- a\n- b", "{" * 2000, "a: " + "[" * 300 + "]" * 300, "a: " + "[" * 100_000, "\x00"])

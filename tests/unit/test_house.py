@@ -12,6 +12,7 @@ SOURCES = [p for folder in ("pipeline", "nodes", "ilcs_model") for p in sorted((
 DOORS = {
     "zmq": {"pipeline/transport.py"},
     "redis": {"pipeline/client.py", "nodes/publish/redis_sink.py"},
+    "av": {"nodes/capture/video.py"},
     "sqlite3": {"nodes/publish/spool.py"},
     "openvino": {"ilcs_model/silent.py"},
     "nvidia": {"nodes/preprocess/dali_graph.py", "ilcs_model/dali_loader.py"},

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import msgspec
 import pytest
 
 from pipeline.backoff import MOST_S, Backoff
@@ -10,7 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.metrics import Histogram
 from pipeline.model_file import find_model, read_model
 from pipeline.node_main import resolve
-from pipeline.topology import PREPROCESS, credits_for, processes
+from pipeline.topology import PREPROCESS, credits_for, frame_rate, processes
 
 SECOND = 1_000_000_000
 
@@ -54,6 +55,15 @@ def test_a_worker_asks_for_two_batches_worth_of_frames() -> None:
     )
 
     assert credits_for(config, "top") == 8  # 4 tiles a frame
+
+
+def test_a_frames_height_gives_the_rate_where_only_the_source_knows_it() -> None:
+    camera = Camera(source="video:clip.mp4", speed_mps=0.75, pixel_mm=(0.25, 0.25))
+
+    assert frame_rate(camera) is None
+    assert frame_rate(camera, 300) == pytest.approx(10)
+    assert frame_rate(msgspec.structs.replace(camera, source="video:clip.mp4?fps=7"), 300) == 7
+    assert frame_rate(msgspec.structs.replace(camera, when_full="block"), 300) is None
 
 
 def test_every_entry_point_that_pipeline_names_exists() -> None:

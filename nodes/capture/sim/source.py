@@ -12,7 +12,8 @@ class StripSource:
     """The strip passes at one frame's height a frame, without end. ``truth`` is told what each frame brings."""
 
     def __init__(self, seed: int, width: int, height: int, truth: TruthFile | None = None) -> None:
-        self._shape = (height, width)
+        self._shape = self.size = (height, width)
+        self.fps = None
         self.slot_bytes = width * height
         self._strip, self._truth = Strip(seed, width, height), truth
         self._told: int | None = None
@@ -28,3 +29,6 @@ class StripSource:
                 self._truth.add(self._strip.truth(number))
             self._told = frame + 1
         return Shot(shape=self._shape, length=self.slot_bytes)
+
+    def close(self) -> None:
+        pass

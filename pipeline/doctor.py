@@ -1,0 +1,141 @@
+"""What ``linepipe doctor`` finds out: is this machine, and this line on it, fit to run? Each check gives findings, none raises."""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline import libraries, machine
+from pipeline.check import check
+from pipeline.client import Events, RedisUnreachableError
+from pipeline.config import Camera, Config
+from pipeline.errors import ConfigError
+from pipeline.finding import Finding, failed, ok, warning
+from pipeline.secret import redis_password
+from pipeline.source_url import FOLDER_SUFFIXES, SourceUrl
+from pipeline.topology import runtime_dir
+
+LEAST_FREE = 100 << 20
+MIN_REDIS = (6, 2)
+
+
+def examine(config: Config | None) -> Iterator[Finding]:
+    """Every finding, as it is found: first the machine, then, with ``config``, the line on it."""
+    embedded = config is None or config.publish.redis == "embedded"
+    yield from _run("machine", machine.findings)
+    yield from _run("libraries", lambda: libraries.findings(needs_server=embedded))
+    if config is not None:
+        for name, look in (("line", _line), ("state_dir", _state), ("memory", _memory), ("redis", _redis)):
+            yield from _run(name, lambda look=look: look(config))  # type: ignore[misc]
+
+
+def _run(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check that breaks is a finding too: the others go on."""
+    try:
+        yield from look()
+    except Exception as exc:
+        yield failed(name, f"the check broke: {type(exc).__name__}: {exc}", "report it")
+
+
+def _line(config: Config) -> Iterator[Finding]:
+    problems = check(config)
+    for problem in problems:
+        yield failed("configuration", problem, "correct it; `linepipe validate` says whether it is mended")
+    if not problems:
+        yield ok("configuration", f"line {config.line}: cameras, model and folders are there")
+    try:
+        yield ok("runtime folder", f"{runtime_dir(config)} is private")
+    except (ConfigError, OSError) as exc:
+        yield failed("runtime folder", str(exc), "remove what is there: sockets need a private folder under /tmp")
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    place = next(p for p in (config.state, *config.state.parents) if p.exists())
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as exc:
+        yield failed("state_dir", f"{place} cannot be written ({exc.strerror})", "choose a writable folder on a local disk")
+        return
+    yield ok("state_dir", f"{config.state}, can be written")
+    free, wanted = shutil.disk_usage(place).free, int(config.publish.images_mb * 1e6) + LEAST_FREE
+    text = f"{_mb(free)} free, of which publish.images_mb may take {config.publish.images_mb:.0f} MB"
+    if free < LEAST_FREE:
+        yield failed("disk", text, f"free {_mb(LEAST_FREE)} at least")
+    elif free < wanted:
+        yield warning("disk", text, "free some, or lower publish.images_mb")
+    else:
+        yield ok("disk", text)
+
+
+def _memory(config: Config) -> Iterator[Finding]:
+    """What the rings take, against what may be taken."""
+    sizes = {name: _slot_bytes(camera, config) for name, camera in config.cameras.items()}
+    unknown = [name for name, size in sizes.items() if size is None]
+    need = sum(size * config.cameras[name].slots for name, size in sizes.items() if size is not None)
+    free = machine.memory_free()
+    text = f"the rings take {_mb(need)} of {_mb(free)} free"
+    if unknown:
+        text += f" (not counted: {', '.join(unknown)}, frame size unknown; give frame_px)"
+    if need > free:
+        yield failed("ring memory", text, "lower cameras.*.slots, or free memory")
+    elif need > free / 2:
+        yield warning("ring memory", text, "lower cameras.*.slots: the nodes need memory too")
+    else:
+        yield ok("ring memory", text)
+
+
+def _slot_bytes(camera: Camera, config: Config) -> int | None:
+    """Bytes of one slot, as far as the configuration tells."""
+    url = SourceUrl.parse(camera.source)
+    if url.scheme == "folder":
+        folder = Path(url.path)
+        files = [p for p in folder.iterdir() if p.suffix.lower() in FOLDER_SUFFIXES] if folder.is_dir() else []
+        return min(config.limits.max_file_bytes, max((p.stat().st_size for p in files), default=0)) + 1
+    return math.prod(camera.frame_px) if camera.frame_px is not None else None
+
+
+def _redis(config: Config) -> Iterator[Finding]:
+    url = config.publish.redis
+    if url == "embedded":
+        return
+    try:
+        with Events(url, config.stream, redis_password(config)) as events:
+            events.ping()
+            yield ok("redis", f"{url} answers")
+            try:
+                info = events.server_info()
+            except RedisUnreachableError as exc:
+                yield warning("redis settings", f"unknown: {exc}", "allow INFO, or see to Redis >= 6.2, appendonly and noeviction yourself")
+                return
+            yield from _server(info)
+    except ConfigError as exc:
+        yield failed("redis", str(exc), "the password must come from a file of yours, or LINEPIPE_REDIS_PASSWORD")
+    except RedisUnreachableError as exc:
+        yield failed("redis", str(exc), "start the server or correct publish.redis; events wait in the spool until then")
+
+
+def _server(info: dict[str, object]) -> Iterator[Finding]:
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < MIN_REDIS:
+        yield failed("redis version", version, "linepipe needs Redis 6.2 or newer, or Valkey")
+    else:
+        yield ok("redis version", f"{version} (Valkey {info['valkey_version']})" if "valkey_version" in info else version)
+    if not info.get("aof_enabled"):
+        advice = "set appendonly yes; what the server loses is sent again only within publish.keep_days"
+        yield warning("redis persistence", "appendonly is off: a restart of the server forgets what it had", advice)
+    else:
+        yield ok("redis persistence", "appendonly is on")
+    policy = str(info.get("maxmemory_policy", "unknown"))
+    if policy != "noeviction":
+        yield warning("redis eviction", f"maxmemory-policy is {policy}", "set noeviction: a stream may otherwise be evicted whole")
+    else:
+        yield ok("redis eviction", "maxmemory-policy is noeviction")
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"

@@ -1,0 +1,28 @@
+"""One thing that ``linepipe doctor`` looked at."""
+
+from typing import Literal
+
+import msgspec
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """``advice`` says what to do; empty when all is well."""
+
+    name: str
+    status: Literal["ok", "warning", "failed"]
+    found: str
+    advice: str = ""
+
+
+def ok(name: str, found: str) -> Finding:
+    return Finding(name, "ok", found)
+
+
+def warning(name: str, found: str, advice: str) -> Finding:
+    """The line runs, but not as well as it could."""
+    return Finding(name, "warning", found, advice)
+
+
+def failed(name: str, found: str, advice: str) -> Finding:
+    """The line cannot run, or cannot keep its promises."""
+    return Finding(name, "failed", found, advice)

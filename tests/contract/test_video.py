@@ -1,0 +1,261 @@
+"""``video:``: every frame of the file once, in display order, with its time; what cannot be decoded is said under its number."""
+
+import logging
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from nodes.capture.source import Shot
+from nodes.capture.video import AHEAD, VideoSource, to_grey
+from pipeline.errors import ConfigError
+from tests.videos import damage, moving, packets, write_video
+
+COUNT = 40
+CODECS: dict[str, dict[str, Any]] = {
+    "clip.mkv": {"level": "3", "slicecrc": "1"},
+    "clip.mp4": {"codec": "libx264", "pixels": "yuv420p", "b_frames": 2},
+    "clip.ts": {"codec": "libx264", "pixels": "yuv420p", "b_frames": 2},
+    "clip.avi": {"codec": "mpeg4", "pixels": "yuv420p", "b_frames": 2},
+    "clip.mov": {"codec": "mjpeg", "pixels": "yuvj420p"},
+}
+Open = Callable[..., VideoSource]
+
+
+@pytest.fixture
+def open_video() -> Iterator[Open]:
+    """VideoSource(path), closed afterwards."""
+    opened: list[VideoSource] = []
+
+    def make(path: Path, **options: Any) -> VideoSource:
+        opened.append(VideoSource(str(path), **{"loop": False, "max_pixels": 1 << 20, **options}))
+        return opened[-1]
+
+    yield make
+    for source in opened:
+        source.close()
+
+
+def read_from(source: VideoSource, first: int = 0, last: int = 1000) -> list[tuple[Shot, NDArray[np.uint8]]]:
+    """Shots and grey pictures from ``first`` until the source ends, or to ``last``."""
+    into, found = np.zeros(source.slot_bytes, np.uint8), []
+    for number in range(first, last + 1):
+        shot = source.read(number, into)
+        if shot is None:
+            assert not source.has(number)
+            break
+        found.append((shot, into[: shot.length].reshape(shot.shape or (0, 0)).copy()))
+    return found
+
+
+@pytest.fixture(params=CODECS)
+def clip(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
+    return write_video(tmp_path / request.param, moving(COUNT), **CODECS[request.param])
+
+
+def test_every_frame_comes_once_in_display_order_with_its_time(clip: Path, open_video: Open) -> None:
+    source = open_video(clip)
+
+    found = read_from(source)
+
+    assert [s.source for s, _ in found] == [f"{clip.name}#{k / 25:.3f}s" for k in range(COUNT)]
+    assert {s.reason for s, _ in found} == {""}
+    assert source.fps == pytest.approx(25)
+    true = np.stack(moving(COUNT)).astype(int)
+    for k, (_, picture) in enumerate(found):
+        assert np.abs(true - picture).mean((1, 2)).argmin() == k
+        assert clip.suffix != ".mkv" or (picture == true[k]).all()  # FFV1 keeps every bit
+
+
+def test_grey_is_what_opencv_makes_of_the_file(clip: Path, open_video: Open) -> None:
+    oracle = cv2.VideoCapture(str(clip), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+
+    for _, picture in read_from(open_video(clip)):
+        there, colour = oracle.read()
+        assert there
+        assert np.abs(cv2.cvtColor(colour, cv2.COLOR_BGR2GRAY).astype(int) - picture).max() <= 2
+
+
+@pytest.mark.parametrize("first", [1, 11, 12, 13, 29, COUNT - 1, COUNT])
+def test_a_capture_node_that_came_back_goes_on_at_its_number(clip: Path, open_video: Open, first: int) -> None:
+    whole, rest = read_from(open_video(clip)), read_from(open_video(clip, first=first), first)
+
+    assert [s for s, _ in rest] == [s for s, _ in whole[first:]]
+    assert all((a == b).all() for (_, a), (_, b) in zip(rest, whole[first:], strict=True))
+
+
+def test_a_loop_has_no_seam(clip: Path, open_video: Open) -> None:
+    once = read_from(open_video(clip))
+
+    looped = read_from(open_video(clip, loop=True), 0, 2 * COUNT + 4)
+    later = read_from(open_video(clip, loop=True, first=COUNT + 7), COUNT + 7, 2 * COUNT + 4)
+
+    assert [s for s, _ in looped] == [once[k % COUNT][0] for k in range(2 * COUNT + 5)]
+    assert all((p == once[k % COUNT][1]).all() for k, (_, p) in enumerate(looped))
+    assert [s for s, _ in later] == [s for s, _ in looped[COUNT + 7 :]]
+
+
+@pytest.mark.parametrize("packet", [0, 5, 20, COUNT - 1])
+def test_a_damaged_packet_costs_frames_to_the_next_key_frame_and_each_is_said(clip: Path, open_video: Open, packet: int) -> None:
+    """Numbers and times stay; what is not called corrupt is, to the bit, what the whole file gives."""
+    if clip.suffix == ".ts":
+        pytest.skip("there the noise hits the container: a frame is missing, and the jump in time is logged, as tested below")
+    whole = read_from(open_video(clip))
+    damage(clip, packet)
+
+    found = read_from(open_video(clip))
+
+    bad = [k for k, (s, _) in enumerate(found) if s.reason]
+    assert {found[k][0].reason for k in bad} == {"corrupt"}
+    assert 1 <= len(bad) <= 14
+    assert [s.source for s, _ in found] == [s.source for s, _ in whole]
+    assert all((p == whole[k][1]).all() for k, (_, p) in enumerate(found) if k not in bad)
+
+
+def test_a_file_cut_short_gives_what_it_has_and_says_so(tmp_path: Path, open_video: Open, caplog: pytest.LogCaptureFixture) -> None:
+    cut = write_video(tmp_path / "a.mp4", moving(COUNT), codec="libx264", pixels="yuv420p", index_first=True)
+    position, size = packets(cut)[25]
+    cut.write_bytes(cut.read_bytes()[: position + size // 2])
+
+    found = read_from(open_video(cut))
+
+    assert [s.reason for s, _ in found] in ([""] * 25 + ["corrupt"], [""] * 25)
+    assert f"of {COUNT} frames are there: the file has been cut short" in caplog.text
+
+
+def test_missing_time_is_said(tmp_path: Path, open_video: Open, caplog: pytest.LogCaptureFixture) -> None:
+    path = write_video(tmp_path / "a.mkv", moving(10), stamps=[0, 1, 2, 3, 8, 9, 10, 11, 12, 13])
+
+    found = read_from(open_video(path))
+
+    assert found[4][0].source == "a.mkv#0.320s"
+    assert "at 1 places, first behind 0.120 s, frames are missing" in caplog.text
+
+
+@pytest.mark.timeout(30)
+def test_the_decoder_is_a_few_frames_ahead_and_goes_on_over_frames_dropped_unseen(tmp_path: Path, open_video: Open) -> None:
+    """A full ring drops frames without reading them: being asked for later ones is enough."""
+    source = open_video(write_video(tmp_path / "a.mkv", moving(COUNT)))
+
+    while source._head[0] < COUNT - 2:
+        assert source.has(COUNT - 2)
+        assert source._ahead.qsize() <= AHEAD
+    assert read_from(source, COUNT - 1)[0][0].source == f"a.mkv#{(COUNT - 1) / 25:.3f}s"
+    assert not source.has(COUNT)
+
+
+def test_a_frame_larger_than_its_slot_is_said(tmp_path: Path, open_video: Open) -> None:
+    """A ring that an earlier capture process made for a smaller file."""
+    source = open_video(write_video(tmp_path / "a.mkv", moving(3)))
+
+    shot = source.read(0, np.zeros(source.slot_bytes - 1, np.uint8))
+
+    assert shot == Shot(shape=None, length=0, source="a.mkv#0.000s", reason="too_large")
+
+
+def _audio(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream: Any = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), "s16", "mono")
+        frame.rate = 8000
+        container.mux(stream.encode(frame))
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda p: None, "no such file"),
+        (lambda p: p.mkdir(), "is a folder"),
+        (lambda p: p.write_bytes(b""), "is empty"),
+        (lambda p: p.write_text("these are words\n" * 50), "cannot be opened as a video"),
+        (_audio, "has no video stream"),
+        (lambda p: p.write_text("#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/x.ts\n"), "cannot be opened as a video|holds no frame"),
+    ],
+)
+def test_what_is_no_video_is_refused_by_name(tmp_path: Path, make: Callable[[Path], object], says: str) -> None:
+    path = tmp_path / "clip.wav"
+    make(path)
+
+    with pytest.raises(ConfigError, match=rf"video:{path}: .*({says})"):
+        VideoSource(str(path), loop=False, max_pixels=1 << 20)
+
+
+def test_a_file_cut_before_its_index_and_bare_h264_are_refused_with_what_to_do(tmp_path: Path) -> None:
+    whole = write_video(tmp_path / "a.mp4", moving(10), codec="libx264", pixels="yuv420p")
+    whole.write_bytes(whole.read_bytes()[:-500])
+    bare = write_video(tmp_path / "a.h264", moving(10), codec="libx264", pixels="yuv420p")
+
+    for path, says in ((whole, "name a whole video file"), (bare, "ffmpeg -i")):
+        with pytest.raises(ConfigError, match=says):
+            VideoSource(str(path), loop=False, max_pixels=1 << 20)
+
+
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [({"max_pixels": 6143}, "96 x 64 pixels is over limits.max_pixels"), ({"frame_px": (64, 96)}, "96 x 64 pixels; correct frame_px")],
+)
+def test_a_size_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str, Any], says: str) -> None:
+    path = write_video(tmp_path / "a.mkv", moving(2))
+
+    with pytest.raises(ConfigError, match=says):
+        VideoSource(str(path), **{"loop": False, "max_pixels": 1 << 20, **options})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "full_range", "grey"),
+    [
+        ("gray", 77, None, 77),
+        ("yuv420p", 16, None, 0),
+        ("yuv420p", 235, None, 255),
+        ("yuv420p", 126, None, 128),
+        ("yuv420p", 77, True, 77),
+        ("yuvj420p", 77, None, 77),
+        ("gray", 235, False, 255),
+        ("yuv420p10le", 940, None, 255),
+        ("yuv420p10le", 504, None, 128),
+        ("gray12le", 2056, None, 128),
+        ("gray16be", 0x8080, None, 128),
+    ],
+)
+def test_luma_of_every_depth_and_range_becomes_0_to_255(name: str, value: int, full_range: bool | None, grey: int) -> None:
+    frame = av.VideoFrame(6, 4, name)
+    plane: Any = frame.planes[0]
+    kind = ">u2" if name.endswith("be") else "<u2" if name[-2:] == "le" else "u1"
+    plane.update(np.full(plane.buffer_size // np.dtype(kind).itemsize, value, kind).tobytes())
+    if full_range is not None:
+        frame.color_range = 2 if full_range else 1
+    into = np.zeros((4, 6), np.uint8)
+
+    to_grey(frame, into)
+
+    assert (into == grey).all()
+
+
+def test_colour_without_a_luma_plane_becomes_the_grey_of_the_recipe() -> None:
+    colour = np.random.default_rng(5).integers(0, 256, (4, 6, 3), np.uint8)
+    into = np.zeros((4, 6), np.uint8)
+
+    to_grey(av.VideoFrame.from_ndarray(colour, "rgb24"), into)
+
+    assert (into == cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)).all()
+
+
+def test_closing_ends_the_thread_wherever_it_stands(tmp_path: Path, open_video: Open) -> None:
+    path = write_video(tmp_path / "a.mkv", moving(COUNT))
+    for count in (0, 3, COUNT):
+        source = open_video(path, loop=count == 3)
+        read_from(source, 0, count - 1)
+        source.close()
+        assert not source._thread.is_alive()
+
+
+def test_nothing_is_said_about_a_whole_file(clip: Path, open_video: Open, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.INFO):
+        read_from(open_video(clip))
+
+    assert caplog.text == ""
