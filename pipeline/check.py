@@ -23,16 +23,23 @@ def check(config: Config) -> list[str]:
             found.append(f"{key}: {url.path} {what}; name a video file")
         if url.scheme != "video" and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
-    for attempt in (lambda: read_model(find_model(config.infer.model)), lambda: redis_password(config)):
+    for attempt in (_check_model, redis_password):
         try:
-            attempt()
+            attempt(config)
         except ConfigError as exc:
             text = str(exc)
-            found.append(text if text.startswith("publish.") else f"infer.model: {text}")
+            found.append(text if text.startswith(("publish.", "infer.")) else f"infer.model: {text}")
     parent = next(p for p in (config.state, *config.state.parents) if p.exists())
     if not parent.is_dir():
         found.append(f"state_dir: {parent} is a file; choose a folder")
     return found
+
+
+def _check_model(config: Config) -> None:
+    """Raises ``ConfigError`` for a model that cannot be read, or rules for classes that it does not know."""
+    model = read_model(find_model(config.infer.model))
+    if unknown := sorted(set(config.infer.classes) - set(model.classes)):
+        raise ConfigError(f"infer.classes: {model.name} knows no {', '.join(unknown)}; it knows {', '.join(model.classes)}")
 
 
 def _no_file(path: Path) -> str:

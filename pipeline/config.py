@@ -20,6 +20,7 @@ from pipeline.source_url import SourceUrl
 from pipeline.yaml_lines import parse_yaml
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="lower-case letters, digits, - and _; starts with a letter")]
+Whole = Annotated[int, Meta(ge=0)]
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 MAX_FILE_BYTES = 1 << 20
 PASSWORD_ELSEWHERE = "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file"
@@ -53,6 +54,10 @@ class Camera(_Tree, frozen=True, kw_only=True):
     """What a full ring does: ``block`` makes the source wait (replay), ``drop_oldest`` drops and says so (live)."""
     slots: Annotated[int, Meta(ge=2, le=4096)] = 64
     """Frames the ring holds."""
+    edges: Literal["none", "auto"] = "none"
+    """``auto``: the strip's edges are found in each frame (it is brighter than what lies beside it) and only it is judged."""
+    ignore_px: tuple[tuple[Whole, Whole, Whole, Whole], ...] = ()
+    """Boxes (x, y, width, height) of the frame that are not judged."""
 
 
 class Preprocess(_Tree, frozen=True, kw_only=True):
@@ -68,6 +73,15 @@ class Preprocess(_Tree, frozen=True, kw_only=True):
     """``cpu`` is OpenCV, ``gpu`` DALI on a CUDA device, ``dali`` DALI on the CPU (to compare)."""
 
 
+class ClassRule(_Tree, frozen=True, kw_only=True):
+    """What holds for one class of defects."""
+
+    min_score: Annotated[float, Meta(ge=0, le=1)] | None = None
+    """In place of ``infer.min_score``."""
+    min_size_px: Annotated[int, Meta(ge=0)] = 0
+    """Longer side of its box, in the frame's pixels, from which a defect is reported."""
+
+
 class Infer(_Tree, frozen=True, kw_only=True):
     """How tiles become verdicts."""
 
@@ -81,6 +95,8 @@ class Infer(_Tree, frozen=True, kw_only=True):
     """How long a tile waits at most for its batch to fill while the engine is busy; an idle engine never waits."""
     min_score: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Score from which a tile is a defect."""
+    classes: dict[str, ClassRule] = {}
+    """Exceptions by class, for instance ``{scratches: {min_score: 0.7, min_size_px: 30}}``."""
 
 
 class Publish(_Tree, frozen=True, kw_only=True):

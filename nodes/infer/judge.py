@@ -9,9 +9,10 @@ from numpy.typing import NDArray
 
 from nodes.infer.batcher import Batcher
 from nodes.infer.engines.load import Loaded
+from nodes.infer.region import Region, region_of
 from nodes.infer.runner import EngineRunner
-from nodes.infer.verdict import Found, find_defects
-from pipeline.config import Infer
+from nodes.infer.verdict import Found, Rules, Tiles, find_defects
+from pipeline.config import Config
 from pipeline.frame import Defect, Stamps, Verdict
 from pipeline.outbox import Outbox
 from pipeline.stage import Pixels, TiledFrame
@@ -24,16 +25,19 @@ class Pending:
 
     def __init__(self, frame: TiledFrame, current: Callable[[], bool], ack: Callable[[str], None], forget: Callable[[], None]) -> None:
         self.frame, self.current, self.ack, self.forget = frame, current, ack, forget
+        self.region = Region(0, 0, ())
+        self.judged: list[int] = []
+        """Tiles that the network is asked about."""
         self.scores: NDArray[np.float32] | None = None
         self.maps: NDArray[np.float32] | None = None
         """(tiles, h, w) where the network locates, else None."""
-        self.missing = len(frame.boxes)
+        self.missing = 0
 
     def take(self, index: int, scores: NDArray[np.float32], location: NDArray[np.float32] | None) -> None:
         """What the network says of one tile: scores (K,), and (h, w) if it locates."""
         if self.scores is None:
-            self.scores = np.empty((len(self.frame.boxes), *scores.shape), np.float32)
-            self.maps = None if location is None else np.empty((len(self.frame.boxes), *location.shape), np.float32)
+            self.scores = np.zeros((len(self.frame.boxes), *scores.shape), np.float32)
+            self.maps = None if location is None else np.zeros((len(self.frame.boxes), *location.shape), np.float32)
         self.scores[index] = scores
         if self.maps is not None:
             self.maps[index] = location
@@ -43,8 +47,10 @@ class Pending:
 class Judge:
     """Collects tiles, runs the engine, submits a verdict for every frame and acknowledges it once that is durable."""
 
-    def __init__(self, settings: Infer, loaded: Loaded, outbox: Outbox) -> None:
-        self._settings, self._loaded, self._outbox = settings, loaded, outbox
+    def __init__(self, config: Config, loaded: Loaded, outbox: Outbox) -> None:
+        settings = config.infer
+        self._cameras, self._loaded, self._outbox = config.cameras, loaded, outbox
+        self._rules = Rules(settings, loaded.model.classes)
         self._batcher: Batcher[tuple[Pending, int]] = Batcher(settings.max_batch, int(settings.max_wait_ms * 1e6))
         self._gather = loaded.engine.gather
         self.runner = EngineRunner(loaded.engine)
@@ -55,8 +61,14 @@ class Judge:
         if pending.frame.invalid:
             self._conclude(pending, (), pending.frame.invalid)
             return
+        frame = pending.frame
+        pending.region = region_of(self._cameras[frame.ref.meta.camera], frame.pixels)
+        pending.judged = [k for k, box in enumerate(frame.boxes) if pending.region.touches(box)]
+        pending.missing = len(pending.judged)
+        if not pending.missing:
+            self._conclude(pending, (), "")
         now = time.monotonic_ns()
-        for index in range(len(pending.frame.boxes)):
+        for index in pending.judged:
             self._batcher.add((pending, index), now)
 
     def feed(self) -> None:
@@ -85,8 +97,9 @@ class Judge:
         if not np.isfinite(scores).all():
             self._conclude(pending, (), "model")
             return
-        frame, model = pending.frame, self._loaded.model
-        found = find_defects(scores, model.classes, frame.boxes, frame.columns, self._settings.min_score)
+        frame = pending.frame
+        tiles = Tiles(frame.boxes, frame.columns, pending.judged, scores, pending.maps)
+        found = find_defects(tiles, self._rules, pending.region)
         self._conclude(pending, tuple(_with_crop(f, frame.pixels) for f in found), "")
 
     def _conclude(self, pending: Pending, defects: tuple[Defect, ...], invalid: str) -> None:
@@ -99,7 +112,7 @@ class Judge:
             meta=frame.ref.meta,
             attempt=frame.ref.attempt,
             model=self._loaded.id,
-            tiles=len(frame.boxes),
+            tiles=len(pending.judged),
             invalid=invalid,
             defects=defects,
             stamps=Stamps(received_ns=frame.received_ns, tiled_ns=frame.tiled_ns, judged_ns=time.monotonic_ns()),
@@ -108,6 +121,7 @@ class Judge:
 
 
 def _with_crop(found: Found, pixels: Pixels) -> Defect:
-    x, y, w, h = found.box
+    """With the tile that shows it best as its image: one that training can take as it is."""
+    x, y, w, h = found.tile
     _, png = cv2.imencode(".png", pixels[y : y + h, x : x + w], [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
     return Defect(label=found.label, score=found.score, scores=found.scores, box_px=found.box, png=png.tobytes())

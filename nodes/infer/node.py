@@ -25,7 +25,7 @@ def inspect(node: Node) -> None:
     loaded = load_engine(node.config)
     preprocess: Preprocess = resolve(PREPROCESS)(node.config, loaded.model.recipe, node.log)
     outbox = Outbox(node.endpoints.publish)
-    judge = Judge(node.config.infer, loaded, outbox)
+    judge = Judge(node.config, loaded, outbox)
     todo: deque[Leased] = deque()
 
     def on_ring(camera: str, memory: Pixels) -> None:
@@ -54,7 +54,7 @@ def infer(node: Node) -> None:
     """Entry point: tiles come over ZeroMQ from a preprocess node."""
     loaded = load_engine(node.config)
     outbox = Outbox(node.endpoints.publish)
-    judge = Judge(node.config.infer, loaded, outbox)
+    judge = Judge(node.config, loaded, outbox)
     todo: deque[Pending] = deque()
 
     def receive(message: Frame, payload: list[memoryview]) -> None:

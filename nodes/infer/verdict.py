@@ -1,9 +1,13 @@
 """Scores of a frame's tiles -> its defects. Pure."""
 
+from typing import NamedTuple
+
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from nodes.infer.region import Region
+from pipeline.config import ClassRule, Infer
 from pipeline.stage import Box
 
 OK = "ok"
@@ -18,6 +22,31 @@ class Found(msgspec.Struct, frozen=True, kw_only=True):
     scores: dict[str, float]
     """Of the tile with the highest score."""
     box: Box
+    tile: Box
+    """The tile with the highest score."""
+
+
+class Tiles(NamedTuple):
+    """What is known of one frame's tiles, row by row."""
+
+    boxes: tuple[Box, ...]
+    columns: int
+    judged: list[int]
+    """Which of them the network saw; the others show nothing to judge."""
+    scores: NDArray[np.float32]
+    """(N, K)"""
+    maps: NDArray[np.float32] | None
+    """(N, h, w), above 0 where the defect is; None from a network that does not locate."""
+
+
+class Rules:
+    """From which score, and from which size on, something is a defect of its class."""
+
+    def __init__(self, settings: Infer, classes: tuple[str, ...]) -> None:
+        self.classes = classes
+        of = [settings.classes.get(c, ClassRule()) for c in classes]
+        self.min_score = np.array([settings.min_score if r.min_score is None else r.min_score for r in of], np.float32)
+        self.min_size_px = [r.min_size_px for r in of]
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -26,30 +55,56 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
 
 
-def find_defects(
-    scores: NDArray[np.float32], classes: tuple[str, ...], boxes: tuple[Box, ...], columns: int, min_score: float
-) -> list[Found]:
-    """Defects of one frame from its tiles' scores (N, K), N boxes in rows of ``columns``.
+def find_defects(tiles: Tiles, rules: Rules, region: Region) -> list[Found]:
+    """Defects of one frame.
 
-    A tile is a defect when the score of its best class reaches ``min_score``; with a class ``ok``, when 1 - p(ok) does,
-    and its label is the best of the others. Tiles of one label that touch (4-neighbours) are one defect.
+    A tile is a defect when the score of its best class reaches that class's ``min_score``; with a class ``ok``, when
+    1 - p(ok) does, and its label is the best of the others. Tiles of one label that touch (4-neighbours) are one defect,
+    its box the union of where their maps are, or of the tiles. Dropped: what is smaller than its class's ``min_size_px``
+    in its longer side, and what has its middle outside of ``region``.
     """
-    labels, tile_scores = _judge(scores, classes)
-    bad = {k for k in range(len(boxes)) if tile_scores[k] >= min_score}
+    labels, tile_scores = _judge(tiles.scores, rules.classes)
+    bad = {k for k in tiles.judged if tile_scores[k] >= rules.min_score[labels[k]]}
     found = []
     while bad:
-        group = _grow(min(bad), bad, labels, columns)
+        group = _grow(min(bad), bad, labels, tiles.columns)
         bad -= group
         best = max(group, key=lambda k: (tile_scores[k], -k))
+        box = _union([_place(tiles, k) for k in sorted(group)])
+        if max(box[2:]) < rules.min_size_px[labels[best]] or not region.holds(box):
+            continue
         found.append(
             Found(
-                label=classes[labels[best]],
+                label=rules.classes[labels[best]],
                 score=round(float(tile_scores[best]), 6),
-                scores={c: round(float(s), 6) for c, s in zip(classes, scores[best], strict=True)},
-                box=_union([boxes[k] for k in sorted(group)]),
+                scores={c: round(float(s), 6) for c, s in zip(rules.classes, tiles.scores[best], strict=True)},
+                box=box,
+                tile=tiles.boxes[best],
             )
         )
     return found
+
+
+def _place(tiles: Tiles, k: int) -> Box:
+    """Where in the frame the defect of a tile lies: the box of its map's cells, or the whole tile if it has none."""
+    x, y, w, h = tiles.boxes[k]
+    if tiles.maps is None:
+        return tiles.boxes[k]
+    hit = tiles.maps[k] > 0
+    if not hit.any():
+        return tiles.boxes[k]
+    top, bottom = _span(hit.any(1), h)
+    left, right = _span(hit.any(0), w)
+    return x + left, y + top, right - left, bottom - top
+
+
+def _span(hit: NDArray[np.bool_], size: int) -> tuple[int, int]:
+    """First and last hit cell of one direction, as pixels of a tile that is ``size`` long."""
+    cells = np.flatnonzero(hit)
+    # 37 cells of 8 pixels are 296 of 300: the last one also stands for what is left.
+    per_cell = size / (len(hit) + 0.5)
+    first, end = int(cells[0]), int(cells[-1]) + 1
+    return round(first * per_cell), size if end == len(hit) else round(end * per_cell)
 
 
 def _judge(scores: NDArray[np.float32], classes: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

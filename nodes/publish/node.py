@@ -9,13 +9,14 @@ from pathlib import Path
 import msgspec
 
 from nodes.publish.images import ImageArchive
+from nodes.publish.joiner import Joiner
 from nodes.publish.record import events_of
 from nodes.publish.redis_sink import RedisSink
 from nodes.publish.spool import Spool, Spooled, lock_spool
 from pipeline.embedded import running_url
 from pipeline.errors import ConfigError
 from pipeline.events import DefectEvent, Event
-from pipeline.frame import Alarm, Publishable, Verdict
+from pipeline.frame import Alarm, Gap, Publishable, Verdict
 from pipeline.metrics import Histogram
 from pipeline.node_main import Node
 from pipeline.secret import redis_password
@@ -55,6 +56,10 @@ class _Publish:
         self._latency = {stage: Histogram() for stage in STAGES}
         self._counts: Counter[str] = Counter()
         self.frames = self.tiles = self.duplicates = 0
+        self._joiner = Joiner(node.config)
+        self._pieces: dict[str, Verdict] = {}  # by id of a held piece: whose latency is taken when it becomes an event
+        for piece in self._spool.held():  # left by a publish node that was killed
+            self._joiner.add(piece, time.monotonic_ns())
         self._begin_run(state / "run.json")
         self._router = Router(node.endpoints.publish)
         self._sink = RedisSink(
@@ -89,6 +94,7 @@ class _Publish:
         while not self._lifted.empty():
             self._spool.lift_floor(*self._lifted.get())
         busy = self._accept()
+        self._settle(now, everything=self._node.stopping and not busy)
         if now >= self._next_purge_ns:
             self._next_purge_ns = now + PURGE_NS
             self._spool.purge(time.time_ns() // 1_000_000 - int(self._config.publish.keep_days * 86_400_000))
@@ -108,8 +114,10 @@ class _Publish:
         return bool(waiting)
 
     def _store(self, group: list[tuple[bytes | None, Publishable]]) -> None:
-        prepared = [(record.key, self._events(record)) for _, record in group]
-        results = self._spool.append(prepared)
+        found = {record.key: self._events(record) for _, record in group}
+        held = {key: [e for e in events if isinstance(e, DefectEvent) and self._joiner.waits(e)] for key, events in found.items()}
+        ready = [(record.key, [e for e in found[record.key] if e not in held[record.key]]) for _, record in group]
+        results = self._spool.append(ready, held)
         replies: dict[bytes, list[str]] = {}
         for (address, record), spooled in zip(group, results, strict=True):
             if address is not None:
@@ -118,6 +126,7 @@ class _Publish:
                 self.duplicates += 1
                 continue
             self._counts.update(s.type for s in spooled)
+            self._join(record, held[record.key])
             if isinstance(record, Verdict):
                 self.frames += 1
                 self.tiles += record.tiles
@@ -126,6 +135,30 @@ class _Publish:
         self._sink.wake()
         for address, keys in replies.items():
             self._router.send(address, Durable(keys=tuple(keys)))
+
+    def _join(self, record: Publishable, held: list[DefectEvent]) -> None:
+        """Tell the joiner of a record that is durable now."""
+        if isinstance(record, Verdict):
+            self._joiner.know(record.meta.camera, record.meta.epoch, [record.meta.frame])
+            for piece in held:
+                self._joiner.add(piece, time.monotonic_ns())
+                if len(self._pieces) < MEASURED:
+                    self._pieces[piece.id] = msgspec.structs.replace(record, defects=())
+        elif isinstance(record, Gap) and record.last is not None:
+            self._joiner.know(record.camera, record.epoch, range(record.first, record.last + 1))
+
+    def _settle(self, now: int, *, everything: bool) -> None:
+        """Spool the defects whose pieces are complete."""
+        done = self._joiner.take(now, everything=everything)
+        if not done:
+            return
+        spooled = self._spool.settle((joined.event, [p.id for p in joined.pieces]) for joined in done)
+        self._counts.update(s.type for s in spooled)
+        for event, joined in zip(spooled, done, strict=True):
+            verdicts = [v for p in joined.pieces if (v := self._pieces.pop(p.id, None)) is not None]
+            if verdicts and len(self._arrived) < MEASURED:
+                self._arrived[event.seq] = max(verdicts, key=lambda v: v.meta.frame)
+        self._sink.wake()
 
     def _events(self, record: Publishable) -> list[Event]:
         """A record's events; a new defect's image is written first, so that no event names a file that never was."""

@@ -33,12 +33,8 @@ def events_of(record: Publishable, config: Config) -> list[tuple[Event, bytes]]:
 
 
 def _defect(verdict: Verdict, defect: Defect, index: int, config: Config) -> DefectEvent:
-    meta, camera = verdict.meta, config.cameras[verdict.meta.camera]
-    x, y, w, h = defect.box_px
-    box_mm = None
-    if camera.pixel_mm is not None:
-        across, along = camera.pixel_mm
-        box_mm = (round(x * across, 3), round(y * along, 3), round(w * across, 3), round(h * along, 3))
+    meta = verdict.meta
+    box_mm, position_m = place(config, meta.camera, meta.frame, defect.box_px)
     identity = event_id(config.line, meta.camera, meta.epoch, meta.frame, index)
     assert verdict.model is not None
     return DefectEvent(
@@ -56,11 +52,23 @@ def _defect(verdict: Verdict, defect: Defect, index: int, config: Config) -> Def
         source=meta.source,
         box_px=defect.box_px,
         box_mm=box_mm,
-        position_m=_position(config, meta.camera, meta.frame, y + h / 2),
+        position_m=position_m,
         model=ModelRef(name=verdict.model.name, digest=verdict.model.digest),
         image=f"{meta.camera}/{_plain(defect.label)}/{identity}.png",
         attempt=verdict.attempt,
     )
+
+
+def place(
+    config: Config, camera: str, frame: int, box: tuple[int, int, int, int]
+) -> tuple[tuple[float, float, float, float] | None, float | None]:
+    """``box_mm`` and ``position_m`` of a box in a frame's pixels; None without the sizes that they need."""
+    x, y, w, h = box
+    pixel_mm, box_mm = config.cameras[camera].pixel_mm, None
+    if pixel_mm is not None:
+        across, along = pixel_mm
+        box_mm = (round(x * across, 3), round(y * along, 3), round(w * across, 3), round(h * along, 3))
+    return box_mm, _position(config, camera, frame, y + h / 2)
 
 
 def _invalid(verdict: Verdict, config: Config) -> GapEvent:

@@ -10,13 +10,14 @@ import fcntl
 import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 
 import msgspec
 
 from pipeline.errors import ConfigError, NodeError
-from pipeline.events import Event, encode
+from pipeline.events import DefectEvent, Event, encode
 
 FORMAT = 1
 SpoolError = sqlite3.Error
@@ -26,6 +27,7 @@ CREATE TABLE IF NOT EXISTS events (
     seq INTEGER PRIMARY KEY AUTOINCREMENT,
     id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, ms INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL
 );
+CREATE TABLE IF NOT EXISTS held (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS by_stream_id ON events (ms, n);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
@@ -74,30 +76,54 @@ class Spool:
         row = self._db.execute("SELECT ms, n FROM events ORDER BY seq DESC LIMIT 1").fetchone()
         self._last: tuple[int, int] = row or (0, 0)
 
-    def append(self, group: Iterable[tuple[str, list[Event]]]) -> list[list[Spooled] | None]:
-        """Make records durable: for each (key, events) its spooled events, or None where the key was already there."""
+    def append(
+        self, group: Iterable[tuple[str, list[Event]]], held: Mapping[str, list[DefectEvent]] | None = None
+    ) -> list[list[Spooled] | None]:
+        """Make records durable: for each (key, events) its spooled events, or None where the key was already there.
+
+        ``held``: by key, pieces that are not events yet; ``settle`` makes them some.
+        """
         now = self._wall_ms()
         results: list[list[Spooled] | None] = []
-        last = self._last
-        try:
-            self._db.execute("BEGIN IMMEDIATE")
+        with self._writing():
             for key, events in group:
                 fresh = self._db.execute("INSERT OR IGNORE INTO records VALUES (?, ?)", (key, now)).rowcount
                 if not fresh:
                     results.append(None)
                     continue
-                rows = []
-                for event in events:
-                    self._last = (now, 0) if now > self._last[0] else (self._last[0], self._last[1] + 1)
-                    rows.append(self._insert(event))
-                results.append(rows)
+                results.append([self._insert(event, now) for event in events])
+                for piece in (held or {}).get(key, ()):
+                    self._db.execute("INSERT OR REPLACE INTO held VALUES (?, ?)", (piece.id, encode(piece)))
+        return results
+
+    def settle(self, done: Iterable[tuple[Event, Iterable[str]]]) -> list[Spooled]:
+        """Spool events in place of the held pieces, given by id, that they are made of."""
+        now, spooled = self._wall_ms(), []
+        with self._writing():
+            for event, pieces in done:
+                spooled.append(self._insert(event, now))
+                self._db.executemany("DELETE FROM held WHERE id = ?", [(piece,) for piece in pieces])
+        return spooled
+
+    def held(self) -> list[DefectEvent]:
+        """Pieces that were made durable and have not been settled."""
+        rows = self._db.execute("SELECT data FROM held").fetchall()
+        return [msgspec.json.decode(data, type=DefectEvent) for (data,) in rows]
+
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """One transaction: all of it or nothing. Raises ``NodeError``."""
+        last = self._last
+        try:
+            self._db.execute("BEGIN IMMEDIATE")
+            yield
             self._db.execute("COMMIT")
         except sqlite3.Error as exc:
             self._last = last
             raise NodeError(f"the spool cannot be written ({exc}): is the disk of state_dir full? Nothing was accepted") from exc
-        return results
 
-    def _insert(self, event: Event) -> Spooled:
+    def _insert(self, event: Event, now: int) -> Spooled:
+        self._last = (now, 0) if now > self._last[0] else (self._last[0], self._last[1] + 1)
         kind, data = str(event.__struct_config__.tag), encode(event)
         cursor = self._db.execute("INSERT INTO events (id, type, ms, n, data) VALUES (?, ?, ?, ?, ?)", (event.id, kind, *self._last, data))
         assert cursor.lastrowid is not None

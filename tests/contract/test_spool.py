@@ -12,6 +12,7 @@ from nodes.publish.images import ImageArchive
 from nodes.publish.spool import Spool, lock_spool
 from pipeline.errors import ConfigError, NodeError
 from pipeline.events import AlarmEvent, Event
+from tests.unit.test_joiner import END, MIDDLE, START, piece
 
 
 def event(k: int) -> Event:
@@ -156,3 +157,20 @@ def test_images_stay_within_their_quota_and_the_newest_stay(tmp_path: Path) -> N
     ImageArchive(tmp_path, quota_bytes=1000).keep("top/patches/8.png", bytes(500))
     assert sum(p.stat().st_size for p in tmp_path.rglob("*.png")) <= 1000
     assert (tmp_path / "top/patches/8.png").exists()
+
+
+def test_a_held_piece_survives_until_the_event_that_it_is_part_of(tmp_path: Path) -> None:
+    """A publish node that is killed between the two frames of a defect finds the first piece again."""
+    spool = open_spool(tmp_path)
+    pieces = [piece(5, END), piece(6, START)]
+    spool.append([("verdict/5", []), ("verdict/6", [])], {"verdict/5": pieces[:1], "verdict/6": pieces[1:]})
+    assert spool.append([("verdict/5", [])], {"verdict/5": [piece(5, MIDDLE)]}) == [None]
+    spool.close()
+
+    again = open_spool(tmp_path)
+    assert sorted(again.held(), key=lambda p: p.frame) == pieces
+    assert again.unsent(9) == []
+    (spooled,) = again.settle([(pieces[0], [p.id for p in pieces])])
+
+    assert [s.id for s in again.unsent(9)] == [spooled.id] == [pieces[0].id]
+    assert again.held() == []

@@ -44,7 +44,7 @@ class Strip:
 
     def render(self, frame: int) -> NDArray[np.uint8]:
         """Frame number ``frame``, uint8 (height, width)."""
-        height, first, shift = self._height, frame * self._height, self._shift(frame)
+        height, first, shift = self._height, frame * self._height, self.shift(frame)
         rows = self._rows(first)
         start = 2 * WANDER_PX - shift
         picture = np.ascontiguousarray(rows[:, start : start + self._width])
@@ -60,7 +60,7 @@ class Strip:
 
     def mask(self, frame: int) -> NDArray[np.uint8]:
         """Where the defects of a frame are: uint8 (height, width), 255 there and 0 elsewhere."""
-        first, shift = frame * self._height, self._shift(frame)
+        first, shift = frame * self._height, self.shift(frame)
         mask = np.zeros((self._height, self._width), np.float32)
         for thing in self._plan.between(first, first + self._height):
             if thing.label:
@@ -69,7 +69,7 @@ class Strip:
 
     def truth(self, frame: int) -> list[Truth]:
         """The defects that begin in a frame."""
-        first, shift = frame * self._height, self._shift(frame)
+        first, shift = frame * self._height, self.shift(frame)
         found = []
         for thing in self._plan.between(first, first + self._height):
             if thing.label:
@@ -80,7 +80,7 @@ class Strip:
 
     def labels(self, frame: int) -> list[tuple[str, tuple[int, int, int, int], float]]:
         """Label, box and contrast of every defect that touches a frame; the box in its pixels (it may reach beyond)."""
-        first, shift = frame * self._height, self._shift(frame)
+        first, shift = frame * self._height, self.shift(frame)
         things = [t for t in self._plan.between(first, first + self._height) if t.label]
         return [(t.label, (t.box[0] + shift, t.box[1] - first, *t.box[2:]), t.contrast) for t in things]
 
@@ -90,7 +90,7 @@ class Strip:
             return self._grain[at : at + self._height]
         return np.take(self._grain, np.arange(at, at + self._height) % texture.GRAIN_ROWS, axis=0)
 
-    def _shift(self, frame: int) -> int:
+    def shift(self, frame: int) -> int:
         """How far to the right the strip runs in this frame: a slow wander and a trembling, whole pixels."""
         tremble = (frame * 2654435761 + self._seed * 40503) >> 7 & 3  # 0..3, the same whenever it is asked
         return round((WANDER_PX - 2) * np.sin(2 * np.pi * (frame / 117 + self._phases[3]))) + int(tremble) - 1
