@@ -18,7 +18,7 @@ from ilcs_model import ARCHITECTURES
 @click.option(
     "--rate", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Peak rate of the one-cycle schedule."
 )
-@click.option("--init", type=click.Path(path_type=Path), help="Model file whose weights to start from.")
+@click.option("--init", help="Model whose weights to start from: a shipped one's name, or a file.")
 @click.option(
     "--loader",
     type=click.Choice(("auto", "opencv", "dali")),
@@ -29,7 +29,7 @@ from ilcs_model import ARCHITECTURES
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; costs at most one epoch.")
 def train(
-    data: Path, model: str, out: Path, name: str | None, epochs: int, rate: float, init: Path | None, loader: str, seed: int, resume: bool
+    data: Path, model: str, out: Path, name: str | None, epochs: int, rate: float, init: str | None, loader: str, seed: int, resume: bool
 ) -> None:
     """Train a model from labelled images.
 
@@ -47,7 +47,7 @@ def train(
         rate=rate,
         seed=seed,
         loader=loader,
-        init=None if init is None else str(init),
+        init=None if init is None else _model_file(init),
     )
     progress = _Progress()
     try:
@@ -57,6 +57,12 @@ def train(
     finally:
         progress.close()
     click.echo(f"model written to {path}")
+
+
+def _model_file(name: str) -> str:
+    """Path of a shipped model by name; what names none is a path."""
+    shipped = Path(__file__).parent / "weights" / f"{name}.safetensors"
+    return str(shipped) if shipped.is_file() else name
 
 
 class _Progress:
