@@ -116,7 +116,7 @@ def _strip(out: _Folder, seed: int, split: str) -> None:
     strip = Strip(seed, width, height)
     for frame in range(FRAMES_PER_SEED):
         picture, mask = strip.render(frame), strip.mask(frame)
-        wanted = int(frame % 3 == 0)
+        wanted = 1
         defects = [d for d in strip.labels(frame) if d[2] >= FAINTEST]
         for k, (label, (x, y, w, h), _) in enumerate(2 * defects):
             left = int(np.clip(_column(rng, x + w // 2, width), 0, width - TILE))
@@ -124,7 +124,7 @@ def _strip(out: _Folder, seed: int, split: str) -> None:
             window = np.s_[top : top + TILE, left : left + TILE]
             if _visible(mask[window], (x - left, y - top, w, h)):
                 out.add(f"s{seed}_{frame}_{k}.png", picture[window], label, split, mask[window])
-                wanted += k % 2
+                wanted += 1
         for k in range(4 * wanted):
             left, top = _column(rng, int(rng.integers(0, width)), width), int(rng.integers(0, height - TILE + 1))
             window = np.s_[top : top + TILE, left : left + TILE]

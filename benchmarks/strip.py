@@ -49,10 +49,11 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         for seed in args.seeds:
             state = (args.keep or Path(folder)) / f"seed{seed}"
+            state.parent.mkdir(parents=True, exist_ok=True)
             line, events, truths = _run(state, seed, args)
             lines.append(line)
             dropped += line["dropped"]
-            found, false, clean = _compare(events, truths, line["frames"])
+            found, false, clean = compare(events, truths, line["frames"])
             rows += found
             strays += false
             tiles += clean
@@ -82,7 +83,7 @@ def _run(state: Path, seed: int, args: argparse.Namespace) -> tuple[dict[str, An
     return line, [json.loads(x) for x in printed.splitlines()], [json.loads(x) for x in truth.splitlines()]
 
 
-def _compare(events: list[dict[str, Any]], truths: list[dict[str, Any]], frames: int) -> tuple[list[Any], list[Any], int]:
+def compare(events: list[dict[str, Any]], truths: list[dict[str, Any]], frames: int) -> tuple[list[Any], list[Any], int]:
     """A row for each counted defect; events that touch none; how many tiles are clean."""
     config = load(ROOT / CONFIG)
     width, height = config.cameras["top"].frame_px or (0, 0)

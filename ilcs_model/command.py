@@ -62,7 +62,12 @@ def train(
 def _model_file(name: str) -> str:
     """Path of a shipped model by name; what names none is a path."""
     shipped = Path(__file__).parent / "weights" / f"{name}.safetensors"
-    return str(shipped) if shipped.is_file() else name
+    if shipped.is_file():
+        return str(shipped)
+    if not Path(name).is_file():
+        names = ", ".join(sorted(p.stem for p in shipped.parent.glob("*.safetensors")))
+        raise click.UsageError(f"--init {name}: no such file, and no shipped model; shipped are {names}")
+    return name
 
 
 class _Progress:

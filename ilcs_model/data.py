@@ -106,6 +106,8 @@ def _read_split(root: Path) -> list[tuple[Path, str, str, str]]:
                 raise DataError(f"{root}/split.csv: no column {exc}; it needs file, class, split") from None
             if not path.is_file():
                 raise DataError(f"{root}/split.csv:{line}: {path} does not exist")
+            if not label:
+                raise DataError(f"{root}/split.csv:{line}: {row['file']} has no class")
             if mask not in ("", "none") and not (root / mask).is_file():
                 raise DataError(f"{root}/split.csv:{line}: {root / mask} does not exist")
             rows.append((path, label, split, mask))
@@ -228,7 +230,7 @@ def epoch_groups(data: Dataset, batch: int, seed: tuple[int, ...]) -> list[NDArr
 
 def draw_group(data: Dataset, group: NDArray[np.int64], shapes: list[tuple[int, ...]], recipe: Recipe, seed: tuple[int, ...]) -> list[Draw]:
     """What is drawn for each image of a batch; every image has its own stream of numbers."""
-    masks = [_mask(data, int(i)) for i in group]
+    masks = [_mask(data, int(i), shape) for i, shape in zip(group, shapes, strict=True)]
     streams = [np.random.default_rng((*seed, int(i))) for i in group]
     return [draw(shape, recipe, rng, mask) for shape, rng, mask in zip(shapes, streams, masks, strict=True)]
 
@@ -255,9 +257,16 @@ def ahead(groups: list[NDArray[np.int64]], make: Callable[[NDArray[np.int64]], B
             yield ready
 
 
-def _mask(data: Dataset, index: int) -> Tile | None:
+def _mask(data: Dataset, index: int, shape: tuple[int, ...]) -> Tile | None:
+    """The mask of an image of ``shape``, if it has one. Raises ``DataError`` naming a file of another size."""
     name = data.masks[index] if data.masks else ""
-    return None if name in ("", "none") else read_image(data.root / name)
+    if name in ("", "none"):
+        return None
+    mask = read_image(data.root / name)
+    if mask.shape != shape:
+        (height, width), (h, w) = shape, mask.shape
+        raise DataError(f"{data.root / name}: {w} x {h} pixels, but its image {data.files[index].name} has {width} x {height}")
+    return mask
 
 
 def plain_batches(data: Dataset, indices: list[int], recipe: Recipe, batch: int) -> Iterator[tuple[Tensor, Tensor]]:

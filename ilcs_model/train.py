@@ -281,6 +281,7 @@ def _first_weights(data: Dataset, settings: Settings) -> nn.Module:
         mine = model.state_dict()
         fitting = {k: v for k, v in before.state_dict().items() if k in mine and mine[k].shape == v.shape}
         if info.classes != data.classes:
+            # Its rows stand for other classes.
             fitting = {k: v for k, v in fitting.items() if not k.startswith("fc2.")}
         model.load_state_dict(fitting, strict=False)
     if data.locates:

@@ -10,6 +10,9 @@ from pipeline.secret import redis_password
 from pipeline.source_url import SourceUrl
 from pipeline.topology import frame_rate
 
+STATE_FOLDERS = ("spool", "images", "truth", "engines", "redis")
+"""What nodes keep under ``state_dir``."""
+
 
 def check(config: Config) -> list[str]:
     """What stands in the way of running this line here, a sentence each; empty: nothing found."""
@@ -32,12 +35,17 @@ def check(config: Config) -> list[str]:
     parent = next(p for p in (config.state, *config.state.parents) if p.exists())
     if not parent.is_dir():
         found.append(f"state_dir: {parent} is a file; choose a folder")
+    for path in (config.state / name for name in STATE_FOLDERS):
+        if path.exists() and not path.is_dir():
+            found.append(f"state_dir: {path} is a file where a folder must be; move it away or choose another state_dir")
     return found
 
 
 def _check_model(config: Config) -> None:
     """Raises ``ConfigError`` for a model that cannot be read, or rules for classes that it does not know."""
     model = read_model(find_model(config.infer.model))
+    if "ok" in config.infer.classes:
+        raise ConfigError("infer.classes: ok is no defect; its share decides through infer.min_score")
     if unknown := sorted(set(config.infer.classes) - set(model.classes)):
         raise ConfigError(f"infer.classes: {model.name} knows no {', '.join(unknown)}; it knows {', '.join(model.classes)}")
 

@@ -21,6 +21,7 @@ from pipeline.yaml_lines import parse_yaml
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="lower-case letters, digits, - and _; starts with a letter")]
 Whole = Annotated[int, Meta(ge=0)]
+Size = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 MAX_FILE_BYTES = 1 << 20
 PASSWORD_ELSEWHERE = "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file"
@@ -56,7 +57,7 @@ class Camera(_Tree, frozen=True, kw_only=True):
     """Frames the ring holds."""
     edges: Literal["none", "auto"] = "none"
     """``auto``: the strip's edges are found in each frame (it is brighter than what lies beside it) and only it is judged."""
-    ignore_px: tuple[tuple[Whole, Whole, Whole, Whole], ...] = ()
+    ignore_px: tuple[tuple[Whole, Whole, Size, Size], ...] = ()
     """Boxes (x, y, width, height) of the frame that are not judged."""
 
 
@@ -78,8 +79,8 @@ class ClassRule(_Tree, frozen=True, kw_only=True):
 
     min_score: Annotated[float, Meta(ge=0, le=1)] | None = None
     """In place of ``infer.min_score``."""
-    min_size_px: Annotated[int, Meta(ge=0)] = 0
-    """Longer side of its box, in the frame's pixels, from which a defect is reported."""
+    min_size_px: Whole | None = None
+    """In place of ``infer.min_size_px``."""
 
 
 class Infer(_Tree, frozen=True, kw_only=True):
@@ -95,6 +96,8 @@ class Infer(_Tree, frozen=True, kw_only=True):
     """How long a tile waits at most for its batch to fill while the engine is busy; an idle engine never waits."""
     min_score: Annotated[float, Meta(ge=0, le=1)] = 0.5
     """Score from which a tile is a defect."""
+    min_size_px: Whole = 0
+    """Longer side of its box, in the frame's pixels, from which a defect is reported."""
     classes: dict[str, ClassRule] = {}
     """Exceptions by class, for instance ``{scratches: {min_score: 0.7, min_size_px: 30}}``."""
 
@@ -240,6 +243,8 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
             continue
         if camera.frame_px is not None and math.prod(camera.frame_px) > config.limits.max_pixels:
             found.append((f"{key}.frame_px", f"is more than limits.max_pixels ({config.limits.max_pixels})"))
+        if camera.frame_px is not None and any(_covers(box, camera.frame_px) for box in camera.ignore_px):
+            found.append((f"{key}.ignore_px", "a box covers the whole frame: nothing would be judged"))
         if url.scheme == "sim" and camera.frame_px is None:
             found.append((f"{key}.frame_px", "is required by a sim: source; give [width, height]"))
         if url.scheme == "sim" and "fps" not in url.options and not (camera.speed_mps and camera.pixel_mm):
@@ -254,6 +259,11 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
         if name in ("publish", "redis", "capture"):
             found.append((f"placement.{name}", "is the name of another process; choose a different one"))
     return found + _redis_mistakes(config.publish.redis)
+
+
+def _covers(box: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
+    x, y, w, h = box
+    return x == y == 0 and w >= size[0] and h >= size[1]
 
 
 def _redis_mistakes(url: str) -> list[tuple[str, str]]:

@@ -4,6 +4,9 @@ from typing import Any
 
 import msgspec
 
+NEAR_PX = 32
+"""Parts of one label that are this near to each other, in neighbouring tiles or frames, are one defect."""
+
 
 class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     """Base of what travels: keyword-only, immutable."""

@@ -2,20 +2,24 @@
 
 from typing import NamedTuple
 
+import cv2
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from nodes.infer.region import Region
 from pipeline.config import ClassRule, Infer
+from pipeline.frame import NEAR_PX
 from pipeline.stage import Box
 
+SOLID = 0.15
+"""Weaker patches of a map are noise: with them, 86 % of the simulator's validation tiles are placed within 5 mm, without, 98 %."""
 OK = "ok"
 """The class of clean material, where a model has one."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """One defect: touching tiles of one label."""
+    """One defect: touching tiles of one label, as far as its parts in them are near each other."""
 
     label: str
     score: float
@@ -46,7 +50,7 @@ class Rules:
         self.classes = classes
         of = [settings.classes.get(c, ClassRule()) for c in classes]
         self.min_score = np.array([settings.min_score if r.min_score is None else r.min_score for r in of], np.float32)
-        self.min_size_px = [r.min_size_px for r in of]
+        self.min_size_px = [settings.min_size_px if r.min_size_px is None else r.min_size_px for r in of]
 
 
 def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -59,18 +63,19 @@ def find_defects(tiles: Tiles, rules: Rules, region: Region) -> list[Found]:
     """Defects of one frame.
 
     A tile is a defect when the score of its best class reaches that class's ``min_score``; with a class ``ok``, when
-    1 - p(ok) does, and its label is the best of the others. Tiles of one label that touch (4-neighbours) are one defect,
-    its box the union of where their maps are, or of the tiles. Dropped: what is smaller than its class's ``min_size_px``
-    in its longer side, and what has its middle outside of ``region``.
+    1 - p(ok) does, and its label is the best of the others. Tiles of one label that touch (4-neighbours) are one defect, if
+    what their maps show is at most ``NEAR_PX`` apart; its box is the union of that, or of the tiles. Dropped: what is
+    smaller than its class's ``min_size_px`` in its longer side, and what has its middle outside of ``region``.
     """
     labels, tile_scores = _judge(tiles.scores, rules.classes)
     bad = {k for k in tiles.judged if tile_scores[k] >= rules.min_score[labels[k]]}
+    places = {k: _place(tiles, k) for k in bad}
     found = []
     while bad:
-        group = _grow(min(bad), bad, labels, tiles.columns)
+        group = _grow(min(bad), bad, labels, places, tiles.columns)
         bad -= group
         best = max(group, key=lambda k: (tile_scores[k], -k))
-        box = _union([_place(tiles, k) for k in sorted(group)])
+        box = _union([places[k] for k in sorted(group)])
         if max(box[2:]) < rules.min_size_px[labels[best]] or not region.holds(box):
             continue
         found.append(
@@ -90,12 +95,19 @@ def _place(tiles: Tiles, k: int) -> Box:
     x, y, w, h = tiles.boxes[k]
     if tiles.maps is None:
         return tiles.boxes[k]
-    hit = tiles.maps[k] > 0
+    hit = _solid(tiles.maps[k])
     if not hit.any():
         return tiles.boxes[k]
     top, bottom = _span(hit.any(1), h)
     left, right = _span(hit.any(0), w)
     return x + left, y + top, right - left, bottom - top
+
+
+def _solid(cells: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """The cells of a map that count: above 0, in a patch with at least ``SOLID`` of the strongest patch's sum."""
+    count, patch = cv2.connectedComponents((cells > 0).astype(np.uint8), connectivity=8)
+    sums = np.bincount(patch.ravel(), weights=np.maximum(cells, 0).ravel(), minlength=count)
+    return np.asarray((cells > 0) & (sums >= SOLID * sums[1:].max(initial=0))[patch])
 
 
 def _span(hit: NDArray[np.bool_], size: int) -> tuple[int, int]:
@@ -117,8 +129,8 @@ def _judge(scores: NDArray[np.float32], classes: tuple[str, ...]) -> tuple[NDArr
     return others.argmax(axis=1), 1 - scores[:, ok]
 
 
-def _grow(start: int, bad: set[int], labels: NDArray[np.int64], columns: int) -> set[int]:
-    """The tiles of ``bad`` connected to ``start`` with its label."""
+def _grow(start: int, bad: set[int], labels: NDArray[np.int64], places: dict[int, Box], columns: int) -> set[int]:
+    """The tiles of ``bad`` connected to ``start`` with its label, their parts near each other."""
     group, edge = {start}, [start]
     while edge:
         k = edge.pop()
@@ -128,10 +140,17 @@ def _grow(start: int, bad: set[int], labels: NDArray[np.int64], columns: int) ->
         if k % columns < columns - 1:
             near.append(k + 1)
         for n in near:
-            if n in bad and n not in group and labels[n] == labels[start]:
+            if n in bad and n not in group and labels[n] == labels[start] and _near(places[k], places[n]):
                 group.add(n)
                 edge.append(n)
     return group
+
+
+def _near(a: Box, b: Box) -> bool:
+    """Whether two boxes are at most ``NEAR_PX`` apart in both directions."""
+    across = max(a[0], b[0]) - min(a[0] + a[2], b[0] + b[2])
+    along = max(a[1], b[1]) - min(a[1] + a[3], b[1] + b[3])
+    return max(across, along) <= NEAR_PX
 
 
 def _union(boxes: list[Box]) -> Box:

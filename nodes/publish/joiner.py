@@ -1,6 +1,6 @@
 """A defect across the border of two frames is one event: its pieces wait here until their neighbours are known.
 
-On a continuous strip the end of one frame is the beginning of the next. A piece that touches such a border is held
+On a continuous strip the end of one frame is the beginning of the next. A piece that comes near such a border is held
 until the frame beyond it has its verdict or is known to be missing, but at most ``HOLD_NS``; what belongs together then
 becomes one event. Pure: the spool makes what waits durable.
 """
@@ -13,13 +13,12 @@ import msgspec
 from nodes.publish.record import place
 from pipeline.config import Config
 from pipeline.events import DefectEvent
+from pipeline.frame import NEAR_PX
 
 HOLD_NS = 2_000_000_000
 """Longest wait for a neighbouring frame."""
 MOST_FRAMES = 32
 """A defect that is longer becomes several events, so that none is kept back for ever."""
-TOUCH_PX = 8
-"""How far from a border a box may end and still touch it: the size of a map's cell."""
 _REMEMBERED = 4096  # frames per camera whose fate is remembered
 
 Key = tuple[str, str]  # camera, epoch
@@ -87,15 +86,16 @@ class Joiner:
         """Whether ``b`` goes on where ``a`` leaves the frame before."""
         if a.frame + 1 != b.frame or a.label != b.label or not self._below(a) or not self._above(b):
             return False
-        (ax, _, aw, _), (bx, _, bw, _) = a.box_px, b.box_px
-        return max(ax, bx) <= min(ax + aw, bx + bw) + TOUCH_PX
+        (ax, ay, aw, ah), (bx, by, bw, _) = a.box_px, b.box_px
+        across, along = max(ax, bx) - min(ax + aw, bx + bw), (self._height(a) or 0) - (ay + ah) + by
+        return max(across, along) <= NEAR_PX
 
     def _above(self, event: DefectEvent) -> bool:
-        return self._height(event) is not None and event.box_px[1] <= TOUCH_PX
+        return self._height(event) is not None and event.box_px[1] <= NEAR_PX
 
     def _below(self, event: DefectEvent) -> bool:
         height = self._height(event)
-        return height is not None and event.box_px[1] + event.box_px[3] >= height - TOUCH_PX
+        return height is not None and event.box_px[1] + event.box_px[3] >= height - NEAR_PX
 
     def _height(self, event: DefectEvent) -> int | None:
         """Rows of a frame of a camera that sees a continuous strip, else None."""

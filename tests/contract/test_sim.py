@@ -116,7 +116,7 @@ def test_the_truth_file_tells_each_defect_once_whatever_frames_were_read(tmp_pat
     assert set(lines[0]) == {"epoch", "frame", "label", "box_px", "contrast", "position_m"}
 
 
-@pytest.mark.parametrize("size", [(16, 16), (64, 1), (40, 700), (300, 3000)])
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (64, 1), (40, 700), (300, 3000)])
 def test_odd_frames_are_drawn_too(size: tuple[int, int]) -> None:
     odd = Strip(1, *size)
 

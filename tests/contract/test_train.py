@@ -130,6 +130,13 @@ def test_the_map_lies_where_the_defect_is_after_any_crop_and_flip(masked: Path) 
             assert cells[wanted > 0].median() > cells[wanted == 0].median() + 60
 
 
+def test_a_mask_of_another_size_is_named(masked: Path) -> None:
+    cv2.imwrite(str(masked / "m3.png"), np.zeros((200, 300), np.uint8))
+
+    with pytest.raises(DataError, match=r"m3\.png: 300 x 200 pixels, but its image 3\.png has 300 x 300"):
+        list(train_batches(open_dataset(masked), Recipe(), 4, (0, 0)))
+
+
 def test_a_mask_that_is_not_there_is_named(masked: Path) -> None:
     (masked / "m3.png").unlink()
 
@@ -184,6 +191,7 @@ def test_the_rate_rises_and_falls_to_nothing() -> None:
         ("file,class\nx.png,a\n", "no column 'split'"),
         ("file,class,split\nnone.png,a,train\n", r"split\.csv:2: .*none\.png does not exist"),
         ("file,class,split\nx.png,a,train\n", "at least two"),
+        ("file,class,split\nx.png,a,train\ny.png,,train\n", r"split\.csv:3: y\.png has no class"),
         ("file,class,split\nx.png,a,train\ny.png,b,test\n", "no image of class b in split 'train'"),
     ],
 )

@@ -9,6 +9,7 @@ import jsonschema
 import pytest
 import yaml
 
+from pipeline.check import STATE_FOLDERS
 from tests.conftest import Server
 from tests.system.line import LINEPIPE, Line
 
@@ -65,6 +66,11 @@ def test_what_is_not_there_is_said_before_anything_starts(change: str, says: str
     [
         (["--set", "infer.engine=tensorrt"], 2, "--set infer.engine: infer.engine: invalid enum value"),
         (["--set", "cameras.top.source=folder:nowhere"], 2, "cameras.top.source: no folder nowhere"),
+        (["--set", "infer.classes={rust: {min_score: 0.5}}"], 2, "infer.classes: ilcs-line knows no rust"),
+        (["--set", "infer.classes={ok: {min_score: 0.5}}"], 2, "infer.classes: ok is no defect"),
+        (["--set", "cameras.top.ignore_px=[[0, 0, 9]]"], 2, "cameras.top.ignore_px"),
+        (["--set", "cameras.top.ignore_px=[[5, 5, 0, 9]]"], 2, "cameras.top.ignore_px"),
+        (["--set", "cameras.top.ignore_px=[[0, 0, 900, 300]]"], 2, "nothing would be judged"),
         (["--set", "publish.redis=redis://127.0.0.1:1/0", "--connect"], 1, "Redis at redis://127.0.0.1:1/0"),
     ],
 )
@@ -73,6 +79,18 @@ def test_validate_json_is_json_also_when_something_is_wrong(options: list[str], 
 
     assert done.returncode == code
     assert says in json.loads(done.stdout)["problems"][0]
+
+
+@pytest.mark.parametrize("command", ["validate", "run", "doctor"])
+def test_files_where_the_state_needs_folders_are_told_at_the_start(tmp_path: Path, command: str) -> None:
+    for name in STATE_FOLDERS:
+        (tmp_path / name).write_text("in the way")
+
+    done = linepipe(command, "deploy/line1.yaml", "--set", f"state_dir={tmp_path}")
+
+    assert done.returncode == (1 if command == "doctor" else 2)
+    for name in STATE_FOLDERS:
+        assert f"{tmp_path / name} is a file where a folder must be" in done.stdout + done.stderr
 
 
 def test_validate_json_lists_no_problems_where_there_are_none() -> None:

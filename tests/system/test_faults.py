@@ -1,5 +1,6 @@
 """A whole line, disturbed: whatever is killed, no frame is lost and no event is missing."""
 
+import itertools
 import os
 import signal
 from collections import Counter
@@ -197,6 +198,26 @@ def test_a_live_camera_that_was_stopped_or_hangs_leaves_a_gap(make_line: Callabl
     (gap,) = line.events("--run", "last", "--type", "gap")
     assert (gap["reason"], gap["last"]) == ("capture_died", None)
     assert summary["restarts"] == {"capture.top": 1}
+
+
+@pytest.mark.parametrize("victims", [[], ["publish"], ["inspect", "publish"]], ids=["nobody", "publish", "inspect and publish"])
+def test_defects_across_frames_are_joined_and_no_piece_is_lost_or_told_twice(make_line: Callable[..., Line], victims: list[str]) -> None:
+    """A model without clean steel calls every frame a defect from border to border: its events must tile the strip."""
+    height, frames = 300, 120
+    strip = {**LIVE, "source": "sim:strip?seed=1&fps=40", "speed_mps": 1, "pixel_mm": [1, 1], "when_full": "block"}
+    line = make_line(cameras={"top": strip}, preprocess={"layout": "grid"})
+    line.start("--frames", str(frames))
+    for victim in victims:
+        line.wait_inspected(40)
+        line.kill(victim)
+
+    summary = line.finish()
+
+    assert summary["cameras"]["top"]["inspected"] == frames
+    told = sorted((e["frame"] * height + e["box_px"][1], e["box_px"][3]) for e in line.defects())
+    assert sum(length for _, length in told) == frames * height
+    assert all(a + length == b for (a, length), (b, _) in itertools.pairwise(told))
+    assert len(told) < frames // 2
 
 
 def test_a_hung_embedded_redis_is_replaced(make_line: Callable[..., Line]) -> None:

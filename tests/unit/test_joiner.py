@@ -32,7 +32,7 @@ def feed(pieces: list[DefectEvent], known: list[int], *, now_ns: int = 0) -> lis
     return joiner.take(now_ns, everything=False)
 
 
-@pytest.mark.parametrize(("box", "waits"), [(MIDDLE, False), (END, True), (START, True), ((5, 285, 9, 8), True), ((5, 9, 9, 9), False)])
+@pytest.mark.parametrize(("box", "waits"), [(MIDDLE, False), (END, True), (START, True), ((5, 260, 9, 8), True), ((5, 33, 9, 9), False)])
 def test_only_what_touches_a_frame_border_waits(box: Box, waits: bool) -> None:
     assert Joiner(CONFIG).waits(piece(5, box)) is waits
 
@@ -65,8 +65,8 @@ def test_two_pieces_across_a_border_are_one_event(order: tuple[int, int]) -> Non
 
 @pytest.mark.parametrize(
     "other",
-    [piece(6, START, "patches"), piece(7, START), piece(6, (400, 0, 40, 60))],
-    ids=["another label", "a frame between", "elsewhere across"],
+    [piece(6, START, "patches"), piece(7, START), piece(6, (400, 0, 40, 60)), piece(6, (110, 33, 40, 60))],
+    ids=["another label", "a frame between", "elsewhere across", "too far along"],
 )
 def test_what_does_not_go_on_stays_apart(other: DefectEvent) -> None:
     found = feed([piece(5, END), other], [4, 5, 6, 7, 8])

@@ -85,6 +85,12 @@ def test_a_map_says_where_in_its_tile_the_defect_is() -> None:
     assert defects([[CLEAN, PATCH]], maps={1: hot(slice(2, 4), slice(5, 6))}) == [("patches", (140, 16, 8, 16))]
 
 
+def test_defects_that_are_far_apart_in_touching_tiles_stay_two() -> None:
+    maps = {0: hot(slice(3, 5), slice(0, 3)), 1: hot(slice(4, 6), slice(8, 12))}
+
+    assert len(defects([[PATCH, PATCH]], maps=maps)) == 2
+
+
 def test_the_last_cell_reaches_to_the_tiles_end() -> None:
     assert defects([[PATCH]], maps={0: hot(slice(10, 12), slice(0, 12))}) == [("patches", (0, 80, 100, 20))]
 
@@ -93,6 +99,19 @@ def test_a_defect_across_two_tiles_has_one_box_around_both_parts() -> None:
     maps = {0: hot(slice(3, 5), slice(10, 12)), 1: hot(slice(4, 6), slice(0, 2))}
 
     assert defects([[PATCH, PATCH]], maps=maps) == [("patches", (80, 24, 36, 24))]
+
+
+def test_a_faint_patch_far_from_the_defect_does_not_stretch_its_box() -> None:
+    where = hot(slice(2, 6), slice(2, 6))
+    where[11, 11] = 0.5
+
+    assert defects([[PATCH]], maps={0: where}) == [("patches", (16, 16, 32, 32))]
+
+
+def test_two_strong_patches_in_a_tile_are_in_one_box() -> None:
+    where = hot(slice(1, 3), slice(1, 3)) + 6.0 * (hot(slice(9, 11), slice(9, 11)) > 0)
+
+    assert defects([[PATCH]], maps={0: where}) == [("patches", (8, 8, 80, 80))]
 
 
 def test_an_empty_map_leaves_the_whole_tile() -> None:
@@ -109,6 +128,7 @@ def test_what_is_smaller_than_its_class_asks_for_is_dropped() -> None:
     maps = {0: hot(slice(0, 2), slice(0, 3)), 1: hot(slice(0, 4), slice(0, 2))}
     rule = {"patches": ClassRule(min_size_px=30)}
 
+    assert defects([[PATCH, CLEAN]], maps=maps, min_size_px=30) == []
     assert defects([[PATCH, CLEAN]], maps=maps, classes=rule) == []
     assert len(defects([[CLEAN, PATCH]], maps=maps, classes=rule)) == 1
 

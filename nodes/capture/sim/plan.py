@@ -62,7 +62,7 @@ class Plan:
 
     def _block(self, number: int) -> tuple[Thing, ...]:
         rng = np.random.default_rng((self._seed, 1, number))
-        megapixels = (self._right - self._left) * BLOCK_ROWS / 1e6
+        megapixels = max(0, self._right - self._left) * BLOCK_ROWS / 1e6
         things = []
         for _ in range(rng.poisson(HARMLESS_PER_MEGAPIXEL * megapixels)):
             draw = harmless.DRAW[rng.integers(len(harmless.DRAW))]
