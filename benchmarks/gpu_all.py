@@ -176,8 +176,8 @@ class _EnoughError(Exception):
 
 def training(_: Path) -> Result:
     """Images a second over a minute, after the first steps; on NEU where it is, else on noise."""
-    from ilcs_model.data import open_dataset
-    from ilcs_model.train import Settings, train
+    from ilcs_model.data.dataset import open_dataset
+    from ilcs_model.training.train import Settings, train
 
     settings = Settings(epochs=1000, batch=64)
     ends: list[float] = []

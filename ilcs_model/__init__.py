@@ -20,7 +20,7 @@ def create(name: str, num_classes: int, *, locate: bool = False) -> "nn.Module":
 
     Raises ``ValueError`` for an unknown name or fewer than two classes.
     """
-    from ilcs_model.ilcs import ILCS
+    from ilcs_model.networks.ilcs import ILCS
 
     if name not in ARCHITECTURES:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(ARCHITECTURES)}")

@@ -8,7 +8,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ilcs_model.files import load_model
-from ilcs_model.ilcs import ILCS
+from ilcs_model.networks.ilcs import ILCS
 from ilcs_model.silent import import_openvino
 
 

@@ -67,5 +67,5 @@ def digest(path: Path) -> str:
 
 def code_digest() -> str:
     """Digest of this package's source: what is made from a model file is stale once the code that made it changed."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

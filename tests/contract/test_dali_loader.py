@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 import torch
 
-from ilcs_model.dali_loader import dali_batches
-from ilcs_model.data import Dataset, open_dataset, train_batches
+from ilcs_model.data.dali_loader import dali_batches
+from ilcs_model.data.dataset import Dataset, open_dataset
+from ilcs_model.data.loader import train_batches
 from ilcs_model.errors import DataError
 from ilcs_model.info import Recipe
-from ilcs_model.train import Settings, train
+from ilcs_model.training.train import Settings, train
 
 
 def write_images(folder: Path, count: int) -> None:

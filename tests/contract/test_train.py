@@ -10,11 +10,13 @@ import numpy as np
 import pytest
 import torch
 
-from ilcs_model.data import augment, draw, open_dataset, train_batches
+from ilcs_model.data.augment import augment, draw
+from ilcs_model.data.dataset import open_dataset
+from ilcs_model.data.loader import train_batches
 from ilcs_model.errors import DataError
 from ilcs_model.files import load_model
 from ilcs_model.info import Recipe
-from ilcs_model.train import Settings, one_cycle, recompute_norms, train
+from ilcs_model.training.train import Settings, one_cycle, recompute_norms, train
 from pipeline.model_file import read_model
 
 SETTINGS = Settings(name="tiny", epochs=2, batch=4, norm_images=8)

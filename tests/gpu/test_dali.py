@@ -10,8 +10,9 @@ import numpy as np
 import pytest
 import torch
 
-from ilcs_model.dali_loader import dali_batches
-from ilcs_model.data import open_dataset, train_batches
+from ilcs_model.data.dali_loader import dali_batches
+from ilcs_model.data.dataset import open_dataset
+from ilcs_model.data.loader import train_batches
 from ilcs_model.info import Recipe as TrainRecipe
 from nodes.preprocess.choose import make_preprocess
 from nodes.preprocess.cuda import Pinned

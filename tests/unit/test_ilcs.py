@@ -5,8 +5,8 @@ import torch
 from torch import nn
 
 from ilcs_model import create
-from ilcs_model.attention import MIAM, ChannelAttention, SpatialAttention, interact
-from ilcs_model.ilcs import ILCS, LCSBlock, histogram
+from ilcs_model.networks.attention import MIAM, ChannelAttention, SpatialAttention, interact
+from ilcs_model.networks.ilcs import ILCS, LCSBlock, histogram
 
 
 @pytest.fixture

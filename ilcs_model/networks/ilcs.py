@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ilcs_model.attention import MIAM, ChannelAttention, SpatialAttention
+from ilcs_model.networks.attention import MIAM, ChannelAttention, SpatialAttention
 
 SIZE_PX = 300  # side of the square input; the first linear layer fixes it
 MEAN, STD = 0.4, 0.2  # of pixel / 255; the paper's "variance 0.2" acts as the divisor

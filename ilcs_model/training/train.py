@@ -23,12 +23,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ilcs_model import create
-from ilcs_model.data import Batch, Dataset, plain_batches, train_batches
+from ilcs_model.data.dataset import Dataset
+from ilcs_model.data.loader import Batch, plain_batches, train_batches
 from ilcs_model.errors import DataError, ModelFileError
-from ilcs_model.evaluate import logits_of, top1
+from ilcs_model.evaluation.evaluate import logits_of, top1
 from ilcs_model.files import load_model, save_model
-from ilcs_model.ilcs import MEAN, STD
 from ilcs_model.info import ModelInfo, Recipe, code_version, digest
+from ilcs_model.networks.ilcs import MEAN, STD
 
 COMPILE_STEPS = 100  # compiling takes about a minute on two cores; a shorter run is over sooner without
 Batches = Callable[[Dataset, Recipe, int, tuple[int, ...]], Iterator[Batch]]
@@ -260,7 +261,7 @@ def _loader(name: str, device: torch.device) -> tuple[Batches, str]:
     if name == "opencv" or (name == "auto" and device.type == "cpu"):
         return train_batches, "OpenCV"
     try:
-        from ilcs_model.dali_loader import dali_batches
+        from ilcs_model.data.dali_loader import dali_batches
     except ImportError as exc:
         if name == "dali":
             raise DataError(f"--loader dali: {exc}; install nvidia-dali-cuda130 (x86_64 only) or choose opencv") from exc

@@ -35,10 +35,10 @@ def train(
 
     Example: linepipe train --data neu-det --model ilcs --out runs/neu
     """
-    from ilcs_model.data import open_dataset
+    from ilcs_model.data.dataset import open_dataset
     from ilcs_model.errors import DataError
-    from ilcs_model.train import Settings
-    from ilcs_model.train import train as run
+    from ilcs_model.training.train import Settings
+    from ilcs_model.training.train import train as run
 
     settings = Settings(
         model=model,
@@ -61,7 +61,7 @@ def train(
 
 def _model_file(name: str) -> str:
     """Path of a shipped model by name; what names none is a path."""
-    shipped = Path(__file__).parent / "weights" / f"{name}.safetensors"
+    shipped = Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
     if shipped.is_file():
         return str(shipped)
     if not Path(name).is_file():

@@ -1,6 +1,6 @@
-"""Training tiles by DALI: the crops, flips, blur and light of ``data.augment``, on the GPU where there is one.
+"""Training tiles by DALI: the crops, flips, blur and light of ``augment``, on the GPU where there is one.
 
-The numbers are those of ``data.draw``, so a seed gives the same tiles (to 2 of 255 grey levels) by either
+The numbers are those of ``augment.draw``, so a seed gives the same tiles (to 2 of 255 grey levels) by either
 loader. Images are read by ``read_image``: DALI would give a picture for a damaged JPEG.
 """
 
@@ -12,14 +12,17 @@ import torch
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 
-from ilcs_model.data import Batch, Dataset, Draw, ahead, answers, draw_group, epoch_groups, read_image
+from ilcs_model.data.augment import Draw
+from ilcs_model.data.dataset import Dataset
+from ilcs_model.data.images import read_image
+from ilcs_model.data.loader import Batch, ahead, answers, draw_group, epoch_groups
 from ilcs_model.info import Recipe
 
 INTERPOLATION = {"bilinear": types.INTERP_LINEAR}
 
 
 def dali_batches(data: Dataset, recipe: Recipe, batch: int, seed: tuple[int, ...], *, device: Literal["cpu", "cuda"]) -> Iterator[Batch]:
-    """One epoch as ``data.train_batches`` gives it, its tiles on ``device``."""
+    """One epoch as ``loader.train_batches`` gives it, its tiles on ``device``."""
     groups = epoch_groups(data, batch, seed)
     graph = _build(recipe, max(len(g) for g in groups), device)
 

@@ -1,0 +1,1 @@
+"""The commands ``linepipe train`` and what belongs to it; each imports torch only when called."""

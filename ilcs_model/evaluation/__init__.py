@@ -1,0 +1,1 @@
+"""What a network is worth: figures, confusion, robustness, and where it looks."""

@@ -1,0 +1,1 @@
+"""From labelled images to a run folder with a model, its curves and its card."""
