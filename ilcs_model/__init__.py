@@ -13,11 +13,12 @@ __all__ = ["ARCHITECTURES", "create"]
 ARCHITECTURES = ("ilcs",)
 
 
-def create(name: str, num_classes: int, *, locate: bool = False) -> "nn.Module":
+def create(name: str, num_classes: int, *, miam: bool = False, locate: bool = False) -> "nn.Module":
     """Build an untrained network: uint8 tiles (N, 1 or 3, S, S) -> logits (N, num_classes).
 
     With ``locate`` the result is (logits, map): map (N, h, w) tells by logits where in the tile the defect lies.
 
+    ``miam`` puts the paper's attention module before the head of a network that is not ``ilcs``, which always has it.
     Raises ``ValueError`` for an unknown name or fewer than two classes.
     """
     from ilcs_model.networks.ilcs import ILCS

@@ -34,6 +34,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     training: dict[str, Any]  # recipe and hardware of the training run
     accuracy: dict[str, float]  # Top-1 by split, 0..1, of the float32 network
     code_version: str
+    miam: bool = False  # whether MIAM stands before the head; ``ilcs`` has it either way
     locate: bool = False  # whether the network also gives a map of where the defect lies
 
 

@@ -12,6 +12,8 @@ from ilcs_model.errors import DataError
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
 HELD_OUT = 0.1  # share of each class kept for testing where the folder names no split
 
+Box = tuple[float, float, float, float]
+
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """Files, labels (indices into ``classes``) and the name of the split each file belongs to."""
@@ -23,6 +25,9 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     splits: tuple[str, ...]
     masks: tuple[str, ...] = ()
     """Of each file: an image whose bright pixels are the defect, ``none``: there is none, or empty: not known. () without masks."""
+
+    boxes: tuple[tuple[Box, ...] | None, ...] = ()
+    """Of each file: boxes of its defects in pixels of the image (x, y, w, h), None: not known. () without any."""
 
     @property
     def locates(self) -> bool:

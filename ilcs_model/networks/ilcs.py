@@ -126,8 +126,13 @@ class ILCS(nn.Module):
 
     def forward(self, tiles: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = self.features(tiles)
-        logits = self.fc2(self.fc1(self.miam(x).flatten(1)))
+        logits = self.classify(x)
         return logits if self.locate is None else (logits, self.locate(x)[:, 0])
+
+    def classify(self, x: Tensor) -> Tensor:
+        """The map of ``features`` -> logits (N, num_classes)."""
+        logits: Tensor = self.fc2(self.fc1(self.miam(x).flatten(1)))
+        return logits
 
     @torch.no_grad()
     def level(self) -> None:

@@ -124,7 +124,7 @@ def test_compiled_code_is_found_again_by_the_next_start(kind: str, tmp_path: Pat
 import torch, ilcs_model.files, tests.contract.tiny
 from pathlib import Path
 from nodes.infer.engines.compiled import CompiledEngine
-ilcs_model.files.create = lambda name, classes, locate: tests.contract.tiny.Locating(classes)
+ilcs_model.files.create = lambda name, classes, **_: tests.contract.tiny.Locating(classes)
 CompiledEngine(Path({str(path)!r}), Path({str(tmp_path)!r}))
 print(torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"])
 """

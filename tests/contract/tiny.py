@@ -26,7 +26,7 @@ class Locating(nn.Module):
 
 def write_locating_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """A model file of the architecture ``tiny``, which ``create`` knows for the rest of the test."""
-    monkeypatch.setattr("ilcs_model.files.create", lambda name, classes, locate: Locating(classes))
+    monkeypatch.setattr("ilcs_model.files.create", lambda name, classes, **_: Locating(classes))
     torch.manual_seed(0)
     info = ModelInfo(
         name="tiny",
