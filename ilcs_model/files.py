@@ -29,7 +29,26 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
         model = create(info.architecture, len(info.classes), miam=info.miam, locate=info.locate)
         with safe_open(path, framework="pt") as file:
             tensors: dict[str, torch.Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
-        model.load_state_dict(tensors)
-    except (ValueError, RuntimeError, SafetensorError) as exc:
-        raise ModelFileError(f"{path}: weights do not fit architecture {info.architecture!r}: {exc}") from exc
+    except (OSError, ValueError, SafetensorError) as exc:
+        raise ModelFileError(f"{path}: {exc}") from exc
+    if problem := _misfit(model.state_dict(), tensors):
+        what = f"{info.architecture!r} with {len(info.classes)} classes"
+        raise ModelFileError(f"{path}: its weights are not those of {what}, which it says it is: {problem}; train or copy it again")
+    model.load_state_dict(tensors)
     return model.eval(), info
+
+
+def _misfit(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str:
+    """The first thing that keeps weights from being a network's; empty: they fit."""
+    for name in sorted(wanted.keys() ^ found.keys()):
+        return f"{name} is {'missing' if name in wanted else 'too many'}"
+    for name, tensor in found.items():
+        if (tensor.shape, tensor.dtype) != (wanted[name].shape, wanted[name].dtype):
+            return f"{name} is {_kind(tensor)} and should be {_kind(wanted[name])}"
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
+            return f"{name} has values that are no numbers"
+    return ""
+
+
+def _kind(tensor: torch.Tensor) -> str:
+    return f"{str(tensor.dtype).removeprefix('torch.')} {list(tensor.shape)}"

@@ -1,6 +1,7 @@
 """What a model file says of itself, in its safetensors metadata. Needs no torch."""
 
 import hashlib
+import unicodedata
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -11,12 +12,14 @@ from safetensors import SafetensorError, safe_open
 from ilcs_model.errors import ModelFileError
 
 METADATA_KEY = "linepipe"
+MAX_CLASSES = 10_000
+MAX_NAME_BYTES = 100  # of a class; it becomes the name of a folder
 
 
 class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an image becomes a tile; training and the running line build their preprocessing from this record."""
 
-    decode: str = "grey"  # one channel, ITU-R 601 luma
+    decode: str = "grey"  # grey: one channel, ITU-R 601 luma; rgb: three
     size_px: int = 300  # side of the square tile
     resize: str = "bilinear"  # without antialiasing, result rounded to uint8
 
@@ -47,17 +50,56 @@ def code_version() -> str:
 
 
 def read_info(path: Path) -> ModelInfo:
-    """Metadata of a model file. Raises ``ModelFileError``."""
+    """Metadata of a model file, within the limits that a network can be built by. Raises ``ModelFileError``."""
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
-        return msgspec.json.decode(metadata[METADATA_KEY], type=ModelInfo)
+        info = msgspec.json.decode(metadata[METADATA_KEY], type=ModelInfo)
     except FileNotFoundError:
         raise ModelFileError(f"{path}: no such model file") from None
     except (OSError, SafetensorError) as exc:
+        if _is_checkpoint(path):
+            what = "a checkpoint of torch, which may run code when it is opened; give the model.safetensors that training writes"
+            raise ModelFileError(f"{path}: {what}") from exc
         raise ModelFileError(f"{path}: not a readable safetensors file ({exc}); train or copy it again") from exc
-    except (KeyError, msgspec.MsgspecError) as exc:
+    except KeyError:
+        raise ModelFileError(f"{path}: safetensors, but not of linepipe: it says nothing of its classes and recipe") from None
+    except (RecursionError, msgspec.MsgspecError) as exc:
         raise ModelFileError(f"{path}: its metadata is not that of a linepipe model ({exc})") from exc
+    if problem := _problem(info):
+        raise ModelFileError(f"{path}: its metadata cannot be right: {problem}")
+    return info
+
+
+def _problem(info: ModelInfo) -> str:
+    recipe, count = info.recipe, len(info.classes)
+    if not 2 <= count <= MAX_CLASSES or len(set(info.classes)) < count:
+        return f"{count} classes; there must be 2 to {MAX_CLASSES}, all different"
+    if bad := [f"class {name[:MAX_NAME_BYTES]!r} {problem}" for name in info.classes if (problem := class_problem(name))]:
+        return bad[0]
+    if recipe.decode not in ("grey", "rgb") or recipe.resize != "bilinear" or not 16 <= recipe.size_px <= 4096:
+        return f"{recipe}; decode is grey or rgb, resize bilinear, size_px 16 to 4096"
+    return "" if info.std > 0 else f"std is {info.std}"
+
+
+def class_problem(name: str) -> str:
+    """Why ``name`` cannot be a class, which must do as the name of a folder; empty: it can."""
+    if not name.isprintable() or name != name.strip() or not name:
+        return "is empty, or has characters that cannot be seen"
+    if name.startswith(".") or "/" in name or "\\" in name:
+        return "cannot be the name of a folder: it begins with a dot, or has a slash"
+    if not unicodedata.is_normalized("NFC", name):
+        return "is not in Unicode's composed form (NFC), so it equals no name that looks the same"
+    return f"is longer than {MAX_NAME_BYTES} bytes" if len(name.encode()) > MAX_NAME_BYTES else ""
+
+
+def _is_checkpoint(path: Path) -> bool:
+    try:
+        with path.open("rb") as file:
+            start = file.read(4)
+    except OSError:
+        return False
+    return start == b"PK\x03\x04" or start[:1] == b"\x80"  # torch's zip, or a bare pickle
 
 
 def digest(path: Path) -> str:

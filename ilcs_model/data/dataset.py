@@ -1,18 +1,23 @@
-"""Labelled images: which files belong to which class and split."""
+"""Labelled images: which files belong to which class and split, and where their defects lie."""
 
 import csv
 import hashlib
+import os
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from ilcs_model.data.annotations import Found, coco_files, of_several_classes, read_coco, read_voc, voc_boxes, voc_folders
+from ilcs_model.data.rows import IMAGE_SUFFIXES, SPLITS, Box, Row, hold_out, images_in, inside, is_file, several, visible
 from ilcs_model.errors import DataError
+from ilcs_model.info import class_problem
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp"}
-HELD_OUT = 0.1  # share of each class kept for testing where the folder names no split
+__all__ = ["Box", "Dataset", "open_dataset"]
 
-Box = tuple[float, float, float, float]
+COLUMNS = ("file", "class", "split")
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,10 +34,13 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     boxes: tuple[tuple[Box, ...] | None, ...] = ()
     """Of each file: boxes of its defects in pixels of the image (x, y, w, h), None: not known. () without any."""
 
+    remarks: tuple[str, ...] = ()
+    """What whoever works with the data should know: what was left out, what is missing."""
+
     @property
     def locates(self) -> bool:
         """Whether there is anything to learn of where defects lie."""
-        return any(self.masks)
+        return any(self.masks) or any(self.boxes)
 
     def split(self, name: str) -> list[int]:
         """Indices of the files of one split."""
@@ -46,58 +54,162 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
             "name": self.root.resolve().name,
             "images": {s: {c: counts[s, k] for k, c in enumerate(self.classes)} for s in sorted(set(self.splits))},
             "train_rows": "sha256:" + hashlib.sha256("\n".join(rows).encode()).hexdigest(),
-            **({"origin": msgspec.json.decode(origin.read_bytes())} if (origin := self.root / "origin.json").is_file() else {}),
+            **_origin(self.root),
         }
 
 
-def open_dataset(root: Path) -> Dataset:
-    """A folder with ``split.csv`` (columns file, class, split; files under ``images/`` or beside it) or class sub-folders.
+def open_dataset(root: Path, *, for_training: bool = True) -> Dataset:
+    """A data folder of any of these kinds, by what lies in it.
 
-    Class sub-folders name no split: every tenth image of a class, by name, is held out as ``test``. Raises
-    ``DataError`` if there is nothing to train on, a listed file is missing, or a class has no training image.
+    ``split.csv`` (columns file, class, split and perhaps mask; files under ``images/`` or beside it; VOC boxes in
+    ``annotations/`` if there are any), a Pascal-VOC set, a COCO set, or class sub-folders, also those of ``train``, ``val``
+    and ``test``. Where nothing names a split, every tenth image of a class, by name, is held out as ``test``.
+
+    Without ``for_training`` the images need no split ``train`` and one class is enough. Raises ``DataError`` naming file,
+    line or class. No image is opened: that is what ``check.check_images`` does.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    rows = _read_split(root) if (root / "split.csv").is_file() else _read_folders(root)
-    classes = tuple(sorted({row[1] for row in rows}))
-    if len(classes) < 2:
-        raise DataError(f"{root}: found {len(classes)} class(es); a classifier needs at least two")
-    trained = {label for _, label, split, _ in rows if split == "train"}
-    if missing := [c for c in classes if c not in trained]:
-        raise DataError(f"{root}: no image of class {', '.join(missing)} in split 'train'")
+    rows, remarks = _read(root)
+    classes = tuple(sorted({row.label for row in rows}))
+    _check_rows(root, rows, remarks)
+    _origin(root)  # now rather than when the model is written
+    if for_training:
+        remarks = remarks + _check_training(root, classes, rows)
     return Dataset(
         root=root,
         classes=classes,
-        files=tuple(row[0] for row in rows),
-        labels=tuple(classes.index(row[1]) for row in rows),
-        splits=tuple(row[2] for row in rows),
-        masks=tuple(row[3] for row in rows),
+        files=tuple(row.file for row in rows),
+        labels=tuple(classes.index(row.label) for row in rows),
+        splits=tuple(row.split for row in rows),
+        masks=tuple(row.mask for row in rows),
+        boxes=tuple(row.boxes for row in rows),
+        remarks=tuple(remarks),
     )
 
 
-def _read_split(root: Path) -> list[tuple[Path, str, str, str]]:
-    base = root / "images" if (root / "images").is_dir() else root
-    rows = []
-    with (root / "split.csv").open(newline="") as file:
-        for line, row in enumerate(csv.DictReader(file), start=2):
-            try:
-                path, label, split, mask = base / row["file"], row["class"], row["split"], row.get("mask") or ""
-            except KeyError as exc:
-                raise DataError(f"{root}/split.csv: no column {exc}; it needs file, class, split") from None
-            if not path.is_file():
-                raise DataError(f"{root}/split.csv:{line}: {path} does not exist")
-            if not label:
-                raise DataError(f"{root}/split.csv:{line}: {row['file']} has no class")
-            if mask not in ("", "none") and not (root / mask).is_file():
-                raise DataError(f"{root}/split.csv:{line}: {root / mask} does not exist")
-            rows.append((path, label, split, mask))
-    return rows
+def _read(root: Path) -> tuple[list[Row], list[str]]:
+    if (root / "split.csv").is_file():
+        return _read_split(root)
+    if folders := voc_folders(root):
+        return read_voc(root, folders)
+    if files := coco_files(root):
+        return read_coco(root, files)
+    return _read_folders(root)
 
 
-def _read_folders(root: Path) -> list[tuple[Path, str, str, str]]:
-    rows = []
-    for folder in sorted(p for p in root.iterdir() if p.is_dir()):
-        files = sorted(p for p in folder.iterdir() if p.suffix.lower() in IMAGE_SUFFIXES)
-        every = round(1 / HELD_OUT)
-        rows += [(f, folder.name, "test" if k % every == every - 1 else "train", "") for k, f in enumerate(files)]
-    return rows
+def _check_rows(root: Path, rows: list[Row], remarks: list[str]) -> None:
+    if not rows:
+        kinds = "one sub-folder of images a class, split.csv, a VOC or a COCO set"
+        known = f"no images found; a data folder has {kinds}; images are {', '.join(sorted(IMAGE_SUFFIXES))}"
+        raise DataError("; ".join([f"{root}: {known}", *remarks]))
+    seen: dict[str, Row] = {}
+    for row in rows:
+        if problem := class_problem(row.label):
+            raise DataError(f"{row.where}: class {row.label!r} {problem}; rename it")
+        if not str(row.file).isprintable():  # nor are bytes that are not UTF-8
+            raise DataError(f"{str(row.file)!r}: a file's name must be printable UTF-8; rename it")
+        before = seen.setdefault(os.path.normpath(row.file), row)
+        if before is not row:
+            splits = "" if before.split == row.split else f", once in {before.split} and once in {row.split}"
+            raise DataError(f"{row.where}: {row.file.name} is listed already in {before.where}{splits}; an image belongs to one split")
+
+
+def _check_training(root: Path, classes: Sequence[str], rows: list[Row]) -> list[str]:
+    """Remarks on the splits. Raises ``DataError`` for what cannot be trained on."""
+    if len(classes) < 2:
+        raise DataError(f"{root}: one class only, {classes[0]}; a classifier needs at least two (ok: clean material)")
+    of = {split: {row.label for row in rows if row.split == split} for split in SPLITS}
+    if missing := [c for c in classes if c not in of["train"]]:
+        raise DataError(f"{root}: no image of class {', '.join(missing)} in split 'train'; add some, or leave the class out")
+    if not of["test"]:
+        return ["no images in split 'test': nothing will tell how good the model is"]
+    untested = [c for c in classes if c not in of["test"]]
+    return [f"no image of class {several(untested)} in split 'test'"] if untested else []
+
+
+def _read_split(root: Path) -> tuple[list[Row], list[str]]:
+    table = root / "split.csv"
+    rows: list[Row] = []
+    found: list[Found] = []
+    with table.open(newline="", encoding="utf-8-sig") as file:
+        reader = csv.DictReader(file, strict=True)
+        try:
+            _check_columns(table, reader.fieldnames or [])
+            for cells in reader:
+                row = _row(root, cells, f"{table}:{reader.line_num}")
+                # As many sets have it: images/a.jpg, annotations/a.xml.
+                if is_file(xml := (root / "annotations" / cells["file"]).with_suffix(".xml")):
+                    found.append(voc_boxes(xml))
+                    row = row._replace(boxes=tuple(box for _, box in found[-1]))
+                rows.append(row)
+        except UnicodeDecodeError as exc:
+            raise DataError(f"{table}: not UTF-8 ({exc.reason}, byte {exc.start}); save it as UTF-8") from exc
+        except csv.Error as exc:
+            raise DataError(f"{table}:{reader.line_num}: not a line of CSV ({exc})") from exc
+    return rows, of_several_classes(found, "keep the class that split.csv gives them")
+
+
+def _check_columns(table: Path, names: Sequence[str]) -> None:
+    if missing := [c for c in COLUMNS if c not in names]:
+        raise DataError(f"{table}: no column {missing[0]!r}; it needs {', '.join(COLUMNS)} and may have mask; it has {', '.join(names)}")
+    allowed = [*COLUMNS, "mask"]
+    if len(set(names)) < len(names) or set(names) - set(allowed):
+        wrong = [c for k, c in enumerate(names) if c not in allowed or c in names[:k]]
+        raise DataError(f"{table}: column {wrong[0]!r} is unknown or there twice; the columns are {', '.join(allowed)}")
+
+
+def _row(root: Path, cells: dict[str, str], where: str) -> Row:
+    values: dict[Any, Any] = cells  # DictReader puts cells without a header under None, and None where a cell is missing
+    if None in values or None in values.values():
+        raise DataError(f"{where}: has not as many cells as the first line")
+    name, label, split, mask = cells["file"], cells["class"], cells["split"], cells.get("mask", "")
+    path = inside(root / "images" if (root / "images").is_dir() else root, name, where)
+    if not is_file(path):
+        raise DataError(f"{where}: {path} does not exist")
+    if not label:
+        raise DataError(f"{where}: {name} has no class")
+    if split not in SPLITS:
+        raise DataError(f"{where}: no split {split!r}; splits are {', '.join(SPLITS)}")
+    if mask not in ("", "none") and not is_file(inside(root, mask, where)):
+        raise DataError(f"{where}: {root / mask} does not exist")
+    return Row(path, label, split, where, mask)
+
+
+def _read_folders(root: Path) -> tuple[list[Row], list[str]]:
+    """Class sub-folders; or ``train`` and others of the splits' names, with class sub-folders each."""
+    folders = [p for p in visible(root) if p.is_dir()]
+    if not folders or any(p.name not in SPLITS or images_in(p) for p in folders):
+        rows, remarks = _read_classes(folders, "")
+        return hold_out(rows), remarks
+    parts = [_read_classes([p for p in visible(folder) if p.is_dir()], folder.name) for folder in folders]
+    return [row for rows, _ in parts for row in rows], [remark for _, remarks in parts for remark in remarks]
+
+
+def _read_classes(folders: list[Path], split: str) -> tuple[list[Row], list[str]]:
+    rows: list[Row] = []
+    left: list[Path] = []
+    empty = []
+    for folder in folders:
+        files = images_in(folder)
+        left += [p for p in visible(folder) if p not in set(files) and p.suffix != ".part"]
+        rows += [Row(file, folder.name, split, str(file)) for file in files]
+        if not files:
+            empty.append(str(folder))
+    remarks = []
+    if empty:
+        remarks.append(f"no images in {several(empty)}: not taken as a class")
+    if left:
+        remarks.append(f"{len(left)} files or folders in class folders are not images and are left out: {several([str(p) for p in left])}")
+    return rows, remarks
+
+
+def _origin(root: Path) -> dict[str, object]:
+    """What made the data, where ``origin.json`` says so."""
+    path = root / "origin.json"
+    if not path.is_file():
+        return {}
+    try:
+        return {"origin": msgspec.json.decode(path.read_bytes())}
+    except (OSError, msgspec.DecodeError, RecursionError) as exc:
+        raise DataError(f"{path}: not readable JSON ({exc}); repair it or move it away") from exc

@@ -12,7 +12,7 @@ from torch import Tensor
 from ilcs_model.data.augment import CELL, Draw, augment, draw
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.images import Tile, read_image, to_tile
-from ilcs_model.errors import DataError
+from ilcs_model.data.masks import is_clean, mask_of
 from ilcs_model.info import Recipe
 
 
@@ -50,19 +50,20 @@ def epoch_groups(data: Dataset, batch: int, seed: tuple[int, ...]) -> list[NDArr
 
 def draw_group(data: Dataset, group: NDArray[np.int64], shapes: list[tuple[int, ...]], recipe: Recipe, seed: tuple[int, ...]) -> list[Draw]:
     """What is drawn for each image of a batch; every image has its own stream of numbers."""
-    masks = [_mask(data, int(i), shape) for i, shape in zip(group, shapes, strict=True)]
+    masks = [mask_of(data, int(i), shape) for i, shape in zip(group, shapes, strict=True)]
     streams = [np.random.default_rng((*seed, int(i))) for i in group]
     return [draw(shape, recipe, rng, mask) for shape, rng, mask in zip(shapes, streams, masks, strict=True)]
 
 
 def answers(data: Dataset, group: NDArray[np.int64], drawn: list[Draw], recipe: Recipe) -> tuple[Tensor, Tensor | None]:
-    """Labels of a batch, and its target maps if the data has masks."""
+    """Labels of a batch, and its target maps if the data tells where defects lie."""
     labels = torch.tensor([data.labels[i] for i in group])
     if not data.locates:
         return labels, None
     cells = (recipe.size_px // CELL, recipe.size_px // CELL)
-    blank = {"none": np.zeros(cells, np.float32), "": np.full(cells, -1, np.float32)}
-    maps = [blank[data.masks[i]] if d.target is None else d.target for i, d in zip(group, drawn, strict=True)]
+    clean, unknown = np.zeros(cells, np.float32), np.full(cells, -1, np.float32)
+    blank = [clean if is_clean(data, int(i)) else unknown for i in group]
+    maps = [instead if d.target is None else d.target for instead, d in zip(blank, drawn, strict=True)]
     return labels, torch.from_numpy(np.stack(maps))
 
 
@@ -77,21 +78,15 @@ def ahead(groups: list[NDArray[np.int64]], make: Callable[[NDArray[np.int64]], B
             yield ready
 
 
-def _mask(data: Dataset, index: int, shape: tuple[int, ...]) -> Tile | None:
-    """The mask of an image of ``shape``, if it has one. Raises ``DataError`` naming a file of another size."""
-    name = data.masks[index] if data.masks else ""
-    if name in ("", "none"):
-        return None
-    mask = read_image(data.root / name)
-    if mask.shape != shape:
-        (height, width), (h, w) = shape, mask.shape
-        raise DataError(f"{data.root / name}: {w} x {h} pixels, but its image {data.files[index].name} has {width} x {height}")
-    return mask
-
-
 def plain_batches(data: Dataset, indices: list[int], recipe: Recipe, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tiles as the running line would cut them, in the order of ``indices``: uint8 (N, 1, S, S) and int64 (N,)."""
+    """Tiles as the running line would cut them, in the order of ``indices``: uint8 (N, 1 or 3, S, S) and int64 (N,)."""
     for k in range(0, len(indices), batch):
         group = indices[k : k + batch]
-        tiles = np.stack([to_tile(read_image(data.files[i]), recipe) for i in group])
-        yield torch.from_numpy(tiles)[:, None], torch.tensor([data.labels[i] for i in group])
+        tiles = [to_tile(read_image(data.files[i], recipe.decode), recipe) for i in group]
+        yield stacked(tiles), torch.tensor([data.labels[i] for i in group])
+
+
+def stacked(tiles: list[Tile]) -> Tensor:
+    """Tiles (S, S) or (S, S, 3) -> uint8 (N, 1 or 3, S, S)."""
+    found = torch.from_numpy(np.stack(tiles))
+    return found[:, None] if found.ndim == 3 else found.permute(0, 3, 1, 2)

@@ -1,0 +1,200 @@
+"""Pascal-VOC and COCO annotation sets. Box files come from strangers: nothing in them is believed."""
+
+import re
+import xml.etree.ElementTree as ET
+from collections import defaultdict
+from math import isfinite
+from pathlib import Path
+
+import msgspec
+
+from ilcs_model.data.rows import OK, SPLITS, Box, Row, hold_out, images_in, inside, is_file, several, visible
+from ilcs_model.errors import DataError
+
+MAX_XML_BYTES = 4 << 20  # of one image's annotation
+
+Found = list[tuple[str, Box]]  # the class and box of each defect of an image
+
+
+class _Builder(ET.TreeBuilder):
+    def doctype(self, name: str, pubid: str | None, system: str | None) -> None:
+        # Entities can be declared nowhere else; a few that name each other fill any memory.
+        raise ValueError("it has a DOCTYPE, which annotations do not need; remove it")
+
+
+def voc_boxes(path: Path) -> Found:
+    """Classes and boxes in a VOC file; its corners count from 1 and belong to the box. Raises ``DataError`` naming it."""
+    try:
+        if path.stat().st_size > MAX_XML_BYTES:
+            raise ValueError(f"over {MAX_XML_BYTES >> 20} MiB, far more than an image's boxes need")
+        root = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_Builder()))
+        return [_voc_object(element, number) for number, element in enumerate(root.findall("object"), start=1)]
+    except (OSError, ET.ParseError, LookupError, ValueError) as exc:
+        raise DataError(f"{path}: not a readable VOC annotation: {exc}") from exc
+
+
+def _voc_object(element: ET.Element, number: int) -> tuple[str, Box]:
+    name = (element.findtext("name") or "").strip()
+    try:
+        left, top, right, bottom = (float(element.findtext(f"bndbox/{side}") or "") for side in ("xmin", "ymin", "xmax", "ymax"))
+    except ValueError:
+        raise ValueError(f"object {number} has no bndbox of four numbers") from None
+    return name, _box(f"object {number}", left - 1, top - 1, right - left + 1, bottom - top + 1)
+
+
+def _box(what: str, x: float, y: float, w: float, h: float) -> Box:
+    if not (isfinite(x + y + w + h) and w > 0 and h > 0):
+        raise ValueError(f"the box of {what} encloses nothing")
+    return x, y, w, h
+
+
+def label_of(found: Found) -> str:
+    """The class whose boxes have the largest area together; ``ok`` where there is no box."""
+    area: defaultdict[str, float] = defaultdict(float)
+    for name, (_, _, w, h) in found:
+        area[name] += w * h
+    return max(sorted(area), key=area.__getitem__) if area else OK
+
+
+def of_several_classes(images: list[Found], label: str = "take the class with the largest area") -> list[str]:
+    """A remark on images whose boxes are not all of one class, if there are any."""
+    count = sum(len({name for name, _ in found}) > 1 for found in images)
+    return [f"{count} images have boxes of several classes; they {label}"] if count else []
+
+
+def voc_folders(root: Path) -> tuple[Path, Path] | None:
+    """Folders of annotations and images of a VOC set."""
+    for xml, images in (("Annotations", "JPEGImages"), ("annotations", "images")):
+        if (root / images).is_dir() and (root / xml).is_dir() and any((root / xml).glob("*.xml")):
+            return root / xml, root / images
+    return None
+
+
+def read_voc(root: Path, folders: tuple[Path, Path]) -> tuple[list[Row], list[str]]:
+    """Rows and remarks of a VOC set; without ``ImageSets/Main``, every tenth image of a class is held out."""
+    annotations = {p.stem: p for p in visible(folders[0]) if p.suffix.lower() == ".xml"}
+    images: dict[str, Path] = {}
+    for path in images_in(folders[1]):
+        if path.stem in images:
+            raise DataError(f"{path} and {images[path.stem].name} share one annotation; rename or remove one")
+        images[path.stem] = path
+    lists = _voc_lists(root / "ImageSets" / "Main")
+    wanted = lists or {name: ("", str(path)) for name, path in annotations.items()}
+    rows, found = [], []
+    for name, (split, where) in wanted.items():
+        if name not in images or name not in annotations:
+            raise DataError(f"{where}: {name!r} has no {'image' if name not in images else 'annotation'} in {folders[name in images].name}")
+        found.append(voc_boxes(annotations[name]))
+        boxes = tuple(box for _, box in found[-1])
+        rows.append(Row(images[name], label_of(found[-1]), split, where, boxes=boxes))
+    remarks = of_several_classes(found)
+    if left := sorted(images.keys() - wanted.keys()):
+        why = "are in no list of ImageSets/Main" if lists else "have no annotation"
+        remarks.append(f"{len(left)} images {why} and are left out: {several(left)}")
+    return (rows if lists else hold_out(rows)), remarks
+
+
+def _voc_lists(folder: Path) -> dict[str, tuple[str, str]]:
+    """Split of each image that the lists name, and where they name it; what only ``trainval`` names is ``train``."""
+    found: dict[str, tuple[str, str]] = {}
+    for split in (*SPLITS, "trainval"):
+        path = folder / f"{split}.txt"
+        if not path.is_file():
+            continue
+        try:
+            lines = path.read_text("utf-8").splitlines()
+        except (OSError, UnicodeDecodeError) as exc:
+            raise DataError(f"{path}: not readable as UTF-8 text ({exc})") from exc
+        for number, line in enumerate(lines, start=1):
+            if not (words := line.split()):
+                continue
+            before = found.get(words[0])
+            if split == "trainval" and before and before[0] != "test":
+                continue
+            if before:
+                raise DataError(f"{path}:{number}: {words[0]} is listed already in {before[1]}; an image belongs to one split")
+            found[words[0]] = "train" if split == "trainval" else split, f"{path}:{number}"
+    return found
+
+
+class _Image(msgspec.Struct):
+    id: int | str
+    file_name: str
+
+
+class _Category(msgspec.Struct):
+    id: int | str
+    name: str
+
+
+class _Annotation(msgspec.Struct):
+    image_id: int | str
+    category_id: int | str
+    bbox: Box
+
+
+class _Coco(msgspec.Struct):
+    images: list[_Image]
+    annotations: list[_Annotation]
+    categories: list[_Category]
+
+
+def coco_files(root: Path) -> list[Path]:
+    """JSON files of a data folder, or of its ``annotations``, that hold a COCO set. Raises ``DataError`` for broken ones."""
+    return [p for pattern in ("*.json", "annotations/*.json") for p in sorted(root.glob(pattern)) if _is_coco(p)]
+
+
+def _is_coco(path: Path) -> bool:
+    if path.name.startswith(".") or not path.is_file():
+        return False
+    try:
+        return msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw]).keys() >= set(_Coco.__struct_fields__)
+    except msgspec.ValidationError:
+        return False
+    except (OSError, msgspec.DecodeError, RecursionError) as exc:
+        raise DataError(f"{path}: not readable JSON ({exc}); repair it or move it away") from exc
+
+
+def read_coco(root: Path, files: list[Path]) -> tuple[list[Row], list[str]]:
+    """Rows and remarks of a COCO set; a file's split stands in its name (``instances_val2017``), or every tenth is held out."""
+    rows: list[Row] = []
+    found: list[Found] = []
+    for path in files:
+        split = re.search(r"(?<![a-z])(train|val|test)(?![a-z])", path.stem.lower())
+        more, of = _read_coco_file(root, path, split[0] if split else "")
+        rows, found = rows + more, found + of
+    if unnamed := sorted({row.where.partition(":")[0] for row in rows if not row.split}):
+        if len(files) > 1:
+            raise DataError(f"{root}: {unnamed[0]} names no split; put train, val or test into its name")
+        rows = hold_out(rows)
+    return rows, of_several_classes(found)
+
+
+def _read_coco_file(root: Path, path: Path, split: str) -> tuple[list[Row], list[Found]]:
+    try:
+        coco = msgspec.json.decode(path.read_bytes(), type=_Coco)
+    except (OSError, msgspec.DecodeError, RecursionError) as exc:
+        raise DataError(f"{path}: not a COCO set of boxes ({exc})") from exc
+    names = {category.id: category.name for category in coco.categories}
+    boxes: dict[int | str, Found] = {image.id: [] for image in coco.images}
+    if len(boxes) < len(coco.images):
+        raise DataError(f"{path}: two images have the same id; ids must be unique")
+    for number, annotation in enumerate(coco.annotations):
+        where = f"annotations[{number}]"
+        if annotation.image_id not in boxes or annotation.category_id not in names:
+            raise DataError(f"{path}: {where} names an image or a category that the file does not have")
+        try:
+            boxes[annotation.image_id].append((names[annotation.category_id], _box(where, *annotation.bbox)))
+        except ValueError as exc:
+            raise DataError(f"{path}: {exc}") from exc
+    # COCO's own layout: instances_train2017.json beside a folder train2017.
+    folders = [root, root / "images", root / path.stem.split("_")[-1], root / "images" / path.stem.split("_")[-1]]
+    rows = []
+    for image in coco.images:
+        where = f"{path.name}: image {image.id}"
+        file = next((p for folder in folders if is_file(p := inside(folder, image.file_name, where))), None)
+        if file is None:
+            raise DataError(f"{where}: no {image.file_name} in {several([str(f) for f in folders])}")
+        of = boxes[image.id]
+        rows.append(Row(file, label_of(of), split, where, boxes=tuple(box for _, box in of)))
+    return rows, list(boxes.values())
