@@ -99,7 +99,7 @@ def _is_checkpoint(path: Path) -> bool:
             start = file.read(4)
     except OSError:
         return False
-    return start == b"PK\x03\x04" or start[:1] == b"\x80"  # torch's zip, or a bare pickle
+    return start == b"PK\x03\x04" or (start[:1] == b"\x80" and start[1:2] in (b"\2", b"\3", b"\4", b"\5"))  # torch's zip, or a pickle
 
 
 def digest(path: Path) -> str:

@@ -82,8 +82,9 @@ def read_voc(root: Path, folders: tuple[Path, Path]) -> tuple[list[Row], list[st
     wanted = lists or {name: ("", str(path)) for name, path in annotations.items()}
     rows, found = [], []
     for name, (split, where) in wanted.items():
-        if name not in images or name not in annotations:
-            raise DataError(f"{where}: {name!r} has no {'image' if name not in images else 'annotation'} in {folders[name in images].name}")
+        for what, known, folder in (("image", images, folders[1]), ("annotation", annotations, folders[0])):
+            if name not in known:
+                raise DataError(f"{where}: {name!r} has no {what} in {folder.name}")
         found.append(voc_boxes(annotations[name]))
         boxes = tuple(box for _, box in found[-1])
         rows.append(Row(images[name], label_of(found[-1]), split, where, boxes=boxes))

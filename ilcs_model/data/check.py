@@ -71,7 +71,8 @@ def _twins(data: Dataset, digests: list[str]) -> list[str]:
     same = defaultdict(list)
     for index, digest in enumerate(digests):
         same[digest].append(index)
-    leaks, others = [], []
+    leaks: list[str] = []
+    others: list[str] = []
     for group in (g for g in same.values() if len(g) > 1):
         text = " = ".join(f"{data.files[i].name} ({data.classes[data.labels[i]]}, {data.splits[i]})" for i in group)
         (leaks if len({data.splits[i] for i in group}) > 1 else others).append(text)

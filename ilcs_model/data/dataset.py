@@ -146,7 +146,7 @@ def _read_split(root: Path) -> tuple[list[Row], list[str]]:
         except UnicodeDecodeError as exc:
             raise DataError(f"{table}: not UTF-8 ({exc.reason}, byte {exc.start}); save it as UTF-8") from exc
         except csv.Error as exc:
-            raise DataError(f"{table}:{reader.line_num}: not a line of CSV ({exc})") from exc
+            raise DataError(f"{table}:{reader.reader.line_num}: not a line of CSV ({exc})") from exc
     return rows, of_several_classes(found, "keep the class that split.csv gives them")
 
 
