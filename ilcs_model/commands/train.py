@@ -10,9 +10,7 @@ from ilcs_model import ARCHITECTURES
 
 
 @click.command()
-@click.option(
-    "--data", type=click.Path(path_type=Path), required=True, help="Folder of class sub-folders, with split.csv, or a VOC or COCO set."
-)
+@click.option("--data", type=click.Path(path_type=Path), required=True, help="Folder with split.csv, or with one sub-folder a class.")
 @click.option("--model", type=click.Choice(ARCHITECTURES), default="ilcs", show_default=True, help="Network to train.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder: checkpoints, metrics, the model.")
 @click.option("--name", default=None, help="Name the model carries; default: the run folder's.")

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import os
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -103,13 +102,13 @@ def _check_rows(root: Path, rows: list[Row], remarks: list[str]) -> None:
         kinds = "one sub-folder of images a class, split.csv, a VOC or a COCO set"
         known = f"no images found; a data folder has {kinds}; images are {', '.join(sorted(IMAGE_SUFFIXES))}"
         raise DataError("; ".join([f"{root}: {known}", *remarks]))
-    seen: dict[str, Row] = {}
+    seen: dict[Path, Row] = {}
     for row in rows:
         if problem := class_problem(row.label):
             raise DataError(f"{row.where}: class {row.label!r} {problem}; rename it")
         if not str(row.file).isprintable():  # nor are bytes that are not UTF-8
             raise DataError(f"{str(row.file)!r}: a file's name must be printable UTF-8; rename it")
-        before = seen.setdefault(os.path.normpath(row.file), row)
+        before = seen.setdefault(row.file, row)
         if before is not row:
             splits = "" if before.split == row.split else f", once in {before.split} and once in {row.split}"
             raise DataError(f"{row.where}: {row.file.name} is listed already in {before.where}{splits}; an image belongs to one split")

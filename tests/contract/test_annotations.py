@@ -155,10 +155,11 @@ def test_a_coco_set_is_read_from_its_own_layout(tmp_path: Path) -> None:
 
 
 def test_one_coco_file_at_the_root_holds_out_every_tenth(tmp_path: Path) -> None:
+    """``latest`` is not ``test``."""
     for k in range(20):
         write_image(tmp_path / "images" / f"{k:02}.png")
     images = [IMAGE.format(k, f"{k:02}.png") for k in range(20)]
-    write_coco(tmp_path / "coco.json", images, [BOX.format(k, 3, [0, 0, 2, 2]) for k in range(10)])
+    write_coco(tmp_path / "latest.json", images, [BOX.format(k, 3, [0, 0, 2, 2]) for k in range(10)])
 
     data = open_dataset(tmp_path)
 

@@ -145,12 +145,12 @@ def boxed(tmp_path: Path) -> Callable[..., Dataset]:
 
 
 def test_boxes_serve_as_masks_and_are_cut_at_the_images_edge(boxed: Callable[..., Dataset]) -> None:
-    data = boxed((4, 5, 2, 3), (27.5, -2, 9, 3), (-9, 0, 5, 9))
+    data = boxed((4, 5, 2, 3), (27.5, -2, 9, 3), (-9, 0, 5, 9), (-2, 15, 5, 2))
 
     mask = mask_of(data, 0, (20, 30, 3))
 
     wanted = np.zeros((20, 30), np.uint8)
-    wanted[5:8, 4:6] = wanted[0:1, 27:] = 255
+    wanted[5:8, 4:6] = wanted[0:1, 27:] = wanted[15:17, :3] = 255
     assert mask is not None and np.array_equal(mask, wanted)
     assert mask_of(data, 1, (20, 30)) is mask_of(data, 2, (20, 30)) is None
     assert check_images(data)[0].startswith("boxes of 1 images reach beyond the image and are cut off there: 0.png")
@@ -191,6 +191,7 @@ def noisy_grey(channels: int = 3) -> np.ndarray:
 def test_grey_pictures_saved_in_colour_are_grey(tmp_path: Path) -> None:
     """Whatever noise and JPEG do to their channels; and a coloured stamp on one image of many makes no colour data set."""
     images = {f"{c}/{k}.jpg": encoded(noisy_grey(), ".jpg", cv2.IMWRITE_JPEG_QUALITY, 30) for c in "xy" for k in range(10)}
+    images |= {f"{c}/{k}.png": encoded(noisy_grey()) for c in "xy" for k in range(5)}
     assert not has_colour(folder_of(tmp_path, images))
 
     assert not has_colour(folder_of(tmp_path, {"x/0.png": encoded(COLOUR)}))
