@@ -1,23 +1,22 @@
 """EffNet (Freeman et al. 2018, "EffNet: An Efficient Structure for Convolutional Neural Networks").
 
 The original three blocks, on a tile of 300 pixels, with one linear layer on the flattened map of 37 x 37 x 256: exactly
-2,212,966 parameters at six classes, and the only layout tried that gives both of Table 3's figures (2.21 M; 8.35 G for a
-batch of 16 at 300 x 300, with two operations for each normalised value, as ``count`` explains). The ILCS paper took its
-blocks from here.
+2,212,966 parameters at six classes. Both of Table 3's figures follow: 2.21 M, and 8.35 G for a batch of 16 at 300 x 300
+with two operations for each normalised value (``count.Row.with_norms_g``). ILCS's blocks descend from these.
 """
 
 from torch import Tensor, nn
 
-from ilcs_model.networks.attention import PLUGGED_HIDDEN, MIAM
+from ilcs_model.networks.attention import MIAM, PLUGGED_HIDDEN
 from ilcs_model.networks.normalise import FirstConvolution, normalise
 
 SIZE_PX = 300  # side of the square input; the linear layer fixes it
 WIDTHS = ((3, 32, 64), (64, 64, 128), (128, 128, 256))  # (input, width, output) of each block
-SLOPE = 0.3  # of the leaky ReLU below 0: the default of the library the authors used
+SLOPE = 0.3  # of the leaky ReLU below 0
 
 
 def unit(conv: nn.Conv2d) -> nn.Sequential:
-    """Convolution, leaky ReLU, batch norm, in the authors' order."""
+    """Convolution, leaky ReLU, batch norm: the order that implementations of EffNet have in common; no count can see it."""
     return nn.Sequential(conv, nn.LeakyReLU(SLOPE), nn.BatchNorm2d(conv.out_channels))
 
 

@@ -5,7 +5,7 @@
 
 from torch import Tensor, nn
 
-from ilcs_model.networks.attention import PLUGGED_HIDDEN, MIAM
+from ilcs_model.networks.attention import MIAM, PLUGGED_HIDDEN
 from ilcs_model.networks.normalise import FirstConvolution, normalise
 
 FIRST, CHANNELS = 32, 1280
@@ -46,7 +46,10 @@ class InvertedResidual(nn.Module):
 
 
 class MobileNetV2(nn.Module):
-    """uint8 tiles (N, 1 or 3, S, S) of any size -> logits (N, num_classes). With ``miam`` a map that is not square raises ``ValueError``."""
+    """uint8 tiles (N, 1 or 3, S, S) of any size -> logits (N, num_classes).
+
+    With ``miam`` tiles whose last map is not square raise ``ValueError``; without it they need not be square.
+    """
 
     def __init__(self, num_classes: int, *, miam: bool = False) -> None:
         super().__init__()

@@ -7,7 +7,7 @@ V1.5, which every current implementation has. 25,557,032 parameters at 1,000 cla
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from ilcs_model.networks.attention import PLUGGED_HIDDEN, MIAM
+from ilcs_model.networks.attention import MIAM, PLUGGED_HIDDEN
 from ilcs_model.networks.normalise import FirstConvolution, normalise
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # (width, blocks, stride of the first) of conv2_x to conv5_x
@@ -40,7 +40,10 @@ class Bottleneck(nn.Module):
 
 
 class ResNet50(nn.Module):
-    """uint8 tiles (N, 1 or 3, S, S) of any size -> logits (N, num_classes). With ``miam`` a map that is not square raises ``ValueError``."""
+    """uint8 tiles (N, 1 or 3, S, S) of any size -> logits (N, num_classes).
+
+    With ``miam`` tiles whose last map is not square raise ``ValueError``; without it they need not be square.
+    """
 
     def __init__(self, num_classes: int, *, miam: bool = False) -> None:
         super().__init__()
