@@ -10,21 +10,39 @@ if TYPE_CHECKING:
 
 __all__ = ["ARCHITECTURES", "create"]
 
-ARCHITECTURES = ("ilcs",)
+ARCHITECTURES = ("ilcs", "resnet50", "mobilenet_v2", "effnet")
 
 
 def create(name: str, num_classes: int, *, miam: bool = False, locate: bool = False) -> "nn.Module":
     """Build an untrained network: uint8 tiles (N, 1 or 3, S, S) -> logits (N, num_classes).
 
-    With ``locate`` the result is (logits, map): map (N, h, w) tells by logits where in the tile the defect lies.
+    ``ilcs`` and ``effnet`` take tiles of 300 pixels, the others any. Each has ``features`` (tiles -> its last map) and
+    ``classify`` (that map -> logits).
 
     ``miam`` puts the paper's attention module before the head of a network that is not ``ilcs``, which always has it.
-    Raises ``ValueError`` for an unknown name or fewer than two classes.
-    """
-    from ilcs_model.networks.ilcs import ILCS
+    With ``locate``, for ``ilcs`` alone, the result is (logits, map): map (N, h, w) tells by logits where in the tile the
+    defect lies.
 
+    Raises ``ValueError`` for an unknown name, fewer than two classes, or ``locate`` with a network that cannot.
+    """
     if name not in ARCHITECTURES:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(ARCHITECTURES)}")
     if num_classes < 2:
         raise ValueError(f"a classifier needs at least two classes, got {num_classes}")
-    return ILCS(num_classes, locate=locate)
+    if name == "ilcs":
+        from ilcs_model.networks.ilcs import ILCS
+
+        return ILCS(num_classes, locate=locate)
+    if locate:
+        raise ValueError(f"{name} has no map of where the defect lies; only ilcs does: leave the masks out, or train ilcs")
+    if name == "resnet50":
+        from ilcs_model.networks.resnet50 import ResNet50
+
+        return ResNet50(num_classes, miam=miam)
+    if name == "mobilenet_v2":
+        from ilcs_model.networks.mobilenet_v2 import MobileNetV2
+
+        return MobileNetV2(num_classes, miam=miam)
+    from ilcs_model.networks.effnet import EffNet
+
+    return EffNet(num_classes, miam=miam)

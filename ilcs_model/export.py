@@ -1,5 +1,6 @@
 """Deployable forms of a model file."""
 
+import itertools
 import warnings
 from pathlib import Path
 
@@ -30,16 +31,24 @@ def to_openvino(path: Path, target: Path) -> None:
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
-    """Put ILCS's batch norms into the convolutions before them, in place; the same function, for evaluation only.
+    """Put batch norms into the convolutions right before them, in place; the same function, for evaluation only.
 
-    The first block's first one stays: ``GreyHead`` folds it. Other networks are left as they are.
+    The first one of ILCS stays: ``GreyHead`` folds it. EffNet's stay: they stand behind the activation.
     """
     if isinstance(network, ILCS):
         for number, block in enumerate(network.blocks):
             for k in (1, 2, 3, 4):
                 if (number, k) != (0, 1):
-                    conv, norm = block.get_submodule(f"conv{k}"), block.get_submodule(f"bn{k}")
-                    assert isinstance(conv, nn.Conv2d) and isinstance(norm, nn.BatchNorm2d)
-                    setattr(block, f"conv{k}", fuse_conv_bn_eval(conv, norm))
-                    setattr(block, f"bn{k}", nn.Identity())
+                    _fold(block, f"conv{k}", f"bn{k}")
+    for chain in [m for m in network.modules() if isinstance(m, nn.Sequential)]:
+        for (name, layer), (after, following) in itertools.pairwise(list(chain.named_children())):
+            if isinstance(layer, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
+                _fold(chain, name, after)
     return network
+
+
+def _fold(parent: nn.Module, convolution: str, norm: str) -> None:
+    conv, bn = parent.get_submodule(convolution), parent.get_submodule(norm)
+    assert isinstance(conv, nn.Conv2d) and isinstance(bn, nn.BatchNorm2d)
+    setattr(parent, convolution, fuse_conv_bn_eval(conv, bn))
+    setattr(parent, norm, nn.Identity())

@@ -10,9 +10,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ilcs_model.networks.attention import MIAM, ChannelAttention, SpatialAttention
+from ilcs_model.networks.normalise import MEAN, STD, normalise
 
 SIZE_PX = 300  # side of the square input; the first linear layer fixes it
-MEAN, STD = 0.4, 0.2  # of pixel / 255; the paper's "variance 0.2" acts as the divisor
 WIDTHS = ((3, 32, 64), (64, 64, 128), (128, 128, 256))  # (input, Conv1..3, Conv4) of each block, Table 1
 HIDDEN = 6  # width between the two linear layers: what the parameter count says
 
@@ -152,7 +152,7 @@ class ILCS(nn.Module):
         if tiles.shape[1] == 1:
             x = first.tail(self.grey(tiles, first))
         else:
-            x = first((tiles.float() / 255 - MEAN) / STD)
+            x = first(normalise(tiles))
         for block in self.blocks[1:]:
             x = block(x)
         return x

@@ -29,7 +29,7 @@ from ilcs_model.errors import DataError, ModelFileError
 from ilcs_model.evaluation.evaluate import logits_of, top1
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import ModelInfo, Recipe, code_version, digest
-from ilcs_model.networks.ilcs import MEAN, STD
+from ilcs_model.networks.normalise import MEAN, STD
 
 COMPILE_STEPS = 100  # compiling takes about a minute on two cores; a shorter run is over sooner without
 Batches = Callable[[Dataset, Recipe, int, tuple[int, ...]], Iterator[Batch]]
