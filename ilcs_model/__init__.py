@@ -13,17 +13,18 @@ __all__ = ["ARCHITECTURES", "create"]
 ARCHITECTURES = ("ilcs", "resnet50", "mobilenet_v2", "effnet")
 
 
-def create(name: str, num_classes: int, *, miam: bool = False, locate: bool = False) -> "nn.Module":
+def create(name: str, num_classes: int, *, miam: bool = False, invariant: bool = False, locate: bool = False) -> "nn.Module":
     """Build an untrained network: uint8 tiles (N, 1 or 3, S, S) -> logits (N, num_classes).
 
     ``ilcs`` and ``effnet`` take tiles of 300 pixels, the others any. Each has ``features`` (tiles -> its last map) and
     ``classify`` (that map -> logits).
 
     ``miam`` puts the paper's attention module before the head of a network that is not ``ilcs``, which always has it.
-    With ``locate``, for ``ilcs`` alone, the result is (logits, map): map (N, h, w) tells by logits where in the tile the
+    ``invariant`` and ``locate`` are for ``ilcs`` alone. With ``invariant`` light and place count for nothing, and tiles may
+    have any size. With ``locate`` the result is (logits, map): map (N, h, w) tells by logits where in the tile the
     defect lies.
 
-    Raises ``ValueError`` for an unknown name, fewer than two classes, or ``locate`` with a network that cannot.
+    Raises ``ValueError`` for an unknown name, fewer than two classes, or what the network cannot.
     """
     if name not in ARCHITECTURES:
         raise ValueError(f"unknown model {name!r}; known: {', '.join(ARCHITECTURES)}")
@@ -32,9 +33,11 @@ def create(name: str, num_classes: int, *, miam: bool = False, locate: bool = Fa
     if name == "ilcs":
         from ilcs_model.networks.ilcs import ILCS
 
-        return ILCS(num_classes, locate=locate)
+        return ILCS(num_classes, invariant=invariant, locate=locate)
     if locate:
         raise ValueError(f"{name} has no map of where the defect lies; only ilcs does: leave the masks out, or train ilcs")
+    if invariant:
+        raise ValueError(f"{name} has no invariant form; only ilcs does")
     if name == "resnet50":
         from ilcs_model.networks.resnet50 import ResNet50
 

@@ -26,7 +26,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     """The network with its weights in evaluation mode, and its metadata. Raises ``ModelFileError``."""
     info = read_info(path)
     try:
-        model = create(info.architecture, len(info.classes), miam=info.miam, locate=info.locate)
+        model = create(info.architecture, len(info.classes), miam=info.miam, invariant=info.invariant, locate=info.locate)
         with safe_open(path, framework="pt") as file:
             tensors: dict[str, torch.Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
     except (OSError, ValueError, SafetensorError) as exc:

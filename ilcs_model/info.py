@@ -38,6 +38,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     accuracy: dict[str, float]  # Top-1 by split, 0..1, of the float32 network
     code_version: str
     miam: bool = False  # whether MIAM stands before the head; ``ilcs`` has it either way
+    invariant: bool = False  # whether light and place count for nothing (``ILCS``); ``mean`` and ``std`` are then each tile's own
     locate: bool = False  # whether the network also gives a map of where the defect lies
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ilcs_model.networks.attention import MIAM, ChannelAttention, SpatialAttention
-from ilcs_model.networks.normalise import MEAN, STD, normalise
+from ilcs_model.networks.normalise import MEAN, STD, normalise, standardise, standards
 
 SIZE_PX = 300  # side of the square input; the first linear layer fixes it
 WIDTHS = ((3, 32, 64), (64, 64, 128), (128, 128, 256))  # (input, Conv1..3, Conv4) of each block, Table 1
@@ -49,46 +49,54 @@ class LCSBlock(nn.Module):
 class GreyHead(nn.Module):
     """The first block's head for one grey uint8 channel, without its full-size 32-channel maps. Exact, no parameters.
 
-    With the grey level v = pixel - 128 the head is per channel ``relu6(a v + b)``: Conv1's three input channels summed,
+    With the grey level v = pixel - centre the head is per channel ``relu6(a v + b)``: Conv1's three input channels summed,
     normalisation and BN folded in. ReLU6 is monotone, so 2x2 max pooling is ``relu6(a max(v) + b)`` where a > 0 and
     ``relu6(a min(v) + b)`` elsewhere: a 1x1 convolution of the window's maximum and minimum. BN's batch statistics
-    follow from mean and variance of v. CA's mean is a dot product of the tile's 256-bin histogram with a table.
+    follow from mean and variance of v. CA's mean is a sum over the tile's 256-bin histogram.
 
-    v is a whole number from -128 to 127, which bfloat16 holds exactly; pixel / 255 it would round.
+    v is a whole number from -255 to 255, which bfloat16 holds exactly; pixel / 255 it would round.
     """
+
+    def __init__(self, invariant: bool) -> None:
+        super().__init__()
+        self.invariant = invariant
 
     def forward(self, tiles: Tensor, block: LCSBlock) -> Tensor:
         """uint8 (N, 1, H, W) -> (N, c, H // 2, W // 2), float32."""
-        v = tiles.float() - 128
-        a, b = self._fold(v, block)
+        grey = tiles.float()
+        centre, scale, rest = standards(grey) if self.invariant else (grey.new_tensor(255 * MEAN), grey.new_tensor(1 / (255 * STD)), 0.0)
+        v = grey - centre  # the network's input is v * scale + rest
+        a, b = self._fold(v * scale + rest, block)
 
         high = F.max_pool2d(v, 2)
         low = -F.max_pool2d(-v, 2)
         kernel = torch.stack([a.clamp(min=0), a.clamp(max=0)], 1)[:, :, None, None]  # (c, 2, 1, 1)
-        pooled = F.relu6(F.conv2d(torch.cat([high, low], 1), kernel, b))
+        a, b = a[:, None, None], b[:, None, None]
+        if self.invariant:
+            pooled = F.relu6(F.conv2d(torch.cat([high, low], 1), kernel) * scale + (a * rest + b))
+        else:
+            pooled = F.relu6(F.conv2d(torch.cat([high, low], 1), kernel * scale, b.flatten()))
 
-        levels = torch.arange(256, device=v.device, dtype=v.dtype) - 128
-        table = F.relu6(levels[:, None] * a + b)  # (256, c): the response to each grey level
-        mean = histogram(tiles) @ table  # (N, 256) @ (256, c)
-        brightest, darkest = v.amax((1, 2, 3)), v.amin((1, 2, 3))  # (N,)
-        maximum = F.relu6(torch.maximum(brightest[:, None] * a, darkest[:, None] * a) + b)  # (N, c)
+        levels = (torch.arange(256, device=v.device) - centre) * scale + rest  # (N or 1, 1, 1, 256)
+        response = F.relu6(levels * a + b)[:, :, 0]  # (N or 1, c, 256): to each grey level
+        mean = (response * histogram(tiles)[:, None]).sum(2)
+        extremes = torch.cat([v.amax((2, 3)), v.amin((2, 3))], 1)[:, None, None] * scale + rest  # (N, 1, 1, 2)
+        maximum = F.relu6((extremes * a).amax((2, 3)) + b.flatten())  # (N, c)
         return pooled * block.ca1.weigh(mean, maximum)
 
     @staticmethod
-    def _fold(v: Tensor, block: LCSBlock) -> tuple[Tensor, Tensor]:
-        """Slope and offset (c,) of BN(Conv1((pixel / 255 - MEAN) / STD)) as a line in v."""
+    def _fold(x: Tensor, block: LCSBlock) -> tuple[Tensor, Tensor]:
+        """Slope and offset (c,) of BN(Conv1(x)) as a line in the normalised grey tile x (N, 1, H, W)."""
         conv, bn = block.conv1, block.bn1
         assert conv.bias is not None and bn.momentum is not None and bn.num_batches_tracked is not None
         assert bn.running_mean is not None and bn.running_var is not None
-        weight = conv.weight.float().sum(1).flatten()  # (c, 3, 1, 1) -> (c,)
-        slope = weight / (255 * STD)
-        offset = conv.bias.float() + weight * (128 / 255 - MEAN) / STD
+        slope, offset = conv.weight.float().sum(1).flatten(), conv.bias.float()  # (c, 3, 1, 1) -> (c,)
         if bn.training:
-            var_v, mean_v = torch.var_mean(v, unbiased=False)
-            mean, var = slope * mean_v + offset, slope.square() * var_v
+            var_x, mean_x = torch.var_mean(x, unbiased=False)
+            mean, var = slope * mean_x + offset, slope.square() * var_x
             with torch.no_grad():
                 bn.running_mean.lerp_(mean, bn.momentum)
-                bn.running_var.lerp_(var * (v.numel() / (v.numel() - 1)), bn.momentum)
+                bn.running_var.lerp_(var * (x.numel() / (x.numel() - 1)), bn.momentum)
                 bn.num_batches_tracked.add_(1)
         else:
             mean, var = bn.running_mean, bn.running_var
@@ -110,16 +118,20 @@ class ILCS(nn.Module):
     Normalisation is part of the network. One grey channel takes the exact short cut of ``GreyHead``; three channels
     take the network as the paper draws it, and a grey tile repeated three times gives the same logits.
 
-    With ``locate`` (not in the paper: 257 more parameters, a 1x1 convolution beside MIAM) it also says where the defect
-    is: the result is (logits, map), map (N, 37, 37) a logit for each 8 x 8 pixels.
+    Two things are ours. With ``invariant`` light and place count for nothing: each tile is brought to its own mean and
+    deviation, and the first linear layer sees means over the map, as if its weights were the same at every place; so it
+    has 256 inputs instead of 350,464, and tiles may have any size from 16 pixels. With ``locate`` (257 more parameters, a
+    1x1 convolution beside MIAM) it also says where the defect is: the result is (logits, map), map (N, 37, 37) a logit for
+    each 8 x 8 pixels.
     """
 
-    def __init__(self, num_classes: int = 6, *, locate: bool = False) -> None:
+    def __init__(self, num_classes: int = 6, *, invariant: bool = False, locate: bool = False) -> None:
         super().__init__()
+        self.invariant = invariant
         self.blocks = nn.ModuleList(LCSBlock(*w) for w in WIDTHS)
-        self.grey = GreyHead()
+        self.grey = GreyHead(invariant)
         self.miam = MIAM(WIDTHS[-1][-1])
-        side = SIZE_PX // 2 // 2 // 2
+        side = 1 if invariant else SIZE_PX // 2 // 2 // 2
         self.fc1 = nn.Linear(WIDTHS[-1][-1] * side * side, HIDDEN)
         self.fc2 = nn.Linear(HIDDEN, num_classes)
         self.locate = nn.Conv2d(WIDTHS[-1][-1], 1, 1) if locate else None
@@ -131,19 +143,9 @@ class ILCS(nn.Module):
 
     def classify(self, x: Tensor) -> Tensor:
         """The map of ``features`` -> logits (N, num_classes)."""
-        logits: Tensor = self.fc2(self.fc1(self.miam(x).flatten(1)))
+        x = self.miam(x)
+        logits: Tensor = self.fc2(self.fc1(x.mean((2, 3)) if self.invariant else x.flatten(1)))
         return logits
-
-    @torch.no_grad()
-    def level(self) -> None:
-        """Give fc1 the same weights at every place of the map, the mean over all: what it sees counts alike anywhere."""
-        self.fc1.weight.copy_(_levelled(self.fc1.weight))
-
-    @torch.no_grad()
-    def level_gradient(self) -> None:
-        """Keep fc1 level through the next step."""
-        assert self.fc1.weight.grad is not None
-        self.fc1.weight.grad.copy_(_levelled(self.fc1.weight.grad))
 
     def features(self, tiles: Tensor) -> Tensor:
         """uint8 (N, 1 or 3, 300, 300) -> the map that MIAM sees, (N, 256, 37, 37)."""
@@ -152,16 +154,10 @@ class ILCS(nn.Module):
         if tiles.shape[1] == 1:
             x = first.tail(self.grey(tiles, first))
         else:
-            x = first(normalise(tiles))
+            x = first(standardise(tiles) if self.invariant else normalise(tiles))
         for block in self.blocks[1:]:
             x = block(x)
         return x
-
-
-def _levelled(weights: Tensor) -> Tensor:
-    """(HIDDEN, channels * places) -> the same, each channel's mean over its places."""
-    by_place = weights.unflatten(1, (WIDTHS[-1][-1], -1))
-    return by_place.mean(2, keepdim=True).expand_as(by_place).flatten(1)
 
 
 def _depthwise(channels: int, kernel: tuple[int, int]) -> nn.Conv2d:

@@ -1,5 +1,6 @@
 """How tiles enter a network: normalised, and a grey one counts as three equal channels."""
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -9,6 +10,23 @@ MEAN, STD = 0.4, 0.2  # of pixel / 255; the paper's "variance 0.2" acts as the d
 def normalise(tiles: Tensor) -> Tensor:
     """uint8 (N, C, H, W) -> float32 ``(pixel / 255 - MEAN) / STD``."""
     return (tiles.float() / 255 - MEAN) / STD
+
+
+def standardise(tiles: Tensor) -> Tensor:
+    """uint8 (N, C, H, W) -> float32, each tile with mean 0 and deviation 1."""
+    centre, scale, rest = standards(levels := tiles.float())
+    return (levels - centre) * scale + rest
+
+
+def standards(levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What brings each tile (N, C, H, W) to mean 0 and deviation 1: ``(levels - centre) * scale + rest``, (N, 1, 1, 1) each.
+
+    ``centre`` is a whole number. A tile that shows next to nothing is not blown up: two grey levels of deviation are
+    added to its own.
+    """
+    var, mean = torch.var_mean(levels, (1, 2, 3), keepdim=True, unbiased=False)
+    scale = torch.rsqrt(var + 4)
+    return mean.round(), scale, (mean.round() - mean) * scale
 
 
 class FirstConvolution(nn.Conv2d):
