@@ -12,7 +12,7 @@ from torch import nn
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.images import Tile, read_image, to_tile
 from ilcs_model.errors import DataError
-from ilcs_model.evaluation.boxes import BoxScores, Placed, peak, score_boxes
+from ilcs_model.evaluation.boxes import BoxScores, Placed, hottest, peak, score_boxes
 from ilcs_model.evaluation.heat import look
 from ilcs_model.info import ModelInfo
 from nodes.infer.verdict import OK, patches
@@ -30,8 +30,10 @@ class Seen(NamedTuple):
     """(K,)"""
     heat: NDArray[np.float32]
     """(S, S), 0..1."""
-    peak: tuple[float, float]
+    hottest: tuple[float, float]
     """x and y of the heat's maximum, in pixels of the image."""
+    peak: tuple[float, float]
+    """The same of the smoothed heat: the middle of the hottest place."""
     boxes: tuple[Box, ...]
     """In pixels of the image; their union is the box that the line gives this tile. None where the label is ``ok``."""
     method: str
@@ -47,9 +49,9 @@ def see(network: nn.Module, info: ModelInfo, images: list[Tile]) -> list[Seen]:
     for image, scores, heat, cells in zip(images, found.scores, found.heat, found.cells, strict=True):
         h, w = image.shape[:2]
         label = int(scores.argmax())
-        x, y = peak(heat)
+        one, middle = ((x * w, y * h) for x, y in (hottest(heat), peak(heat)))
         boxes = () if info.classes[label] == OK else tuple(patches(cells, w, h)) or ((0, 0, w, h),)
-        seen.append(Seen(label, scores, heat, (x * w, y * h), boxes, found.method))
+        seen.append(Seen(label, scores, heat, one, middle, boxes, found.method))
     return seen
 
 
@@ -72,7 +74,7 @@ def _placed(network: nn.Module, info: ModelInfo, data: Dataset, rows: list[int])
             truth = data.boxes[i]
             assert truth
             size = image.shape[1], image.shape[0]
-            yield Placed(label=data.labels[i], size_px=size, peak=seen.peak, boxes=seen.boxes, truth=truth)
+            yield Placed(label=data.labels[i], size_px=size, hottest=seen.hottest, peak=seen.peak, boxes=seen.boxes, truth=truth)
 
 
 def read(path: Path, info: ModelInfo) -> Tile:
