@@ -1,6 +1,7 @@
 """``linepipe explain``: the place that a network names is shown and boxed where it is; a person's mistake is named."""
 
 import json
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -194,7 +195,7 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_done(
     picture(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.jpg").write_bytes(b"\xff\xd8 no image")
     (tmp_path / "in" / "c.png").touch()
-    picture(tmp_path / "in" / "d.png")
+    picture(tmp_path / "in" / "d.png").rename(tmp_path / "in" / os.fsdecode(b"\xff\n.png"))  # no UTF-8
 
     assert explain(lamps(locate=True), tmp_path / "in", "--out", tmp_path / "out", "--json") == 1
 
@@ -202,7 +203,7 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_done(
     assert "b.jpg: not a readable image" in said.err and "c.png: not a readable image" in said.err
     report = json.loads(said.out)
     assert (report["images"], report["labels"], len(report["unreadable"])) == (2, {"bright": 2}, 2)
-    assert [Path(str(r["file"])).name for r in records(tmp_path / "out")] == ["a.png", "d.png"]
+    assert [Path(str(r["file"])).name for r in records(tmp_path / "out")] == ["a.png", os.fsdecode(b"\xff\n.png")]
 
 
 def test_a_mistake_is_named_before_anything_is_written(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from pipeline.console import printable
 from pipeline.model_file import find_model
 
 if TYPE_CHECKING:
@@ -53,11 +54,12 @@ def explain(model: str, images: tuple[Path, ...], out: Path, as_json: bool) -> N
     except OSError as exc:
         raise click.ClickException(f"{out}: {exc.strerror}; free some space or name another folder, and start again") from exc
     for problem in report["unreadable"]:
-        click.echo(f"left out: {problem}", err=True)
+        click.echo(f"left out: {printable(problem)}", err=True)
     if as_json:
         click.echo(json.dumps(report))
-    else:
-        click.echo(f"{report['images']} images, {report['method']}: " + ", ".join(f"{c} {n}" for c, n in report["labels"].items()))
+    elif report["images"]:
+        labels = ", ".join(f"{c} {n}" for c, n in report["labels"].items())
+        click.echo(f"{report['images']} images explained by {report['method']}: {labels}")
         click.echo(f"pictures, {SHEET} and {RECORDS} written to {out}")
     if report["unreadable"]:
         sys.exit(1)
@@ -99,7 +101,7 @@ def _explain(network: "nn.Module", info: "ModelInfo", files: list[Path], out: Pa
             label = info.classes[seen.label]
             caption = f"{label} {seen.scores[seen.label]:.3f}"
             _write(out / names[file], side_by_side(image, seen.heat, seen.boxes, caption))
-            records.write(json.dumps(_record(file, names[file], info, seen), ensure_ascii=False) + "\n")
+            records.write(json.dumps(_record(file, names[file], info, seen)) + "\n")
             counts[label] += 1
             if len(shown[label]) < PER_CLASS:
                 shown[label].append(thumbs(image, seen.heat))
