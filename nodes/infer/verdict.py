@@ -91,32 +91,35 @@ def find_defects(tiles: Tiles, rules: Rules, region: Region) -> list[Found]:
 
 
 def _place(tiles: Tiles, k: int) -> Box:
-    """Where in the frame the defect of a tile lies: the box of its map's cells, or the whole tile if it has none."""
+    """Where in the frame the defect of a tile lies: the box of its map's patches, or the whole tile if it has none."""
     x, y, w, h = tiles.boxes[k]
-    if tiles.maps is None:
+    found = [] if tiles.maps is None else patches(tiles.maps[k], w, h)
+    if not found:
         return tiles.boxes[k]
-    hit = _solid(tiles.maps[k])
-    if not hit.any():
-        return tiles.boxes[k]
-    top, bottom = _span(hit.any(1), h)
-    left, right = _span(hit.any(0), w)
-    return x + left, y + top, right - left, bottom - top
+    left, top, width, height = _union(found)
+    return x + left, y + top, width, height
 
 
-def _solid(cells: NDArray[np.float32]) -> NDArray[np.bool_]:
-    """The cells of a map that count: above 0, in a patch with at least ``SOLID`` of the strongest patch's sum."""
-    count, patch = cv2.connectedComponents((cells > 0).astype(np.uint8), connectivity=8)
+def patches(cells: NDArray[np.float32], w: int, h: int) -> list[Box]:
+    """A map's patches (8-neighbours) that count, each as its box in pixels of the ``w`` x ``h`` that the map stands for.
+
+    What counts is above 0, and has at least ``SOLID`` of the strongest patch's sum.
+    """
+    rows, columns = cells.shape
+    count, patch, spans, _ = cv2.connectedComponentsWithStats((cells > 0).astype(np.uint8), connectivity=8)
     sums = np.bincount(patch.ravel(), weights=np.maximum(cells, 0).ravel(), minlength=count)
-    return np.asarray((cells > 0) & (sums >= SOLID * sums[1:].max(initial=0))[patch])
+    found = []
+    for left, top, width, height, _ in spans[1:][sums[1:] >= SOLID * sums[1:].max(initial=0)].tolist():
+        x, end_x = _edge(left, columns, w), _edge(left + width, columns, w)
+        y, end_y = _edge(top, rows, h), _edge(top + height, rows, h)
+        found.append((x, y, end_x - x, end_y - y))
+    return found
 
 
-def _span(hit: NDArray[np.bool_], size: int) -> tuple[int, int]:
-    """First and last hit cell of one direction, as pixels of a tile that is ``size`` long."""
-    cells = np.flatnonzero(hit)
+def _edge(cell: int, cells: int, size: int) -> int:
+    """Where a cell of a map begins, in pixels of one direction that is ``size`` long."""
     # 37 cells of 8 pixels are 296 of 300: the last one also stands for what is left.
-    per_cell = size / (len(hit) + 0.5)
-    first, end = int(cells[0]), int(cells[-1]) + 1
-    return round(first * per_cell), size if end == len(hit) else round(end * per_cell)
+    return size if cell == cells else round(cell * size / (cells + 0.5))
 
 
 def _judge(scores: NDArray[np.float32], classes: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:

@@ -1,0 +1,82 @@
+"""Pictures of what a network sees, drawn with OpenCV: uint8 (H, W, 3), BGR. Images are grey (H, W) or RGB (H, W, 3)."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Picture = NDArray[np.uint8]
+
+SIDE_PX = (300, 1200)  # a picture's longer side: small images are drawn larger, large ones smaller
+CAPTION_PX = 24
+THUMB_PX = 150
+PER_CLASS = 4
+GAP_PX = 6
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+
+class Shown(NamedTuple):
+    """One image for the contact sheet."""
+
+    image: Picture
+    """(THUMB_PX, THUMB_PX, 3)"""
+    overlay: Picture
+
+
+def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
+    """An image, and heat 0..1 of any size laid over it: blue is cold, red is hot."""
+    h, w = image.shape[:2]
+    warm = cv2.resize(heat, (w, h), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap((255 * warm.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_JET)
+    return np.asarray(cv2.addWeighted(_bgr(image), 0.5, colours, 0.5, 0), np.uint8)
+
+
+def side_by_side(image: Picture, heat: NDArray[np.float32], boxes: Sequence[tuple[int, int, int, int]], caption: str) -> Picture:
+    """An image, beside it the same under its heat with the boxes (pixels of the image), a caption above."""
+    h, w = image.shape[:2]
+    scale = float(np.clip(1, SIDE_PX[0] / max(h, w), SIDE_PX[1] / max(h, w)))
+    size = max(1, round(w * scale)), max(1, round(h * scale))
+    larger = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8)
+    hot = overlay(larger, heat)
+    for x, y, bw, bh in boxes:
+        corners = [(round(px * scale), round(py * scale)) for px, py in ((x, y), (x + bw - 1, y + bh - 1))]
+        cv2.rectangle(hot, corners[0], corners[1], BLACK, 3)
+        cv2.rectangle(hot, corners[0], corners[1], WHITE, 1)
+    gap = np.full((size[1], GAP_PX, 3), 255, np.uint8)
+    row = np.hstack([_bgr(larger), gap, hot])
+    return np.vstack([_text(caption, row.shape[1]), row])
+
+
+def thumbs(image: Picture, heat: NDArray[np.float32]) -> Shown:
+    """The two halves of a contact sheet's place."""
+    small = np.asarray(cv2.resize(image, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA), np.uint8)
+    return Shown(_bgr(small), overlay(small, heat))
+
+
+def contact_sheet(rows: dict[str, list[Shown]]) -> Picture:
+    """As the paper's Figure 9: a row for each label, up to ``PER_CLASS`` images in it, each beside its heat."""
+    place = 2 * THUMB_PX + 2 * GAP_PX
+    columns = max(len(shown) for shown in rows.values())
+    lines = []
+    for label, shown in rows.items():
+        line = np.full((THUMB_PX + GAP_PX, columns * place, 3), 255, np.uint8)
+        for k, one in enumerate(shown):
+            line[:THUMB_PX, k * place : k * place + 2 * THUMB_PX] = np.hstack(one)
+        lines += [_text(label, columns * place), line]
+    return np.vstack(lines)
+
+
+def _bgr(image: Picture) -> Picture:
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def _text(text: str, width: int) -> Picture:
+    """One line of text, as wide as asked, made smaller until it fits."""
+    strip = np.full((CAPTION_PX, width, 3), 255, np.uint8)
+    scale = 0.5
+    (wide, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    scale *= min(1.0, (width - 8) / max(1, wide))
+    cv2.putText(strip, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, scale, BLACK, 1, cv2.LINE_AA)
+    return strip
