@@ -29,6 +29,9 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     boxes: tuple[tuple[Box, ...] | None, ...] = ()
     """Of each file: boxes of its defects in pixels of the image (x, y, w, h), None: not known. () without any."""
 
+    names_split: bool = True
+    """False: the folder says nothing of splits, and every tenth image was held out."""
+
     @property
     def locates(self) -> bool:
         """Whether there is anything to learn of where defects lie."""
@@ -50,20 +53,24 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
         }
 
 
-def open_dataset(root: Path) -> Dataset:
+def open_dataset(root: Path, *, to_train: bool = True) -> Dataset:
     """A folder with ``split.csv`` (columns file, class, split; files under ``images/`` or beside it) or class sub-folders.
 
     Class sub-folders name no split: every tenth image of a class, by name, is held out as ``test``. Raises
-    ``DataError`` if there is nothing to train on, a listed file is missing, or a class has no training image.
+    ``DataError`` if a listed file is missing or there are no images, and, with ``to_train``, if there are fewer than two
+    classes or a class has no training image.
     """
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
-    rows = _read_split(root) if (root / "split.csv").is_file() else _read_folders(root)
+    names_split = (root / "split.csv").is_file()
+    rows = _read_split(root) if names_split else _read_folders(root)
     classes = tuple(sorted({row[1] for row in rows}))
-    if len(classes) < 2:
+    if not classes:
+        raise DataError(f"{root}: no images found; it needs one sub-folder a class, or split.csv")
+    if to_train and len(classes) < 2:
         raise DataError(f"{root}: found {len(classes)} class(es); a classifier needs at least two")
     trained = {label for _, label, split, _ in rows if split == "train"}
-    if missing := [c for c in classes if c not in trained]:
+    if to_train and (missing := [c for c in classes if c not in trained]):
         raise DataError(f"{root}: no image of class {', '.join(missing)} in split 'train'")
     return Dataset(
         root=root,
@@ -72,6 +79,7 @@ def open_dataset(root: Path) -> Dataset:
         labels=tuple(classes.index(row[1]) for row in rows),
         splits=tuple(row[2] for row in rows),
         masks=tuple(row[3] for row in rows),
+        names_split=names_split,
     )
 
 
