@@ -29,9 +29,9 @@ def load_engine(config: Config) -> Loaded:
     from ilcs_model.info import digest
 
     path = find_model(config.infer.model)
+    model, sha = read_model(path), digest(path)
     kind = config.infer.engine if config.infer.engine != "auto" else _best()
-    engine = open_engine(kind, path, config.state / "engines", config.infer.max_batch)
-    return Loaded(engine, read_model(path), digest(path))
+    return Loaded(open_engine(kind, path, config.state / "engines", config.infer.max_batch), model, sha)
 
 
 def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
