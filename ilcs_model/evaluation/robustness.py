@@ -39,7 +39,7 @@ def corrupted(tile: Tile, kind: str, strength: int, seed: int = 0) -> Tile:
     What is drawn depends on the seed, the tile's pixels, the kind and the strength alone: not on the order of tiles. Raises
     ``KeyError`` and ``ValueError`` for a kind and a strength that there are not.
     """
-    stream = (seed, zlib.crc32(np.ascontiguousarray(tile)), zlib.crc32(kind.encode()), strength)
+    stream = (seed, zlib.crc32(tile.tobytes()), zlib.crc32(kind.encode()), strength)
     return KINDS[kind](tile, strength, np.random.default_rng(stream))
 
 

@@ -4,7 +4,7 @@ import statistics
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -117,7 +117,7 @@ def labels_of(data: "Dataset", classes: tuple[str, ...]) -> NDArray[np.int64]:
     if foreign := [c for c in data.classes if c not in classes]:
         others = [c for c in classes if c not in data.classes]
         raise DataError(
-            f"{data.root}: the model does not know: {', '.join(foreign)}; what it knows and the data lacks: {', '.join(others) or 'nothing'}."
+            f"{data.root}: the model does not know: {', '.join(foreign)}; it knows what the data lacks: {', '.join(others) or 'nothing'}."
             " Give the classes the model's names, or choose a model that was trained on them"
         )
     columns = np.array([classes.index(c) for c in data.classes])
@@ -182,7 +182,7 @@ class _Run:
 
         return robustness(self._batches(), self._judge, progress=progress)
 
-    def _judge(self, tiles: "list[Pixels]") -> NDArray[np.float32]:
+    def _judge(self, tiles: "Sequence[Pixels]") -> NDArray[np.float32]:
         from nodes.infer.verdict import softmax
 
         try:

@@ -117,7 +117,8 @@ def _misses(found: MissCurve) -> list[Any]:
         table.add_row(_score(p), str(p.misses), _percent(p.miss_share), str(p.false_alarms), _percent(p.false_alarm_share))
     low, high = found.no_miss, found.no_false_alarm
     return [
-        "\nChoosing infer.min_score: defects missed (called ok) against false alarms (ok called a defect)",
+        "\nChoosing infer.min_score: defects missed, as 1 - p(ok) < min_score, against false"
+        "\nalarms, tiles of ok with 1 - p(ok) >= min_score",
         table,
         f"  no defect missed: up to {low.min_score}, with {low.false_alarms} false alarms" if low else "  no defect missed: at none",
         f"  no false alarm: from {high.min_score} on, with {high.misses} missed" if high else "  no false alarm: at none",
@@ -130,7 +131,10 @@ def _errors(found: ErrorCurve) -> list[Any]:
         table.add_row(_score(p), str(p.accepted), _percent(p.coverage), str(p.wrong), _percent(p.error))
     best = found.no_error
     text = f"from {best.min_score} on, with a coverage of {best.coverage:.2%}" if best else "at none up to 0.999"
-    title = "\nChoosing infer.min_score (no class ok): coverage against errors among accepted tiles\n  a tile is accepted if its best score reaches it; of the others the line says nothing"
+    title = (
+        "\nChoosing infer.min_score: coverage against errors. The model has no class ok:"
+        "\na tile is accepted if its best score reaches min_score, else the line is silent"
+    )
     return [title, table, f"  no accepted tile is wrong: {text}"]
 
 
