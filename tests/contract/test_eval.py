@@ -135,7 +135,12 @@ def test_a_model_with_a_class_ok_is_told_by_misses_and_false_alarms(
 
     assert report(model, data)["figures"]["curve"]["kind"] == "misses_and_false_alarms"
     assert call(model, data) == 0
-    assert "false alarms" in capsys.readouterr().out
+    assert "no false alarm: from" in capsys.readouterr().out
+
+    for image in (data / "ok").iterdir():
+        image.unlink()
+    assert call(model, data) == 0
+    assert "no false alarm: not known" in capsys.readouterr().out
 
 
 def test_many_classes_are_shown_by_the_pairs_confused_most_often(

@@ -74,7 +74,7 @@ def test_the_calibration_error_is_the_gap_between_score_and_share_right() -> Non
 
 
 def test_with_a_class_ok_the_curve_counts_misses_and_false_alarms() -> None:
-    p_ok = np.array([0.02, 0.3, 0.5995, 0.0995, 0.8, 0.99])
+    p_ok = np.array([0.02, 0.5, 0.5995, 0.0995, 0.8, 0.99])
     scores = np.stack([1 - p_ok, p_ok], axis=1).astype(np.float32)
 
     found = curve(scores, np.array([0, 0, 0, 1, 1, 1]), ("dent", "ok"))

@@ -31,6 +31,15 @@ def test_another_seed_spoils_in_another_way(pictures: list[Tile], kind: str) -> 
     assert not np.array_equal(corrupted(pictures[0], kind, 3, seed=0), corrupted(pictures[0], kind, 3, seed=1))
 
 
+@pytest.mark.parametrize("kind", ["noise", "motion_blur", "uneven_light", "dust"])
+def test_each_tile_is_spoiled_in_its_own_way(pictures: list[Tile], kind: str) -> None:
+    """Also one that differs from another in a single pixel."""
+    other = pictures[0].copy()
+    other[0, 0] ^= 1
+
+    assert not np.array_equal(corrupted(pictures[0], kind, 3)[50:], corrupted(other, kind, 3)[50:])
+
+
 @pytest.mark.parametrize("shape", [(300, 300), (300, 300, 3), (64, 48), (64, 48, 3)])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_tile_keeps_size_and_type_and_the_original_is_left_alone(kind: str, shape: tuple[int, ...]) -> None:

@@ -17,6 +17,7 @@ WIDTH = 80
 MOST_COLUMNS = 12
 """Classes up to which a confusion matrix fits the width; of more, the pairs confused most often are shown."""
 MOST_PAIRS = 15
+AT_NONE = "at none from 0.001 to 0.999"
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
@@ -83,7 +84,7 @@ def _table(*columns: str) -> "Table":
     from rich.table import Table
 
     plain = not sys.stdout.isatty()
-    table = Table(box=None if plain else box.SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=None if plain else box.SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column(columns[0], overflow="fold")
     for name in columns[1:]:
         table.add_column(name, justify="right")
@@ -112,17 +113,19 @@ def _confusion(figures: Figures) -> list[Any]:
 
 
 def _misses(found: MissCurve) -> list[Any]:
-    table = _table("min_score", "missed", "of defects %", "false alarms", "of ok %")
+    table = _table("min_score", "misses", "of defects %", "false alarms", "of ok %")
     for p in _telling(found.points):
         table.add_row(_score(p), str(p.misses), _percent(p.miss_share), str(p.false_alarms), _percent(p.false_alarm_share))
     low, high = found.no_miss, found.no_false_alarm
-    return [
-        "\nChoosing infer.min_score: defects missed, as 1 - p(ok) < min_score, against false"
-        "\nalarms, tiles of ok with 1 - p(ok) >= min_score",
-        table,
-        f"  no defect missed: up to {low.min_score}, with {low.false_alarms} false alarms" if low else "  no defect missed: at none",
-        f"  no false alarm: from {high.min_score} on, with {high.misses} missed" if high else "  no false alarm: at none",
-    ]
+    no_miss = f"up to {low.min_score}, with {low.false_alarms} false alarms" if low else _none(found.points[0].miss_share)
+    no_alarm = f"from {high.min_score} on, with {high.misses} misses" if high else _none(found.points[0].false_alarm_share)
+    title = "\nChoosing infer.min_score: misses (of a defect, 1 - p(ok) lies below it) against\nfalse alarms (of a tile of ok, it does not)"
+    return [title, table, f"  no miss: {no_miss}\n  no false alarm: {no_alarm}"]
+
+
+def _none(share: float | None) -> str:
+    """Why no threshold is named."""
+    return "not known: the data has no such tile" if share is None else AT_NONE
 
 
 def _errors(found: ErrorCurve) -> list[Any]:
@@ -130,7 +133,7 @@ def _errors(found: ErrorCurve) -> list[Any]:
     for p in _telling(found.points):
         table.add_row(_score(p), str(p.accepted), _percent(p.coverage), str(p.wrong), _percent(p.error))
     best = found.no_error
-    text = f"from {best.min_score} on, with a coverage of {best.coverage:.2%}" if best else "at none up to 0.999"
+    text = f"from {best.min_score} on, with a coverage of {best.coverage:.2%}" if best else AT_NONE
     title = (
         "\nChoosing infer.min_score: coverage against errors. The model has no class ok:"
         "\na tile is accepted if its best score reaches min_score, else the line is silent"
@@ -163,7 +166,7 @@ def _corruption(found: Robustness, clean: float) -> list[Any]:
     add("mean of *", found.held_out)
     add("mean of the others", found.trained)
     add("mean of all", found.all)
-    return [f"\nTop-1 % under corruption, by strength (without: {100 * clean:.2f}); * is never drawn in training", table]
+    return [f"\nTop-1 % by strength of corruption (none: {100 * clean:.2f}); * never drawn in training", table]
 
 
 def _percent(share: float | None) -> str:
