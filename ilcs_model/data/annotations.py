@@ -92,7 +92,7 @@ def read_voc(root: Path, folders: tuple[Path, Path]) -> tuple[list[Row], list[st
     if left := sorted(images.keys() - wanted.keys()):
         why = "are in no list of ImageSets/Main" if lists else "have no annotation"
         remarks.append(f"{len(left)} images {why} and are left out: {several(left)}")
-    return (rows if lists else hold_out(rows)), remarks
+    return rows, remarks
 
 
 def _voc_lists(folder: Path) -> dict[str, tuple[str, str]]:

@@ -4,11 +4,14 @@ The parameters are ImageNet-C's (Hendrycks, Dietterich 2019) where it has the ki
 training. ``TRAINED`` kinds may be drawn in training, ``HELD_OUT`` never are: they tell how far robustness carries over.
 """
 
+from typing import TypeVar
+
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
 Tile = NDArray[np.uint8]
+T = TypeVar("T")
 
 STRENGTHS = (1, 2, 3, 4, 5)
 NOISE = (0.08, 0.12, 0.18, 0.26, 0.38)  # standard deviation, of full scale
@@ -22,13 +25,13 @@ DUST = (5, 10, 20, 35, 60)  # specks of 1 to 4 pixels radius on 300 x 300, each 
 
 def noise(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
     """Gaussian noise of the sensor."""
-    sigma = 255 * NOISE[strength - 1]
+    sigma = 255 * _of(NOISE, strength)
     return _clip(tile + rng.standard_normal(tile.shape, np.float32) * np.float32(sigma))
 
 
 def motion_blur(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
     """Movement during exposure: one-sided Gaussian weights along a line within 45 degrees of a row."""
-    reach, sigma = MOTION[strength - 1]
+    reach, sigma = _of(MOTION, strength)
     angle = np.deg2rad(rng.uniform(-45, 45))
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
     for step in np.arange(0, reach, 0.5):
@@ -39,7 +42,7 @@ def motion_blur(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
 
 def defocus(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
     """A lens out of focus: each point becomes a disc."""
-    radius, edge = DEFOCUS[strength - 1]
+    radius, edge = _of(DEFOCUS, strength)
     across = np.arange(-max(8, radius), max(8, radius) + 1)
     disc = (across[:, None] ** 2 + across**2 <= radius**2).astype(np.float32)
     kernel = cv2.GaussianBlur(disc / disc.sum(), (3, 3) if radius <= 8 else (5, 5), edge)
@@ -48,7 +51,7 @@ def defocus(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
 
 def uneven_light(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
     """A lamp at one side: gain rises linearly across the tile, in any direction."""
-    swing, angle = LIGHT[strength - 1], rng.uniform(0, 2 * np.pi)
+    swing, angle = _of(LIGHT, strength), rng.uniform(0, 2 * np.pi)
     height, width = tile.shape[:2]
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     ramp = np.float32(np.cos(angle)) * x + np.float32(np.sin(angle)) * y
@@ -59,12 +62,12 @@ def uneven_light(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
 def contrast_loss(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
     """Haze or a weak lamp: grey levels shrink towards the mean."""
     mean = np.float32(tile.mean())
-    return _clip((tile - mean) * np.float32(CONTRAST[strength - 1]) + mean)
+    return _clip((tile - mean) * np.float32(_of(CONTRAST, strength)) + mean)
 
 
 def jpeg(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
     """JPEG compression of a camera or a recorder."""
-    _, data = cv2.imencode(".jpg", tile, [cv2.IMWRITE_JPEG_QUALITY, JPEG[strength - 1]])
+    _, data = cv2.imencode(".jpg", tile, [cv2.IMWRITE_JPEG_QUALITY, _of(JPEG, strength)])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED), np.uint8)
 
 
@@ -72,7 +75,7 @@ def dust(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
     """Specks and fibres on window or strip, darker or brighter than what they lie on."""
     height, width = tile.shape[:2]
     cover = np.zeros((height, width), np.float32)
-    for k in range(DUST[strength - 1]):
+    for k in range(_of(DUST, strength)):
         at = np.array([rng.uniform(0, width), rng.uniform(0, height)])
         shade = float(rng.choice([-1.0, 1.0]) * rng.uniform(0.3, 1.0))
         if k % 10 == 9:
@@ -88,6 +91,13 @@ def dust(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
 TRAINED = {f.__name__: f for f in (noise, motion_blur, uneven_light, contrast_loss, dust)}
 HELD_OUT = {f.__name__: f for f in (defocus, jpeg)}
 KINDS = TRAINED | HELD_OUT
+
+
+def _of(table: tuple[T, ...], strength: int) -> T:
+    """The parameter of a strength. Raises ``ValueError`` for one that there is not."""
+    if strength not in STRENGTHS:
+        raise ValueError(f"strength {strength!r}; there are {STRENGTHS}")
+    return table[strength - 1]
 
 
 def _clip(grey: NDArray[np.floating]) -> Tile:

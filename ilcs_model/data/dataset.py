@@ -36,6 +36,9 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     remarks: tuple[str, ...] = ()
     """What whoever works with the data should know: what was left out, what is missing."""
 
+    names_split: bool = True
+    """False: the folder says nothing of splits, and every tenth image was held out."""
+
     @property
     def locates(self) -> bool:
         """Whether there is anything to learn of where defects lie."""
@@ -70,6 +73,8 @@ def open_dataset(root: Path, *, for_training: bool = True) -> Dataset:
     if not root.is_dir():
         raise DataError(f"{root}: no such folder")
     rows, remarks = _read(root)
+    if not (names_split := all(row.split for row in rows)):
+        rows = hold_out(rows)
     classes = tuple(sorted({row.label for row in rows}))
     _check_rows(root, rows, remarks)
     _origin(root)  # now rather than when the model is written
@@ -84,6 +89,7 @@ def open_dataset(root: Path, *, for_training: bool = True) -> Dataset:
         masks=tuple(row.mask for row in rows),
         boxes=tuple(row.boxes for row in rows),
         remarks=tuple(remarks),
+        names_split=names_split,
     )
 
 
@@ -180,7 +186,7 @@ def _read_folders(root: Path) -> tuple[list[Row], list[str]]:
     folders = [p for p in visible(root) if p.is_dir()]
     if not folders or any(p.name not in SPLITS or images_in(p) for p in folders):
         rows, remarks = _read_classes(folders, "")
-        return hold_out(rows), remarks
+        return rows, remarks
     parts = [_read_classes([p for p in visible(folder) if p.is_dir()], folder.name) for folder in folders]
     return [row for rows, _ in parts for row in rows], [remark for _, remarks in parts for remark in remarks]
 

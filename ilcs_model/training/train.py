@@ -26,7 +26,7 @@ from ilcs_model import create
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.loader import Batch, plain_batches, train_batches
 from ilcs_model.errors import DataError, ModelFileError
-from ilcs_model.evaluation.evaluate import logits_of, top1
+from ilcs_model.evaluation.judge import logits_of, top1
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import ModelInfo, Recipe, code_version, digest
 from ilcs_model.networks.normalise import MEAN, STD

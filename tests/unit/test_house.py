@@ -36,7 +36,7 @@ def test_a_foreign_library_has_its_doors(library: str) -> None:
     assert {str(p.relative_to(ROOT)) for p in SOURCES if library in imports(p)} == DOORS[library]
 
 
-def test_only_engines_and_commands_know_the_model() -> None:
+def test_only_engines_and_their_commands_know_the_model() -> None:
     knowing = {p.relative_to(ROOT) for p in SOURCES if "ilcs_model" in imports(p)}
 
     assert {str(p.parent) for p in knowing if p.parts[0] != "ilcs_model"} == {"nodes/infer/engines", "nodes/infer/commands"}

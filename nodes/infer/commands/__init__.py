@@ -1,1 +1,1 @@
-"""Commands that need the model as well as the line: each imports torch only when called."""
+"""Commands that run a model as a line does: they know its engines and ``ilcs_model``, and import torch only when called."""

@@ -67,7 +67,7 @@ def explain(model: str, images: tuple[Path, ...], out: Path, as_json: bool) -> N
 
 def _files(images: tuple[Path, ...], out: Path) -> list[Path]:
     """The image files that the arguments name, each once. What lies under ``out`` was made here and is left out."""
-    from ilcs_model.data.dataset import IMAGE_SUFFIXES
+    from ilcs_model.data.rows import IMAGE_SUFFIXES
 
     if out.exists() and not out.is_dir():
         raise click.UsageError(f"--out {out} is a file; name a folder")

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from nodes.infer.engines.contract import Engine
 from nodes.infer.engines.golden import WrongAnswerError
-from pipeline.config import Config, Infer
+from pipeline.config import Config
 from pipeline.device import has_cuda
 from pipeline.errors import NodeError
 from pipeline.frame import ModelId
@@ -30,21 +30,30 @@ def load_engine(config: Config) -> Loaded:
 
     path = find_model(config.infer.model)
     model, sha = read_model(path), digest(path)
-    cache = config.state / "engines"
+    kind = config.infer.engine if config.infer.engine != "auto" else _best()
+    return Loaded(open_engine(kind, path, config.state / "engines", config.infer.max_batch), model, sha)
+
+
+def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
+    """The engine ``eager``, ``openvino`` or ``compiled`` on a model file, tried on golden tiles as ``load_engine`` says.
+
+    What an engine makes of the file is kept under ``cache``, where it finds it again. Raises what ``load_engine`` does.
+    """
+    from ilcs_model.info import digest
+
     try:
-        engine = _open(config.infer, path, sha, model.recipe.size_px, cache)
-        for count in (1, config.infer.max_batch):
+        engine = _open(kind, path, digest(path), read_model(path).recipe.size_px, cache, max_batch)
+        for count in (1, max_batch):
             engine.golden.check(engine, count)
     except WrongAnswerError:
         shutil.rmtree(cache, ignore_errors=True)  # what is kept there may be why: the next start makes it anew
         raise
     except RuntimeError as exc:  # torch's or OpenVINO's own: no memory, a broken driver, a compiler that fails
         raise NodeError(f"the model does not run here: {exc}. Look at the device, or choose another infer.engine") from exc
-    return Loaded(engine, model, sha)
+    return engine
 
 
-def _open(infer: Infer, path: Path, sha: str, side: int, cache: Path) -> Engine:
-    kind = infer.engine if infer.engine != "auto" else _best()
+def _open(kind: str, path: Path, sha: str, side: int, cache: Path, max_batch: int) -> Engine:
     if kind == "eager":
         from nodes.infer.engines.eager import EagerEngine
 
@@ -53,7 +62,7 @@ def _open(infer: Infer, path: Path, sha: str, side: int, cache: Path) -> Engine:
         from nodes.infer.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, sha, side, cache)
-    return _compiled(path, cache, infer.max_batch)
+    return _compiled(path, cache, max_batch)
 
 
 def _best() -> str:

@@ -1,0 +1,214 @@
+"""``linepipe eval``"""
+
+import statistics
+import sys
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.errors import LinepipeError
+from pipeline.model_file import find_model, read_model
+
+if TYPE_CHECKING:
+    from ilcs_model.data.dataset import Dataset
+    from ilcs_model.evaluation.metrics import Figures
+    from ilcs_model.evaluation.robustness import Robustness
+    from ilcs_model.info import ModelInfo, Recipe
+    from nodes.infer.commands.eval_report import Speed
+    from nodes.infer.engines.contract import Engine
+    from pipeline.stage import Pixels
+
+BATCH = 16  # what ``infer.max_batch`` is by default
+TIMED = 5  # batches at least whose median is the speed
+NAMED = 5  # unreadable images that are named; the others are counted
+Progress = Callable[[int], None]
+
+
+@click.command("eval")
+@click.argument("model")
+@click.argument("data", type=click.Path(path_type=Path))
+@click.option("--split", help="A split of the data, or all. Default: test, or all where the data names no split.")
+@click.option("--corrupt", is_flag=True, help="Also spoil each image in 7 kinds and 5 strengths: 36 times the work.")
+@click.option(
+    "--engine",
+    type=click.Choice(("eager", "openvino", "compiled")),
+    default="eager",
+    show_default=True,
+    help="What runs the model, as infer.engine of a line; eager is the float32 reference.",
+)
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
+def evaluate(model: str, data: Path, split: str | None, corrupt: bool, engine: str, as_json: bool) -> None:
+    """Say what MODEL (a shipped model's name, or a file) is worth on the labelled images of the folder DATA.
+
+    Example: linepipe eval ilcs-neu neu-det --corrupt --engine openvino
+    """
+    from ilcs_model.errors import DataError, ModelFileError
+    from nodes.infer.commands.eval_report import show
+
+    try:
+        report = _evaluate(find_model(model), data, split, corrupt, engine)
+    except (DataError, ModelFileError) as exc:
+        raise click.UsageError(str(exc)) from exc
+    if as_json:
+        click.echo(msgspec.json.encode(report))
+    else:
+        show(report)
+
+
+def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, kind: str) -> Any:
+    """What can be wrong is looked for before anything takes long."""
+    from ilcs_model.data.dataset import open_dataset
+    from ilcs_model.evaluation.robustness import CASES
+    from ilcs_model.info import digest, read_info
+    from nodes.infer.commands.eval_report import Report
+    from nodes.infer.commands.host import engines_cache, machine
+    from nodes.infer.engines.load import open_engine
+
+    known = read_model(path)
+    info, data = read_info(path), open_dataset(root, for_training=False)
+    split, chosen = choose(data, split)
+    labels = labels_of(data, known.classes)[chosen]
+    files = [data.files[i] for i in chosen]
+    refuse_unreadable(files)
+    engine = open_engine(kind, path, engines_cache(), BATCH)
+    run = _Run(engine, files, labels, info.recipe)
+    with _progress(len(files) * (1 + CASES * corrupt)) as progress:
+        figures, speed = run.measure(known.classes, progress)
+        corruption = run.spoil(progress) if corrupt else None
+    return Report(
+        model=known.name,
+        digest=digest(path),
+        engine=engine.name,
+        machine=machine(),
+        data=root.resolve().name,
+        split=split,
+        images=len(files),
+        seen_in_training=seen_in_training(data, chosen, info),
+        speed=speed,
+        figures=figures,
+        corruption=corruption,
+    )
+
+
+def choose(data: "Dataset", split: str | None) -> tuple[str, list[int]]:
+    """The split that is meant, and the indices of its images. Raises ``DataError`` if there are none."""
+    from ilcs_model.errors import DataError
+
+    name = split or ("test" if data.names_split else "all")
+    chosen = list(range(len(data.files))) if name == "all" else data.split(name)
+    if not chosen:
+        there = ", ".join(f"{s} ({n} images)" for s, n in sorted(Counter(data.splits).items()))
+        raise DataError(f"{data.root}: no image in split {name!r}; there is {there}; --split all takes everything")
+    return name, chosen
+
+
+def labels_of(data: "Dataset", classes: tuple[str, ...]) -> NDArray[np.int64]:
+    """Of each image the column of its class in the model's scores. Raises ``DataError`` for a class that the model lacks."""
+    from ilcs_model.errors import DataError
+
+    if foreign := [c for c in data.classes if c not in classes]:
+        others = [c for c in classes if c not in data.classes]
+        raise DataError(
+            f"{data.root}: the model does not know: {', '.join(foreign)}; it knows what the data lacks: {', '.join(others) or 'nothing'}."
+            " Give the classes the model's names, or choose a model that was trained on them"
+        )
+    columns = np.array([classes.index(c) for c in data.classes])
+    return np.asarray(columns[list(data.labels)], np.int64)
+
+
+def refuse_unreadable(files: list[Path]) -> None:
+    """Raises ``DataError`` naming the files that are no images."""
+    from ilcs_model.data.images import read_image
+    from ilcs_model.errors import DataError
+
+    faults = []
+    for file in files:
+        try:
+            read_image(file)
+        except DataError as exc:
+            faults.append(str(exc))
+    if faults:
+        more = f"\nand {len(faults) - NAMED} more of {len(files)}" if len(faults) > NAMED else ""
+        raise DataError("\n".join(faults[:NAMED]) + more)
+
+
+def seen_in_training(data: "Dataset", chosen: list[int], info: "ModelInfo") -> int | None:
+    """How many of the images the model was trained on; None where its training data were others than this folder's."""
+    if data.summary()["train_rows"] != info.data.get("train_rows"):
+        return None
+    return sum(data.splits[i] == "train" for i in chosen)
+
+
+class _Run:
+    """One engine's judgement of one list of images, which are read anew for each pass: they may be more than memory holds."""
+
+    def __init__(self, engine: "Engine", files: list[Path], labels: NDArray[np.int64], recipe: "Recipe") -> None:
+        self._engine, self._files, self._labels, self._recipe = engine, files, labels, recipe
+
+    def measure(self, classes: tuple[str, ...], progress: Progress) -> tuple["Figures", "Speed"]:
+        """Figures on the images as they are. Raises ``LinepipeError`` for scores that are not finite."""
+        from ilcs_model.evaluation.metrics import measure
+        from nodes.infer.commands.eval_report import Speed
+
+        scores, rates, full = [], [], min(BATCH, len(self._files))
+        for tiles, _ in self._batches():
+            began = time.perf_counter()
+            scores.append(self._judge(tiles))
+            if len(tiles) == full:
+                rates.append(full / (time.perf_counter() - began))
+                last = tiles
+            progress(len(tiles))
+        found = np.concatenate(scores)
+        if not (sound := np.isfinite(found).all(axis=1)).all():
+            raise LinepipeError(f"the model gives scores that are not finite: {self._files[int(sound.argmin())]}. Train it anew")
+        while len(rates) < TIMED:
+            began = time.perf_counter()
+            self._judge(last)
+            rates.append(full / (time.perf_counter() - began))
+        speed = Speed(images_per_s=round(statistics.median(rates), 2), batch=full, batches=len(rates))
+        return measure(found, self._labels, classes), speed
+
+    def spoil(self, progress: Progress) -> "Robustness":
+        """Top-1 on the images spoiled."""
+        from ilcs_model.evaluation.robustness import robustness
+
+        return robustness(self._batches(), self._judge, progress=progress)
+
+    def _judge(self, tiles: "Sequence[Pixels]") -> NDArray[np.float32]:
+        from nodes.infer.verdict import softmax
+
+        try:
+            return softmax(self._engine(self._engine.gather(tiles)).logits)
+        except RuntimeError as exc:  # torch's or OpenVINO's own: no memory, a broken driver
+            raise LinepipeError(f"the engine {self._engine.name} failed: {exc}") from exc
+
+    def _batches(self) -> "Iterator[tuple[list[Pixels], NDArray[np.int64]]]":
+        from ilcs_model.data.images import read_image, to_tile
+
+        for start in range(0, len(self._files), BATCH):
+            part = slice(start, start + BATCH)
+            yield [to_tile(read_image(file), self._recipe) for file in self._files[part]], self._labels[part]
+
+
+@contextmanager
+def _progress(images: int) -> Iterator[Progress]:
+    """A bar on a terminal, nothing elsewhere."""
+    if not sys.stderr.isatty():
+        yield lambda _: None
+        return
+    from rich.console import Console
+    from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    columns = (TextColumn("images judged"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task("", total=images)
+        yield lambda count: bar.advance(task, count)
