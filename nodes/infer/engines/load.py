@@ -53,6 +53,10 @@ def _open(infer: Infer, path: Path, sha: str, side: int, cache: Path) -> Engine:
         from nodes.infer.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, sha, side, cache)
+    if kind == "onnx":
+        from nodes.infer.engines.onnx import OnnxEngine
+
+        return OnnxEngine(path, sha, side, cache)
     return _compiled(path, cache, infer.max_batch)
 
 
