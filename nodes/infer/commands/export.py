@@ -1,62 +1,40 @@
 """``linepipe export``"""
 
-import os
-import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import click
 import msgspec
 
+from nodes.infer.commands.exported import MARK, Exported, Part, folder_in, put, refuse_foreign
 from nodes.infer.commands.proof import BATCH, Compared, Named, Proof, batches, compare
-from nodes.infer.engines.contract import Output
+from nodes.infer.engines.contract import Network, Output
 from nodes.infer.engines.converted import Form
-from pipeline.errors import ConfigError, LinepipeError
+from pipeline.errors import LinepipeError
 from pipeline.model_file import find_model
+
+if TYPE_CHECKING:
+    from ilcs_model.info import ModelInfo
+    from nodes.infer.engines.eager import EagerEngine
 
 ENGINES = ("onnx", "openvino", "compiled")
 SHOWN = 20
-MARK = "model.json"
-"""Written last: a folder without it holds no export."""
+"""Images named in the report; ``--json`` names all."""
 
 
-class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """An input or output."""
+class Source(NamedTuple):
+    """The model to export."""
 
-    name: str
-    type: str
-    shape: tuple[str | int, ...]
-
-
-class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """``model.json``: all that another program must know. Probabilities are the softmax of the logits."""
-
-    name: str
-    classes: tuple[str, ...]
-    recipe: dict[str, Any]
-    """How an image becomes a tile."""
-    normalisation: dict[str, Any]
-    """The network's first line, not the caller's: it takes the tile as it is."""
+    path: Path
     digest: str
-    """Of the model file that was exported."""
-    engine: str
-    library: str
-    runs_as: str
-    """Engine, precision and device of the proof: how a line runs it on that machine."""
-    settings: dict[str, str]
-    """Of the library, for that."""
-    files: tuple[str, ...]
-    inputs: tuple[Part, ...]
-    outputs: tuple[Part, ...]
-    linepipe: str
-    proof: Proof
+    info: "ModelInfo"
+    trained: "EagerEngine"
+    """Its network in float32: the reference."""
 
 
-class Images(msgspec.Struct, frozen=True, kw_only=True):
+class Images(NamedTuple):
     """What the proof looks at beside golden tiles."""
 
     root: Path
@@ -78,25 +56,31 @@ def export(model: str, engine: str, out: Path, data: Path | None, split: str | N
 
     Example: linepipe export ilcs-neu --engine onnx --out exported --data neu-det --split test
     """
-    from ilcs_model.info import digest
-
-    path = find_model(model)
-    sha = digest(path)
-    images = _images(data, split)
-    out = out.resolve()
-    _refuse_foreign(out, engine, sha)
+    source, images, out = _source(model), _images(data, split), out.resolve()
+    refuse_foreign(out, engine, source.digest)
     form = _form(engine)
     try:
-        with _folder_in(out) as part:
+        with folder_in(out) as part:
             _remark(f"writing {form.file}" + (": a minute or more" if engine == "compiled" else ""))
-            form.convert(path, part / form.file)
-            found = _prove(form, part, path, sha, engine, images)
-            if found.proof.holds:
-                (part / MARK).write_bytes(msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n")
-                _move(part, out)
+            form.convert(source.path, part / form.file)
+            network = form.open(part / form.file)
+            files = tuple(sorted(file.name for file in part.iterdir()))
+            exported = _describe(source, engine, form, network, files, _prove(source, network, images))
+            if exported.proof.holds:
+                put(exported, part, out)
     except (RuntimeError, OSError) as exc:  # torch's or OpenVINO's own, a compiler that fails, a full disk
-        raise LinepipeError(f"{path} cannot be exported to {out} for the engine {engine}: {exc}") from exc
-    _report(found, images, out, as_json)
+        raise LinepipeError(f"{source.path} cannot be exported to {out} for the engine {engine}: {exc}") from exc
+    _report(exported, images, out, as_json)
+
+
+def _source(model: str) -> Source:
+    """Raises ``ConfigError`` for a model that cannot be loaded."""
+    from ilcs_model.info import digest, read_info
+    from nodes.infer.engines.eager import EagerEngine
+
+    path = find_model(model)
+    trained = EagerEngine(path)
+    return Source(path, digest(path), read_info(path), trained)
 
 
 def _images(data: Path | None, split: str | None) -> Images | None:
@@ -121,23 +105,6 @@ def _images(data: Path | None, split: str | None) -> Images | None:
     return Images(root=data, split=split, files=chosen)
 
 
-def _refuse_foreign(out: Path, engine: str, sha: str) -> None:
-    """Raises ``ConfigError`` unless ``out`` is new, empty, or holds an earlier export of the same."""
-    if out.exists() and not out.is_dir():
-        raise ConfigError(f"{out} is a file; name a folder")
-    names = {p.name for p in out.iterdir() if not p.name.startswith(".")} if out.exists() else set()
-    if not names:
-        return
-    try:
-        old = msgspec.json.decode((out / MARK).read_bytes(), type=Exported)
-    except (OSError, msgspec.MsgspecError):
-        raise ConfigError(f"{out} holds other files; choose another folder or empty it") from None
-    if (old.engine, old.digest) != (engine, sha):
-        raise ConfigError(f"{out} holds {old.name} ({old.digest}) for {old.engine}; choose another folder or remove it")
-    if foreign := names - {MARK, *old.files}:
-        raise ConfigError(f"{out} holds other files ({', '.join(sorted(foreign))}); choose another folder or remove them")
-
-
 def _form(engine: str) -> Form[Any]:
     if engine == "onnx":
         from nodes.infer.engines.onnx import onnx_form
@@ -152,60 +119,39 @@ def _form(engine: str) -> Form[Any]:
     return package_form()
 
 
-@contextmanager
-def _folder_in(out: Path) -> Iterator[Path]:
-    """A hidden folder inside ``out`` to write and prove in; it goes, and so does ``out`` if nothing is in it then."""
-    out.mkdir(parents=True, exist_ok=True)
-    part = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
-    try:
-        yield part
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
-        if not any(out.iterdir()):
-            out.rmdir()
-
-
-def _move(part: Path, out: Path) -> None:
-    """What was proven takes its place, ``MARK`` last."""
-    (out / MARK).unlink(missing_ok=True)
-    for file in sorted(part.iterdir(), key=lambda file: file.name == MARK):
-        os.replace(file, out / file.name)
-
-
-def _prove(form: Form[Any], part: Path, path: Path, sha: str, engine: str, images: Images | None) -> Exported:
-    """Load what was written, hold it against the float32 network, and put down everything known of it."""
+def _prove(source: Source, network: Network, images: Images | None) -> Proof:
+    """Hold what was written and loaded again against the trained network."""
     from ilcs_model.data.images import read_image, to_tile
-    from ilcs_model.info import code_version, read_info
-    from nodes.infer.engines.eager import EagerEngine
 
-    info, trained, network = read_info(path), EagerEngine(path), form.open(part / form.file)
-    golden = trained.golden.tiles
+    (_, _, info, trained), golden = source, source.trained.golden.tiles
     named = Named([f"golden tile {k}" for k in range(len(golden))], golden)
-    compared: Compared | None = None
     over_golden = compare(network, trained, [named], info.classes)
-    if images is not None:
-        tiles = batches(images.files, lambda file: to_tile(read_image(file), info.recipe))
-        compared = compare(network, trained, _progress(tiles, len(images.files)), info.classes)
+    if images is None:
+        return Proof(golden=over_golden, images=None, data=None, split=None)
+    tiles = batches(images.files, lambda file: to_tile(read_image(file), info.recipe))
+    over_images = compare(network, trained, _progress(tiles, len(images.files)), info.classes)
+    return Proof(golden=over_golden, images=over_images, data=images.root.resolve().name, split=images.split)
+
+
+def _describe(source: Source, engine: str, form: Form[Any], network: Network, files: tuple[str, ...], proof: Proof) -> Exported:
+    from ilcs_model.info import code_version
+
+    _, digest, info, trained = source
     return Exported(
         name=info.name,
         classes=info.classes,
         recipe=msgspec.to_builtins(info.recipe),
         normalisation={"formula": "(pixel / 255 - mean) / std", "mean": info.mean, "std": info.std, "inside_the_network": True},
-        digest=sha,
+        digest=digest,
         engine=engine,
         library=form.version,
         runs_as=network.name,
         settings=getattr(network, "settings", {}),
-        files=tuple(sorted(p.name for p in part.iterdir())),
+        files=files,
         inputs=(Part(name="tiles", type="uint8", shape=("N", 1, trained.side, trained.side)),),
-        outputs=_outputs(trained(golden)),
+        outputs=_outputs(trained(trained.golden.tiles[:1])),
         linepipe=code_version(),
-        proof=Proof(
-            golden=over_golden,
-            images=compared,
-            data=None if images is None else images.root.resolve().name,
-            split=None if images is None else images.split,
-        ),
+        proof=proof,
     )
 
 
