@@ -15,7 +15,8 @@ from pipeline.stage import Pixels
 
 BATCH = 16
 CELLS = 0.05
-"""Share of a map's cells that may lie on the other side of what is a defect. bfloat16 moves up to 0.006 of them."""
+"""Share of a map's cells that may lie on the other side of what is a defect. With ``ilcs-line`` bfloat16 moves 0.008
+of those of golden tiles and 0.005 of those of NEU's images."""
 
 
 class Differing(msgspec.Struct, frozen=True, kw_only=True):
