@@ -1,13 +1,16 @@
 """What is exported answers as the trained network does, or it is not there; another program needs nothing but the folder."""
 
+import io
+import itertools
 import json
 import os
 import shutil
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import cv2
 import msgspec
@@ -17,7 +20,6 @@ import torch
 
 import ilcs_model.export
 from ilcs_model import create
-from ilcs_model.data.images import read_image
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import digest, read_info
 from nodes.infer.engines.eager import EagerEngine
@@ -33,10 +35,9 @@ COMPILES = [
 ENGINES = ["onnx", "openvino", pytest.param("compiled", marks=COMPILES)]
 
 
-@pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Tells dark, middling and bright tiles apart, and takes what is bright for the defect."""
-    path = write_locating_model(tmp_path, monkeypatch)
+def write_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Tells dark, middling and bright tiles apart, and takes what is not black for the defect."""
+    path = write_locating_model(folder, monkeypatch)
     network, info = load_model(path)
     assert isinstance(network, Locating) and network.conv.bias is not None
     with torch.no_grad():
@@ -48,16 +49,24 @@ def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return path
 
 
-@pytest.fixture
-def data(tmp_path: Path) -> Path:
+def write_images(folder: Path) -> Path:
     """Twenty images of each of two classes, of another size than the tiles: every tenth is ``test``."""
     rng = np.random.default_rng(0)
     for label, lowest in (("dark", 0), ("light", 180)):
-        folder = tmp_path / "data" / label
-        folder.mkdir(parents=True)
+        (folder / label).mkdir(parents=True)
         for k in range(20):
-            cv2.imwrite(str(folder / f"{label}_{k:02}.png"), rng.integers(lowest, lowest + 60, (40, 50), np.uint8))
-    return tmp_path / "data"
+            cv2.imwrite(str(folder / label / f"{label}_{k:02}.png"), rng.integers(lowest, lowest + 60, (40, 50), np.uint8))
+    return folder
+
+
+@pytest.fixture
+def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    return write_model(tmp_path, monkeypatch)
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "data")
 
 
 def linepipe(*args: object) -> int:
@@ -67,24 +76,37 @@ def linepipe(*args: object) -> int:
     return done.value.code
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_an_export_is_proven_on_every_image(
-    model: Path, data: Path, tmp_path: Path, engine: str, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = tmp_path / "out"
-    assert linepipe("export", model, "--engine", engine, "--out", out, "--data", data, "--json") == 0
+class Made(NamedTuple):
+    """One export, made once for several tests."""
 
-    said = json.loads(capsys.readouterr().out)
-    assert said["proven"] and said["folder"] == str(out)
-    found = json.loads((out / "model.json").read_text())
-    assert found["digest"] == digest(model)
+    engine: str
+    out: Path
+    trained: EagerEngine
+    report: dict[str, Any]
+
+
+@pytest.fixture(scope="module", params=ENGINES)
+def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
+    folder = tmp_path_factory.mktemp("made")
+    with pytest.MonkeyPatch.context() as monkeypatch, redirect_stdout(io.StringIO()) as said:
+        path, data = write_model(folder, monkeypatch), write_images(folder / "data")
+        assert linepipe("export", path, "--engine", request.param, "--out", folder / "out", "--data", data, "--json") == 0
+        return Made(request.param, folder / "out", EagerEngine(path), json.loads(said.getvalue()))
+
+
+def test_an_export_is_proven_on_every_image(made: Made) -> None:
+    found = json.loads((made.out / "model.json").read_text())
+
+    assert made.report == {"proven": True, "folder": str(made.out), **found}
+    assert found["runs_as"].startswith(made.engine)
+    assert found["digest"] == digest(made.out.parent / "tiny.safetensors")
     assert found["classes"] == ["a", "b", "c"]
     assert found["recipe"] == {"decode": "grey", "size_px": SIDE, "resize": "bilinear"}
     assert [p["shape"] for p in found["outputs"]] == [["N", 3], ["N", SIDE // 4, SIDE // 4]]
-    assert found["proof"]["images"]["tiles"] == 40
+    assert (found["proof"]["data"], found["proof"]["images"]["tiles"]) == ("data", 40)
     assert found["proof"]["images"]["labels_that_differ"] == []
     assert found["proof"]["images"]["largest_difference"] < 0.05
-    assert {p.name for p in out.iterdir()} == {"model.json", *found["files"]}
+    assert {p.name for p in made.out.iterdir()} == {"model.json", *found["files"]}
 
 
 FOREIGN = {
@@ -95,26 +117,22 @@ FOREIGN = {
 }
 
 
-@pytest.mark.parametrize("engine", ENGINES)
-def test_a_program_without_linepipe_uses_the_export(model: Path, tmp_path: Path, engine: str) -> None:
+def test_a_program_without_linepipe_uses_the_export(made: Made, tmp_path: Path) -> None:
     """By the names, type and shapes in model.json, with any number of tiles."""
-    out = tmp_path / "out"
-    assert linepipe("export", model, "--engine", engine, "--out", out) == 0
-    trained = EagerEngine(model)
-    np.save(tmp_path / "tiles.npy", trained.golden.tiles[:, None])
-
+    golden = made.trained.golden
+    np.save(tmp_path / "tiles.npy", golden.tiles[:, None])
     program = f"""
 import sys, numpy as np
-out, n = {str(out)!r}, int(sys.argv[1])
+out, n = {str(made.out)!r}, int(sys.argv[1])
 tiles = np.load({str(tmp_path / "tiles.npy")!r})[:n]
-{FOREIGN[engine]}
+{FOREIGN[made.engine]}
 assert not any(name.split(".")[0] in ("ilcs_model", "nodes", "pipeline") for name in sys.modules)
 np.save({str(tmp_path / "found.npy")!r}, found)
 """
     for count in (1, 6):
         subprocess.run([sys.executable, "-c", program, str(count)], check=True, env={**os.environ, "ORT_DISABLE_TELEMETRY": "1"})
         found = softmax(np.load(tmp_path / "found.npy"))
-        assert np.abs(found - trained.golden.scores[:count]).max() < 0.05
+        assert np.abs(found - golden.scores[:count]).max() < 0.05
 
 
 def test_a_network_of_the_house_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -251,12 +269,12 @@ def test_a_missing_library_is_named_with_its_extra(
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_labels_of_real_images_survive_the_export(neu_dir: Path, tmp_path: Path, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
-    """Four of each class here; by hand, all 270 of the test split."""
+    """Four of each class here; `benchmarks/parity.py` takes all."""
     folder = tmp_path / "neu"
-    for file in (neu_dir / "images").glob("*_10[0-3].jpg"):
-        label = folder / file.name.rpartition("_")[0]
-        label.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(label / f"{file.stem}.png"), read_image(file))
+    for label, group in itertools.groupby(sorted((neu_dir / "images").glob("*.jpg")), lambda file: file.name.rpartition("_")[0]):
+        (folder / label).mkdir(parents=True)
+        for file in list(group)[:4]:
+            shutil.copy(file, folder / label)
 
     assert linepipe("export", "ilcs-neu", "--engine", engine, "--out", tmp_path / "out", "--data", folder) == 0
     assert "24; labels that differ 0" in capsys.readouterr().out

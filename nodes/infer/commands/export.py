@@ -178,7 +178,7 @@ def _report(found: Exported, images: Images | None, out: Path, as_json: bool) ->
     proof = found.proof
     if as_json:
         folder = str(out) if proof.holds else None
-        click.echo(msgspec.json.encode({"proven": proof.holds, "folder": folder, **msgspec.to_builtins(found)}))
+        click.echo(msgspec.json.encode({"proven": proof.holds, "folder": folder, **msgspec.to_builtins(found)}).decode())
     else:
         click.echo(f"{found.name} as {found.runs_as} ({found.library}) against the trained network in float32")
         click.echo(_line("golden tiles", proof.golden))
