@@ -1,6 +1,6 @@
 """Whether deployed engines give what the trained network gives, on every image of a data set; speed beside it.
 
-    python benchmarks/parity.py [--data DIR] [--model ilcs-neu] [--engines openvino,compiled] [--out FILE]
+    python benchmarks/parity.py [--data DIR] [--model ilcs-neu] [--engines openvino,onnx,compiled] [--out FILE]
 
 Prints for each engine the labels that differ from eager's and the largest difference of a probability, Top-1 by split of
 all, and tiles/s in batches of 16, the engines in turn. Without --data it takes 480 tiles of noise and gives no Top-1.

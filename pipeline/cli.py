@@ -16,6 +16,7 @@ COMMANDS = {
     "status": ("pipeline.commands.status:status", "Show the nodes, rates, latencies and ledger of a line."),
     "events": ("pipeline.commands.events:events", "Print a line's events as JSON lines."),
     "schema": ("pipeline.commands.schema:schema", "Print the JSON Schema of the configuration or the events."),
+    "export": ("nodes.infer.commands.export:export", "Write a model for another program, and prove it."),
     "train": ("ilcs_model.commands.train:train", "Train a model from labelled images."),
     "eval": ("nodes.infer.commands.eval:evaluate", "Say what a model is worth on labelled images, in a line's engine."),
     "explain": ("nodes.infer.commands.explain:explain", "Show where in images a model sees what it names."),

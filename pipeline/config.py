@@ -88,7 +88,7 @@ class Infer(_Tree, frozen=True, kw_only=True):
 
     model: str
     """Name of a shipped model, or the path of a ``.safetensors`` file."""
-    engine: Literal["auto", "eager", "openvino", "compiled"] = "auto"
+    engine: Literal["auto", "eager", "openvino", "onnx", "compiled"] = "auto"
     """What executes the model; ``auto`` is ``compiled`` on an NVIDIA GPU and ``openvino`` on a CPU."""
     max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Tiles per batch at most."""

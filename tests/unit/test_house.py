@@ -15,6 +15,7 @@ DOORS = {
     "av": {"nodes/capture/video.py"},
     "sqlite3": {"nodes/publish/spool.py"},
     "openvino": {"ilcs_model/silent.py"},
+    "onnxruntime": {"ilcs_model/silent.py"},
     "nvidia": {"nodes/preprocess/dali_graph.py", "ilcs_model/data/dali_loader.py"},
     "simplejpeg": {"nodes/preprocess/opencv.py", "ilcs_model/data/images.py"},
 }

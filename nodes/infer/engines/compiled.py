@@ -17,8 +17,6 @@ from pipeline.stage import Pixels
 
 SMALLEST = 2
 """Tiles in the smallest batch that runs: torch takes a batch of one for a case of its own and would compile it apart."""
-TYPICAL = 16
-"""Batch for which the code is tuned; other sizes run the same code."""
 
 
 class CompiledEngine:
@@ -32,7 +30,7 @@ class CompiledEngine:
         self._torch = torch
         eager = EagerEngine(path)
         self.golden = eager.golden
-        bf16 = "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+        bf16 = cpu_has_bf16()
         self.name = f"compiled-{'bf16' if bf16 else 'f32'}-cpu"
         self._forward = compile_network(eager, "cpu", bf16, cache)
 
@@ -53,16 +51,14 @@ def compile_network(eager: EagerEngine, device: str, bf16: bool, cache: Path) ->
     """
     import torch
 
-    from ilcs_model.export import fold_norms
+    from ilcs_model.export import TYPICAL, Mixed, fold_norms
 
-    _need_compiler()
+    need_compiler()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
-    network = fold_norms(eager.network).to(device, memory_format=torch.channels_last)
+    network = Mixed(fold_norms(eager.network).to(device, memory_format=torch.channels_last), device, bf16)
 
     def forward(tiles: Any) -> tuple[Any, Any]:
-        with torch.autocast(device, dtype=torch.bfloat16, enabled=bf16):
-            logits, maps = parts(network(tiles[:, None]))
-        return logits.float(), None if maps is None else maps.float()
+        return parts(network(tiles[:, None]))
 
     compiled: Callable[[Any], tuple[Any, Any]] = torch.compile(forward, fullgraph=True)
     tiles = torch.zeros(TYPICAL, eager.side, eager.side, dtype=torch.uint8, device=device)
@@ -73,11 +69,17 @@ def compile_network(eager: EagerEngine, device: str, bf16: bool, cache: Path) ->
     return compiled
 
 
-def _need_compiler() -> None:
+def cpu_has_bf16() -> bool:
+    """Whether the processor multiplies bfloat16 itself."""
+    return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
+
+
+def need_compiler() -> None:
+    """Raises ``ConfigError`` if compiled code cannot be made here."""
     if shutil.which("g++") is None:
         lacks = "a C++ compiler (g++)"
     elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
         lacks = "Python's headers (Python.h)"
     else:
         return
-    raise ConfigError(f"infer.engine: compiled needs {lacks}; install it (Debian: apt-get install g++ python3-dev) or choose openvino")
+    raise ConfigError(f"the engine compiled needs {lacks}; install it (Debian: apt-get install g++ python3-dev) or choose openvino")

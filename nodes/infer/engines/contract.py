@@ -19,13 +19,11 @@ class Output(NamedTuple):
     """(N, h, w) from a network that locates, else None."""
 
 
-class Engine(Protocol):
-    """A loaded model."""
+class Network(Protocol):
+    """A network that runs."""
 
     name: str
     """What runs, and in which precision: ``openvino-bf16``."""
-    golden: Golden
-    """Tiles whose answer is known."""
 
     def gather(self, tiles: Sequence[Any]) -> Any:
         """Tiles, each uint8 (S, S) in host memory or a torch tensor on the GPU -> a batch for ``__call__``.
@@ -37,6 +35,13 @@ class Engine(Protocol):
     def __call__(self, batch: Any) -> Output:
         """The network's answer for 1 to ``max_batch`` tiles. Blocks; one call at a time."""
         ...
+
+
+class Engine(Network, Protocol):
+    """A network that runs, and by which it is known whether it runs rightly."""
+
+    golden: Golden
+    """Tiles whose answer is known."""
 
 
 def stack(tiles: Sequence[Any]) -> Pixels:

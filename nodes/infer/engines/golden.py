@@ -14,7 +14,7 @@ from pipeline.errors import NodeError
 from pipeline.stage import Pixels
 
 if TYPE_CHECKING:
-    from nodes.infer.engines.contract import Engine
+    from nodes.infer.engines.contract import Network
 
 TOLERANCE = 0.1
 """How far a probability may lie from the reference's. bfloat16 moves those of the golden tiles by up to 0.01, those of
@@ -34,7 +34,7 @@ class Golden:
         self.tiles, self.scores = golden_tiles(side), scores
         self._next = 0
 
-    def check(self, engine: "Engine", count: int) -> None:
+    def check(self, engine: "Network", count: int) -> None:
         """Have ``engine`` judge the next ``count`` of them in one batch. Raises ``WrongAnswerError``."""
         chosen = [(self._next + k) % len(self.tiles) for k in range(count)]
         self._next = (self._next + count) % len(self.tiles)

@@ -62,6 +62,10 @@ def _open(kind: str, path: Path, sha: str, side: int, cache: Path, max_batch: in
         from nodes.infer.engines.openvino import OpenVinoEngine
 
         return OpenVinoEngine(path, sha, side, cache)
+    if kind == "onnx":
+        from nodes.infer.engines.onnx import OnnxEngine
+
+        return OnnxEngine(path, sha, side, cache)
     return _compiled(path, cache, max_batch)
 
 

@@ -1,0 +1,71 @@
+"""Models converted to another library's format, kept under a folder with their golden answers."""
+
+import hashlib
+import logging
+import shutil
+import tempfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Generic, NamedTuple, TypeVar
+
+import numpy as np
+
+from nodes.infer.engines.contract import Network
+from nodes.infer.engines.golden import Golden, golden_tiles
+from pipeline.errors import NodeError
+
+N = TypeVar("N", bound=Network)
+
+
+class Form(NamedTuple, Generic[N]):
+    """A format that a library runs."""
+
+    file: str
+    """Name of the file it is written to."""
+    version: str
+    """Of the library."""
+    convert: Callable[[Path, Path], None]
+    """Model file -> file of this format. Needs torch."""
+    open: Callable[[Path], N]
+
+
+def open_converted(form: Form[N], path: Path, sha: str, side: int, cache: Path) -> tuple[N, Golden]:
+    """The model ``path`` (digest ``sha``, tiles of ``side`` pixels) in another form, tried on its golden tiles.
+
+    Kept under ``cache`` by digest of weights and code and by version: converting takes seconds, and a node that was
+    killed must be back sooner than that. One that cannot be read or answers wrongly is made anew, once; then ``NodeError``.
+    """
+    from ilcs_model.info import code_digest
+
+    made_by = f"{form.file} {form.version} {sha} {code_digest()} ".encode() + golden_tiles(side).tobytes()
+    folder = cache / hashlib.sha256(made_by).hexdigest()[:24]
+    try:
+        return _open(form, folder, side)
+    except (OSError, EOFError, ValueError, RuntimeError, NodeError) as exc:
+        if folder.exists():
+            logging.getLogger(__name__).warning("the converted model in %s is damaged and made anew: %s", folder, exc)
+        shutil.rmtree(folder, ignore_errors=True)
+        _convert(form, path, folder)
+        return _open(form, folder, side)
+
+
+def _open(form: Form[N], folder: Path, side: int) -> tuple[N, Golden]:
+    golden = Golden(side, np.load(folder / "golden.npy"))
+    network = form.open(folder / form.file)
+    golden.check(network, len(golden.tiles))
+    return network, golden
+
+
+def _convert(form: Form[N], path: Path, folder: Path) -> None:
+    """The converted model and golden answers in ``folder``, which appears whole or not at all."""
+    from nodes.infer.engines.eager import EagerEngine
+
+    golden = EagerEngine(path).golden
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    part = Path(tempfile.mkdtemp(dir=folder.parent))
+    try:
+        form.convert(path, part / form.file)
+        np.save(part / "golden.npy", golden.scores)
+        part.rename(folder)
+    finally:
+        shutil.rmtree(part, ignore_errors=True)

@@ -1,0 +1,72 @@
+"""ONNX Runtime, float32: on an NVIDIA GPU if the installed build can use one, else on the CPU."""
+
+import importlib.util
+import logging
+from pathlib import Path
+from typing import Any
+
+from nodes.infer.engines.contract import Output, stack
+from nodes.infer.engines.converted import Form, open_converted
+from pipeline.device import has_cuda
+from pipeline.errors import ConfigError
+from pipeline.stage import Pixels
+
+_CUDA = "CUDAExecutionProvider"
+
+
+class OnnxEngine:
+    """The converted model is kept under ``cache``: a later start needs no torch. Raises ``ConfigError`` without the extra."""
+
+    gather = staticmethod(stack)
+
+    def __init__(self, path: Path, sha: str, side: int, cache: Path) -> None:
+        self._network, self.golden = open_converted(onnx_form(), path, sha, side, cache)
+        self.name = self._network.name
+
+    def __call__(self, batch: Pixels) -> Output:
+        return self._network(batch)
+
+
+class OnnxNetwork:
+    """An ONNX file with one input, tiles, and the outputs logits and, from a network that locates, maps."""
+
+    gather = staticmethod(stack)
+
+    def __init__(self, file: Path) -> None:
+        from ilcs_model.silent import import_onnxruntime
+
+        ort = import_onnxruntime()
+        providers: list[Any] = ["CPUExecutionProvider"]
+        if _CUDA in ort.get_available_providers() and has_cuda():
+            providers.insert(0, (_CUDA, {"use_tf32": 0}))  # TF32 keeps 10 bits: it would be less than the float32 we name
+        try:
+            self._session: Any = ort.InferenceSession(file, providers=providers)
+        except Exception as exc:  # its errors have no base but Exception
+            raise RuntimeError(f"ONNX Runtime: {exc}") from exc
+        on_cuda = _CUDA in self._session.get_providers()
+        if len(providers) > 1 and not on_cuda:
+            logging.getLogger(__name__).warning("ONNX Runtime cannot use the NVIDIA GPU here; inspecting on the CPU")
+        self.name = f"onnx-f32-{'cuda' if on_cuda else 'cpu'}"
+        self._input = self._session.get_inputs()[0].name
+
+    def __call__(self, batch: Pixels) -> Output:
+        try:
+            logits, *maps = self._session.run(None, {self._input: batch[:, None]})
+        except Exception as exc:
+            raise RuntimeError(f"ONNX Runtime: {exc}") from exc
+        return Output(logits, maps[0] if maps else None)
+
+
+def onnx_form() -> Form[OnnxNetwork]:
+    """The ONNX format. Raises ``ConfigError`` if its libraries are not installed."""
+    if missing := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
+        raise ConfigError(f"the engine onnx needs {' and '.join(missing)}: pip install 'linepipe[onnx]', or choose the engine openvino")
+    from ilcs_model.silent import import_onnxruntime
+
+    return Form("model.onnx", f"onnxruntime {import_onnxruntime().__version__}", _convert, OnnxNetwork)
+
+
+def _convert(path: Path, target: Path) -> None:
+    from ilcs_model.export import to_onnx  # imports torch
+
+    to_onnx(path, target)
