@@ -177,7 +177,8 @@ class _EnoughError(Exception):
 def training(_: Path) -> Result:
     """Images a second over a minute, after the first steps; on NEU where it is, else on noise."""
     from ilcs_model.data.dataset import open_dataset
-    from ilcs_model.training.train import Settings, train
+    from ilcs_model.training.run import train
+    from ilcs_model.training.settings import Settings
 
     settings = Settings(epochs=1000, batch=64)
     ends: list[float] = []
@@ -186,7 +187,7 @@ def training(_: Path) -> Result:
     def report(record: Result) -> None:
         if "remark" in record:
             remarks.append(record["remark"])
-        elif "step" in record:
+        elif "done" in record:
             ends.append(time.monotonic())
             if len(ends) > 10 and ends[-1] - ends[10] > TRAIN_S:
                 raise _EnoughError
@@ -200,7 +201,7 @@ def training(_: Path) -> Result:
     steps = len(ends) - 11
     return {
         "data": "NEU" if NEU is not None else "noise",
-        "how": remarks[0],
+        "how": remarks[-1],
         "batch": settings.batch,
         "images_per_s": round(steps * settings.batch / (ends[-1] - ends[10]), 1),
     }

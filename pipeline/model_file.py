@@ -55,7 +55,7 @@ def read_model(path: Path) -> Model:
     except (OSError, struct.error, ValueError, KeyError, TypeError, RecursionError, msgspec.MsgspecError) as exc:
         raise ConfigError(f"{path} is not a linepipe model ({exc}); train one with `linepipe train`") from exc
     if model.recipe.decode == "rgb":
-        raise ConfigError(f"{path} is a colour model, and a line judges grey tiles; train a grey model from the same images")
+        raise ConfigError(f"{path} is a colour model, and a line judges grey tiles; train a grey model from the same images: --colour grey")
     if model.recipe.decode != "grey" or model.recipe.resize != "bilinear" or not 16 <= model.recipe.size_px <= 4096:
         raise ConfigError(f"{path} asks for preprocessing that this version does not know: {model.recipe}")
     return model

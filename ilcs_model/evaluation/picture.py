@@ -68,6 +68,17 @@ def contact_sheet(rows: dict[str, list[Shown]]) -> Picture:
     return np.vstack(lines)
 
 
+def labelled_sheet(shown: Sequence[tuple[Picture, str]], columns: int = 5) -> Picture:
+    """Images (H, W) or (H, W, 3) of any sizes, each small under its caption, in rows."""
+    places = []
+    for image, caption in shown:
+        small = np.asarray(cv2.resize(image, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA), np.uint8)
+        place = np.vstack([_text(caption, THUMB_PX), _bgr(small)])
+        places.append(cv2.copyMakeBorder(place, 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=WHITE))
+    places += [np.full_like(places[0], 255)] * (-len(places) % columns)
+    return np.vstack([np.hstack(places[k : k + columns]) for k in range(0, len(places), columns)])
+
+
 def _bgr(image: Picture) -> Picture:
     return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR), np.uint8)
 

@@ -12,7 +12,7 @@ import torch
 
 from ilcs_model.data.dali_loader import dali_batches
 from ilcs_model.data.dataset import open_dataset
-from ilcs_model.data.loader import train_batches
+from ilcs_model.data.loader import Epoch, train_batches
 from ilcs_model.info import Recipe as TrainRecipe
 from nodes.preprocess.choose import make_preprocess
 from nodes.preprocess.cuda import Pinned
@@ -124,7 +124,8 @@ def test_anonymous_memory_is_pinned_and_let_go() -> None:
 def test_training_tiles_are_those_of_the_other_loader(tmp_path: Path) -> None:
     write_images(tmp_path / "data", 20)
     data = open_dataset(tmp_path / "data")
-    pairs = zip(train_batches(data, TrainRecipe(), 8, (3, 1)), dali_batches(data, TrainRecipe(), 8, (3, 1), device="cuda"), strict=True)
+    epoch = Epoch(TrainRecipe(), 8, (3, 1))
+    pairs = zip(train_batches(data, epoch), dali_batches(data, epoch, device="cuda"), strict=True)
 
     for (tiles, labels), (found, found_labels) in pairs:
         assert found.is_cuda

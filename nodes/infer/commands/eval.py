@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import LinepipeError
-from pipeline.model_file import find_model, read_model
+from pipeline.model_file import find_model
 
 if TYPE_CHECKING:
     from ilcs_model.data.dataset import Dataset
@@ -37,15 +37,16 @@ Progress = Callable[[int], None]
 @click.argument("data", type=click.Path(path_type=Path))
 @click.option("--split", help="A split of the data, or all. Default: test, or all where the data names no split.")
 @click.option("--corrupt", is_flag=True, help="Also spoil each image in 7 kinds and 5 strengths: 36 times the work.")
+@click.option("--boxes", is_flag=True, help="Also hold where the model sees defects against annotated boxes, in float32.")
 @click.option(
     "--engine",
-    type=click.Choice(("eager", "openvino", "compiled")),
+    type=click.Choice(("eager", "openvino", "onnx", "compiled")),
     default="eager",
     show_default=True,
     help="What runs the model, as infer.engine of a line; eager is the float32 reference.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
-def evaluate(model: str, data: Path, split: str | None, corrupt: bool, engine: str, as_json: bool) -> None:
+def evaluate(model: str, data: Path, split: str | None, corrupt: bool, boxes: bool, engine: str, as_json: bool) -> None:
     """Say what MODEL (a shipped model's name, or a file) is worth on the labelled images of the folder DATA.
 
     Example: linepipe eval ilcs-neu neu-det --corrupt --engine openvino
@@ -54,7 +55,7 @@ def evaluate(model: str, data: Path, split: str | None, corrupt: bool, engine: s
     from nodes.infer.commands.eval_report import show
 
     try:
-        report = _evaluate(find_model(model), data, split, corrupt, engine)
+        report = _evaluate(find_model(model), data, split, corrupt, boxes, engine)
     except (DataError, ModelFileError) as exc:
         raise click.UsageError(str(exc)) from exc
     if as_json:
@@ -63,28 +64,35 @@ def evaluate(model: str, data: Path, split: str | None, corrupt: bool, engine: s
         show(report)
 
 
-def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, kind: str) -> Any:
+def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, boxes: bool, kind: str) -> Any:
     """What can be wrong is looked for before anything takes long."""
     from ilcs_model.data.dataset import open_dataset
+    from ilcs_model.errors import DataError
     from ilcs_model.evaluation.robustness import CASES
+    from ilcs_model.files import load_model
     from ilcs_model.info import digest, read_info
     from nodes.infer.commands.eval_report import Report
     from nodes.infer.commands.host import engines_cache, machine
+    from nodes.infer.commands.place import box_scores, refuse_without_boxes
     from nodes.infer.engines.load import open_engine
 
-    known = read_model(path)
     info, data = read_info(path), open_dataset(root, for_training=False)
+    if info.recipe.decode == "rgb" and kind != "eager":
+        raise DataError(f"{path} is a colour model, which only --engine eager runs: lines judge grey tiles")
     split, chosen = choose(data, split)
-    labels = labels_of(data, known.classes)[chosen]
+    labels = labels_of(data, info.classes)[chosen]
     files = [data.files[i] for i in chosen]
     refuse_unreadable(files)
+    if boxes:
+        refuse_without_boxes(data, chosen)
     engine = open_engine(kind, path, engines_cache(), BATCH)
     run = _Run(engine, files, labels, info.recipe)
     with _progress(len(files) * (1 + CASES * corrupt)) as progress:
-        figures, speed = run.measure(known.classes, progress)
+        figures, speed = run.measure(info.classes, progress)
         corruption = run.spoil(progress) if corrupt else None
+        places = box_scores(*load_model(path), data, chosen) if boxes else None
     return Report(
-        model=known.name,
+        model=info.name,
         digest=digest(path),
         engine=engine.name,
         machine=machine(),
@@ -95,6 +103,7 @@ def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, kind: st
         speed=speed,
         figures=figures,
         corruption=corruption,
+        boxes=places,
     )
 
 
@@ -195,7 +204,7 @@ class _Run:
 
         for start in range(0, len(self._files), BATCH):
             part = slice(start, start + BATCH)
-            yield [to_tile(read_image(file), self._recipe) for file in self._files[part]], self._labels[part]
+            yield [to_tile(read_image(file, self._recipe.decode), self._recipe) for file in self._files[part]], self._labels[part]
 
 
 @contextmanager

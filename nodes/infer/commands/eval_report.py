@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from ilcs_model.data.corrupt import HELD_OUT
+from ilcs_model.evaluation.boxes import BoxScore, BoxScores
 from ilcs_model.evaluation.metrics import Accepting, ErrorCurve, Figures, MissCurve, Missing
 from ilcs_model.evaluation.robustness import Accuracy, Robustness
 from pipeline.config import Infer
@@ -44,6 +45,7 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     speed: Speed
     figures: Figures
     corruption: Robustness | None
+    boxes: BoxScores | None
 
 
 def show(report: Report) -> None:
@@ -59,7 +61,9 @@ def _parts(report: Report) -> list[Any]:
     figures = report.figures
     parts = [_head(report), *_classes(figures), *_confusion(figures)]
     parts += _misses(figures.curve) if isinstance(figures.curve, MissCurve) else _errors(figures.curve)
-    return parts if report.corruption is None else [*parts, *_corruption(report.corruption, figures.top1)]
+    if report.corruption is not None:
+        parts += _corruption(report.corruption, figures.top1)
+    return parts if report.boxes is None else [*parts, *_boxes(report.boxes)]
 
 
 def _head(report: Report) -> str:
@@ -167,6 +171,20 @@ def _corruption(found: Robustness, clean: float) -> list[Any]:
     add("mean of the others", found.trained)
     add("mean of all", found.all)
     return [f"\nTop-1 % by strength of corruption (none: {100 * clean:.2f}); * never drawn in training", table]
+
+
+def _boxes(found: BoxScores) -> list[Any]:
+    table = _table("class", "images", "pointing %", "smoothed %", "centre %", "IoU %", "best IoU %")
+
+    def add(name: str, s: BoxScore) -> None:
+        shares = (s.pointing, s.pointing_smoothed, s.centre, s.iou, s.best_iou)
+        table.add_row(name, str(s.images), *(_percent(share) for share in shares))
+
+    for name, score in found.classes.items():
+        add(name, score)
+    table.add_section()
+    add("all", found.overall)
+    return ["\nWhere it sees them: pointing into an annotated box (centre: at the image's), and overlap", table]
 
 
 def _percent(share: float | None) -> str:

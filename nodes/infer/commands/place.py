@@ -60,10 +60,15 @@ def box_scores(network: nn.Module, info: ModelInfo, data: Dataset, rows: list[in
 
     Raises ``DataError`` if none has, or for an image that cannot be read.
     """
+    return score_boxes(_placed(network, info, data, refuse_without_boxes(data, rows)), data.classes)
+
+
+def refuse_without_boxes(data: Dataset, rows: list[int]) -> list[int]:
+    """Those of the rows that have annotated boxes. Raises ``DataError`` if none has."""
     annotated = [i for i in rows if data.boxes and data.boxes[i]]
     if not annotated:
         raise DataError(f"{data.root}: none of these images has annotated boxes (VOC or COCO files)")
-    return score_boxes(_placed(network, info, data, annotated), data.classes)
+    return annotated
 
 
 def _placed(network: nn.Module, info: ModelInfo, data: Dataset, rows: list[int]) -> Iterator[Placed]:
@@ -79,4 +84,4 @@ def _placed(network: nn.Module, info: ModelInfo, data: Dataset, rows: list[int])
 
 def read(path: Path, info: ModelInfo) -> Tile:
     """An image as the model takes it. Raises ``DataError``."""
-    return read_image(path)
+    return read_image(path, info.recipe.decode)

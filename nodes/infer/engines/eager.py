@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from nodes.infer.engines.contract import Output, stack
 from nodes.infer.engines.golden import Golden, golden_tiles
 from nodes.infer.verdict import softmax
@@ -32,8 +34,13 @@ class EagerEngine:
 
     def __call__(self, batch: Pixels) -> Output:
         with self._torch.inference_mode():
-            logits, maps = parts(self.network(self._torch.from_numpy(batch[:, None])))
+            logits, maps = parts(self.network(self._torch.from_numpy(planes(batch))))
         return Output(logits.numpy(), None if maps is None else maps.numpy())
+
+
+def planes(batch: Pixels) -> Pixels:
+    """Tiles (N, S, S), or (N, S, S, 3) of a colour model, as a network takes them: (N, 1 or 3, S, S)."""
+    return batch[:, None] if batch.ndim == 3 else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
 
 
 def parts(found: Any) -> tuple[Any, Any]:

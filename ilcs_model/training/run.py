@@ -1,0 +1,264 @@
+"""A training run: its folder, its epochs, its judgements, and the model it ends with."""
+
+import itertools
+import json
+import math
+import os
+import platform
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import numpy as np
+import torch
+from torch import nn
+
+from ilcs_model.data.check import check_images, has_colour
+from ilcs_model.data.dataset import Dataset
+from ilcs_model.data.loader import plain_batches
+from ilcs_model.errors import DataError
+from ilcs_model.evaluation.judge import predict
+from ilcs_model.evaluation.metrics import Figures, measure
+from ilcs_model.files import save_model
+from ilcs_model.info import ModelInfo, Recipe, code_version, digest
+from ilcs_model.networks.normalise import MEAN, STD
+from ilcs_model.training import documents
+from ilcs_model.training.processes import Processes, joined
+from ilcs_model.training.settings import Settings
+from ilcs_model.training.trainer import Step, Trainer
+
+JUDGEMENTS = 12  # on the watched split in a run: enough for a curve, a tenth of the time at most
+WATCH_NORMS = 256  # images for the statistics of a judgement on the way
+Report = Callable[[dict[str, Any]], None]
+
+
+def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False, report: Report = lambda _: None) -> Path:
+    """Train, write the run folder with ``model.safetensors``, and return that file's path.
+
+    The folder receives ``settings.json``, ``environment.json``, ``metrics.jsonl``, after each epoch ``last.pt``, and at the
+    end what ``documents`` writes. With a split ``val`` the best judgement on it counts (``best.pt``) and ends a run early;
+    without, the last. With ``resume`` an interrupted run goes on, at the cost of one epoch at most. ``report`` is called
+    with a record for each step, epoch, judgement and remark. Raises ``DataError`` for what is wrong with data, folder or
+    settings, before the first epoch where it can be known then.
+    """
+    with joined() as processes:
+        if not processes.first:
+            report = _silent
+        return _train(data, run, settings, processes, resume, report)
+
+
+def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, resume: bool, report: Report) -> Path:
+    recipe = Recipe(decode=_decode(data, settings.colour))
+    for remark in _remarks(data, recipe, settings) if processes.first else ():
+        report({"remark": remark})
+    _check_folder(run, settings, resume)
+    trainer = Trainer(data, recipe, settings, processes)
+    if resume and (run / "last.pt").exists():
+        trainer.load(run / "last.pt")
+    if processes.first:
+        _open_folder(run, data, settings, trainer)
+    report({"remark": f"{trainer.describe()}; {trainer.epochs} epochs done"})
+    processes.wait()
+    _Course(trainer, run, report).run()
+    path = run / "model.safetensors"
+    if processes.first:
+        _finish(trainer, run, path, report)
+    processes.wait()
+    return path
+
+
+class _Course:
+    """The epochs of a run, with a judgement every now and then."""
+
+    def __init__(self, trainer: Trainer, run: Path, report: Report) -> None:
+        self.trainer, self.folder, self.report = trainer, run, report
+        self.chooses = bool(trainer.data.split("val"))
+        self.watched = next((s for s in ("val", "test") if trainer.data.split(s)), None)
+        self.without_better = 0
+
+    def run(self) -> None:
+        trainer = self.trainer
+        while trainer.done() < 1:
+            before = trainer.done()
+            record = self._epoch()
+            due = int(trainer.done() * JUDGEMENTS) > int(before * JUDGEMENTS)
+            stop = 0.0
+            if trainer.processes.first:
+                if due and self.watched is not None:
+                    record |= self._judge(self.watched)
+                _append_json(self.folder / "metrics.jsonl", record)
+                _save(trainer, self.folder / "last.pt")
+                self.report(record)
+                stop = float(self.chooses and self.without_better >= trainer.settings.patience)
+            if trainer.processes.agreed(stop):
+                self.report({"remark": f"stopped early: no better judgement on val in {self.without_better}"})
+                return
+
+    def _epoch(self) -> dict[str, Any]:
+        trainer, began, steps = self.trainer, time.monotonic(), list[Step]()
+        images = trainer.settings.batch * trainer.processes.world
+        for step in trainer.epoch():
+            steps.append(step)
+            rate = len(steps) * images / (time.monotonic() - began)
+            self.report({"done": trainer.done(), "epoch": trainer.epochs + 1, "loss": step.loss, "images_per_s": rate})
+        seconds = time.monotonic() - began
+        return {
+            "epoch": trainer.epochs,
+            "loss": float(np.mean([s.loss for s in steps])),
+            "accuracy": float(np.mean([s.right for s in steps])),
+            "images_per_s": len(steps) * images / seconds,
+            "seconds": seconds,
+        }
+
+    def _judge(self, split: str) -> dict[str, Any]:
+        trainer = self.trainer
+        network = trainer.final(WATCH_NORMS)
+        probabilities, labels = _predict(network, trainer, split)
+        right = float((probabilities.argmax(1) == labels).mean())
+        loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-9)).mean())
+        if self.chooses:
+            self.without_better += 1
+            if trainer.best is None or right > trainer.best:
+                trainer.best, self.without_better = right, 0
+                _save(trainer, self.folder / "best.pt")
+        return {"judged": split, "judged_accuracy": right, "judged_loss": loss}
+
+
+def _finish(trainer: Trainer, run: Path, path: Path, report: Report) -> None:
+    data, settings, recipe = trainer.data, trainer.settings, trainer.recipe
+    epochs = trainer.epochs
+    if (run / "best.pt").exists():
+        trainer.load(run / "best.pt")
+        report({"remark": f"the weights of epoch {trainer.epochs} are taken: {trainer.best:.2%} on val"})
+    network = trainer.final(settings.norm_images)
+    figures: dict[str, Figures] = {}
+    wrong: list[tuple[int, int]] = []
+    for split in sorted(set(data.splits) - {"train"}):
+        probabilities, labels = _predict(network, trainer, split)
+        figures[split] = measure(probabilities, labels, data.classes)
+        rows = zip(data.split(split), probabilities.argmax(1).tolist(), strict=True)
+        wrong += [(index, called) for index, called in rows if called != data.labels[index]]
+        report({"remark": f"Top-1 on {split}: {figures[split].top1:.2%}"})
+    info = _describe(trainer, epochs, {split: found.top1 for split, found in figures.items()})
+    save_model(path, network, info)
+    documents.write_all(run, data, recipe, path, info, figures, wrong)
+
+
+def _predict(network: nn.Module, trainer: Trainer, split: str) -> tuple[Any, Any]:
+    data = trainer.data
+    return predict(network, plain_batches(data, data.split(split), trainer.recipe, trainer.settings.batch))
+
+
+def _describe(trainer: Trainer, epochs: int, accuracy: dict[str, float]) -> ModelInfo:
+    settings = trainer.settings
+    training = {
+        **msgspec.to_builtins(settings),
+        "init": None if settings.init is None else digest(Path(settings.init)),
+        "epochs_done": epochs,
+        "trained_s": round(trainer.trained_s, 1),
+        "hardware": hardware(),
+        "torch": str(torch.__version__),
+    }
+    return ModelInfo(
+        name=settings.name,
+        architecture=settings.model,
+        classes=trainer.data.classes,
+        recipe=trainer.recipe,
+        mean=MEAN,
+        std=STD,
+        data=trainer.data.summary(),
+        training=training,
+        accuracy=accuracy,
+        code_version=code_version(),
+        miam=settings.miam,
+        invariant=settings.invariant,
+        locate=trainer.locate,
+    )
+
+
+def hardware() -> str:
+    """What trains here, in words: the GPU, or the processor and its cores."""
+    if torch.cuda.is_available():
+        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
+    return f"{os.cpu_count()} x {model}"
+
+
+def _decode(data: Dataset, colour: str) -> str:
+    if colour == "auto":
+        return "rgb" if has_colour(data) else "grey"
+    return colour
+
+
+def _remarks(data: Dataset, recipe: Recipe, settings: Settings) -> itertools.chain[str]:
+    """What the user should know before the first epoch. Raises ``DataError`` for images that cannot be used."""
+    own = []
+    if recipe.decode == "rgb" and settings.colour == "auto":
+        own.append("the images are coloured: the model takes colour, which a line does not give; --colour grey trains one for a line")
+    if not data.split("val"):
+        own.append("no split val: the last epoch's weights are taken, and nothing ends the run early")
+    return itertools.chain(data.remarks, check_images(data), own)
+
+
+def _check_folder(run: Path, settings: Settings, resume: bool) -> None:
+    if run.exists() and not run.is_dir():
+        raise DataError(f"{run} is a file; name a folder for the run")
+    if (run / "last.pt").exists() and not resume:
+        raise DataError(f"{run} already holds a run; continue it with --resume or name another folder")
+    record = run / "settings.json"
+    if resume and (run / "last.pt").exists() and record.exists() and record.read_text() != (now := _pretty(settings)):
+        raise DataError(f"{run} was started with other settings; resume needs the same ones. Then: {record.read_text()} now: {now}")
+
+
+def _open_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer) -> None:
+    """Write what is known at the start, and see that what comes at the end will find its place."""
+    documents.need_matplotlib()
+    environment = {
+        "data": str(data.root.resolve()),
+        "train_rows": data.summary()["train_rows"],
+        "hardware": hardware(),
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+        "linepipe": code_version(),
+        "processes": trainer.processes.world,
+    }
+    before = run / "environment.json"
+    if before.exists() and trainer.epochs and json.loads(before.read_text())["train_rows"] != environment["train_rows"]:
+        raise DataError(f"{data.root}: not the images that {run} was started with; give the same ones, or start a new run")
+    try:
+        run.mkdir(parents=True, exist_ok=True)
+        (run / "settings.json").write_text(_pretty(settings))
+        before.write_text(json.dumps(environment, indent=1))
+        free = shutil.disk_usage(run).free
+    except OSError as exc:
+        raise DataError(f"{run}: cannot be written ({exc.strerror}); name another folder") from exc
+    # Weights, their average and two moments; twice for last and best, once more while one is being replaced.
+    needed = 3 * 4 * sum(p.numel() * p.element_size() for p in trainer.model.parameters()) + 50_000_000
+    if free < needed:
+        raise DataError(f"{run}: {free / 1e6:.0f} MB free on that disk, the run needs {math.ceil(needed / 1e6)} MB; make room first")
+
+
+def _save(trainer: Trainer, path: Path) -> None:
+    try:
+        trainer.save(path)
+    except (OSError, RuntimeError) as exc:  # torch's writer wraps what the disk says
+        raise DataError(f"{path}: cannot be written ({exc}); make room and go on with --resume: at most one epoch is lost") from exc
+
+
+def _pretty(settings: Settings) -> str:
+    return json.dumps(msgspec.to_builtins(settings), indent=1)
+
+
+def _append_json(path: Path, record: dict[str, Any]) -> None:
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
+
+
+def _silent(_: dict[str, Any]) -> None:
+    """What processes after the first say."""

@@ -1,0 +1,250 @@
+"""What a training run leaves, and how it goes on: after a kill, elsewhere, in several processes, on a short budget."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import cv2
+import msgspec
+import numpy as np
+import pytest
+import torch
+from click.testing import CliRunner
+
+from ilcs_model.commands.train import train as command
+from ilcs_model.data.dataset import open_dataset
+from ilcs_model.errors import DataError
+from ilcs_model.files import load_model
+from ilcs_model.training.run import train
+from ilcs_model.training.settings import Settings
+from ilcs_model.training.trainer import class_weights
+
+QUICK = Settings(name="tiny", model="mobilenet_v2", epochs=2, batch=4, norm_images=4)
+PYTHON = [sys.executable, "-m", "pipeline", "train"]
+
+
+@pytest.fixture
+def folder(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Path:
+    """Two classes of ten small images, one of each held out."""
+    for label in ("dark", "light"):
+        make_images(tmp_path / "data" / label, 10)
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def with_val(folder: Path) -> Path:
+    """The same with a split val."""
+    rows = ["file,class,split"]
+    for k, path in enumerate(sorted(folder.rglob("*.jpg"))):
+        rows.append(f"{path.relative_to(folder)},{path.parent.name},{('train', 'train', 'train', 'val', 'test')[k % 5]}")
+    (folder / "split.csv").write_text("\n".join(rows))
+    return folder
+
+
+def epochs(run: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_a_run_folder_holds_all_that_the_run_was(with_val: Path, tmp_path: Path) -> None:
+    train(open_dataset(with_val), run := tmp_path / "run", QUICK)
+
+    assert {p.name for p in run.iterdir()} == {
+        *("settings.json", "environment.json", "metrics.jsonl", "last.pt", "best.pt", "model.safetensors", "model.md", "report.json"),
+        *("accuracy.png", "loss.png", "confusion-val.png", "confusion-test.png"),
+        *(["misclassified.png"] if json.loads((run / "report.json").read_text())["wrong"] else []),
+    }
+    assert json.loads((run / "settings.json").read_text())["model"] == "mobilenet_v2"
+    assert [r["epoch"] for r in epochs(run)] == [1, 2]
+    assert "judged_accuracy" in epochs(run)[-1]
+    for picture in run.glob("*.png"):
+        assert cv2.imread(str(picture)) is not None
+    card = (run / "model.md").read_text()
+    assert "On test: " in card and "| dark |" in card
+
+
+def test_what_was_misclassified_is_named_and_shown(with_val: Path, tmp_path: Path) -> None:
+    """A network that has learned nothing gives all images one label."""
+    settings = msgspec.structs.replace(QUICK, epochs=1, rate=1e-12)
+
+    train(open_dataset(with_val), run := tmp_path / "run", settings)
+
+    report = json.loads((run / "report.json").read_text())
+    missed = sum(sum(row) - row[k] for s in report["splits"].values() for k, row in enumerate(s["confusion"]))
+    assert len(report["wrong"]) == missed > 0
+    assert cv2.imread(str(run / "misclassified.png")) is not None
+
+
+def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "40", "--batch", "4"]
+    with subprocess.Popen([*PYTHON, *options], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 2:"):
+                process.send_signal(signal.SIGKILL)
+                break
+    done = len(epochs(run))
+    assert 2 <= done < 40
+    settings = json.loads((run / "settings.json").read_text())
+    (run / "settings.json").write_text(json.dumps({**settings, "epochs": done + 1}, indent=1))  # so that the test ends soon
+    elsewhere = shutil.move(folder, tmp_path / "elsewhere")
+    moved = shutil.move(run, tmp_path / "moved")
+
+    lost = CliRunner().invoke(command, ["--resume", "--out", str(moved)])
+    resumed = CliRunner().invoke(command, ["--resume", "--out", str(moved), "--data", str(elsewhere)])
+
+    assert lost.exit_code == 2 and "give --data" in lost.output
+    assert resumed.exit_code == 0, resumed.output
+    assert [r["epoch"] for r in epochs(Path(moved))][-1] == done + 1
+    assert (Path(moved) / "model.safetensors").exists()
+
+
+def test_a_resumed_run_keeps_its_settings(folder: Path, tmp_path: Path) -> None:
+    train(open_dataset(folder), tmp_path / "run", QUICK)
+
+    result = CliRunner().invoke(command, ["--resume", "--out", str(tmp_path / "run"), "--rate", "1", "--seed", "3"])
+
+    assert result.exit_code == 2
+    assert "--rate, --seed cannot be changed" in result.output
+
+
+def test_a_run_does_not_go_on_with_other_images(folder: Path, tmp_path: Path) -> None:
+    train(open_dataset(folder), tmp_path / "run", QUICK)
+    next((folder / "dark").iterdir()).rename(folder / "dark" / "other.jpg")
+
+    with pytest.raises(DataError, match="not the images that"):
+        train(open_dataset(folder), tmp_path / "run", QUICK, resume=True)
+
+
+def test_two_processes_train_one_network(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline", "train"]
+    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "1", "--batch", "4"]
+
+    done = subprocess.run([*launcher, *options], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=110)
+
+    assert done.returncode == 0, done.stderr
+    assert "2 processes" in done.stdout
+    assert done.stdout.count("epoch 1:") == 1
+    assert torch.load(run / "last.pt", weights_only=True)["step"] == 2  # 18 images, 8 a step
+    load_model(run / "model.safetensors")
+
+
+def test_a_budget_ends_the_training(folder: Path, tmp_path: Path) -> None:
+    result = CliRunner().invoke(
+        command, ["--data", str(folder), "--out", str(tmp_path / "run"), "--model", "mobilenet_v2", "--batch", "4", "--budget", "2s"]
+    )
+
+    assert result.exit_code == 0, result.output
+    state = torch.load(tmp_path / "run" / "last.pt", weights_only=True)
+    assert state["trained_s"] >= 2
+    assert state["trained_s"] - 2 < 30  # one step beyond it at most, on however slow a machine
+
+
+def test_a_run_that_gets_no_better_ends_early_and_gives_its_best_weights(with_val: Path, tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(QUICK, epochs=12, rate=1e-12, patience=2)
+    said: list[str] = []
+
+    train(open_dataset(with_val), tmp_path / "run", settings, report=lambda r: said.append(str(r.get("remark", ""))))
+
+    assert len(epochs(tmp_path / "run")) < 12
+    assert any("stopped early" in text for text in said)
+    assert any("the weights of epoch" in text for text in said)
+
+
+def test_rare_classes_count_more(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:
+    make_images(tmp_path / "data" / "often", 40)
+    make_images(tmp_path / "data" / "rare", 10)
+
+    weights = class_weights(open_dataset(tmp_path / "data"))
+
+    assert weights is not None
+    assert weights[1] / weights[0] == pytest.approx(4)
+
+
+def test_classes_of_about_one_size_are_not_weighted(folder: Path) -> None:
+    assert class_weights(open_dataset(folder)) is None
+
+
+def test_colour_is_seen_and_kept(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for label, tint in (("blue", (200, 60, 60)), ("red", (60, 60, 200))):
+        (tmp_path / "data" / label).mkdir(parents=True)
+        for k in range(10):
+            cv2.imwrite(str(tmp_path / "data" / label / f"{k}.png"), np.uint8(rng.integers(-20, 20, (50, 70, 3)) + np.array(tint)))
+    said: list[str] = []
+
+    path = train(open_dataset(tmp_path / "data"), tmp_path / "run", QUICK, report=lambda r: said.append(str(r.get("remark", ""))))
+
+    assert load_model(path)[1].recipe.decode == "rgb"
+    assert any("--colour grey" in text for text in said)
+
+
+@pytest.mark.parametrize("damage", ["truncated", "hostile", "other"])
+def test_a_checkpoint_that_cannot_be_used_is_named(folder: Path, tmp_path: Path, damage: str) -> None:
+    data, run = open_dataset(folder), tmp_path / "run"
+    train(data, run, QUICK)
+    last = run / "last.pt"
+    if damage == "truncated":
+        last.write_bytes(last.read_bytes()[:1000])
+    elif damage == "hostile":
+        torch.save({"model": Hostile(tmp_path / "harm")}, last)
+    else:
+        train(data, tmp_path / "miam", msgspec.structs.replace(QUICK, miam=True))
+        shutil.copy(tmp_path / "miam" / "last.pt", last)
+
+    with pytest.raises(DataError, match=r"last\.pt"):
+        train(data, run, QUICK, resume=True)
+
+    assert not (tmp_path / "harm").exists()
+
+
+class Hostile:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> Any:
+        return Path.write_text, (self.path, "harm")
+
+
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(folder: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="lower --rate"):
+        train(open_dataset(folder), tmp_path / "run", msgspec.structs.replace(QUICK, rate=1e30, epochs=20, clip_norm=1e30))
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_is_found_before_the_first_epoch(folder: Path, tmp_path: Path) -> None:
+    (disk := tmp_path / "disk").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=20m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+    try:
+        with pytest.raises(DataError, match="make room first"):
+            train(open_dataset(folder), disk / "run", QUICK)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+def test_all_unreadable_images_are_named_before_the_first_epoch(folder: Path, tmp_path: Path) -> None:
+    for name in ("dark/image_0003.jpg", "light/image_0005.jpg"):
+        (folder / name).write_bytes(b"no image")
+
+    with pytest.raises(DataError, match=r"(?s)2 of 20 .*image_0003.*image_0005"):
+        train(open_dataset(folder), tmp_path / "run", QUICK)
+
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_papers_recipe_trains_the_papers_network(folder: Path, tmp_path: Path) -> None:
+    path = train(open_dataset(folder), tmp_path / "run", Settings(recipe="paper", epochs=1, batch=4, norm_images=4))
+
+    network, info = load_model(path)
+    assert not info.invariant
+    assert network.fc1.in_features == 37 * 37 * 256
