@@ -1,6 +1,5 @@
 """A training run: its folder, its epochs, its judgements, and the model it ends with."""
 
-import itertools
 import json
 import math
 import os
@@ -8,7 +7,7 @@ import platform
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +51,11 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
 
 
 def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, resume: bool, report: Report) -> Path:
-    recipe = Recipe(decode=_decode(data, settings.colour))
-    for remark in _remarks(data, recipe, settings) if processes.first else ():
-        report({"remark": remark})
     _check_folder(run, settings, resume)
+    remarks = check_images(data) if processes.first else ()
+    recipe = Recipe(decode=_decode(data, settings.colour))
+    for remark in (*data.remarks, *remarks, *_remarks(data, recipe, settings)):
+        report({"remark": remark})
     trainer = Trainer(data, recipe, settings, processes)
     if resume and (run / "last.pt").exists():
         trainer.load(run / "last.pt")
@@ -117,7 +117,8 @@ class _Course:
     def _judge(self, split: str) -> dict[str, Any]:
         trainer = self.trainer
         network = trainer.final(WATCH_NORMS)
-        probabilities, labels = _predict(network, trainer, split)
+        with torch.autocast(trainer.device.type, dtype=torch.bfloat16, enabled=trainer.bf16):
+            probabilities, labels = _predict(network, trainer, split)
         right = float((probabilities.argmax(1) == labels).mean())
         loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-9)).mean())
         if self.chooses:
@@ -196,14 +197,12 @@ def _decode(data: Dataset, colour: str) -> str:
     return colour
 
 
-def _remarks(data: Dataset, recipe: Recipe, settings: Settings) -> itertools.chain[str]:
-    """What the user should know before the first epoch. Raises ``DataError`` for images that cannot be used."""
-    own = []
+def _remarks(data: Dataset, recipe: Recipe, settings: Settings) -> Iterator[str]:
+    """What the user should know of this run before the first epoch."""
     if recipe.decode == "rgb" and settings.colour == "auto":
-        own.append("the images are coloured: the model takes colour, which a line does not give; --colour grey trains one for a line")
+        yield "the images are coloured: the model takes colour, which a line does not give; --colour grey trains one for a line"
     if not data.split("val"):
-        own.append("no split val: the last epoch's weights are taken, and nothing ends the run early")
-    return itertools.chain(data.remarks, check_images(data), own)
+        yield "no split val: the last epoch's weights are taken, and nothing ends the run early"
 
 
 def _check_folder(run: Path, settings: Settings, resume: bool) -> None:

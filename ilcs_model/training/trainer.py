@@ -25,7 +25,7 @@ from ilcs_model.info import Recipe
 from ilcs_model.training.processes import Processes
 from ilcs_model.training.settings import SMALL, SMALL_UNTIL, Settings
 
-COMPILE_STEPS = 100  # compiling takes about a minute on two cores; a shorter run is over sooner without
+COMPILE_STEPS, COMPILE_S = 100, 300  # compiling takes about a minute on two cores; a shorter run is over sooner without
 UNEVEN = 1.5  # ratio of the largest to the smallest class from which on classes are weighted
 HEAVIEST = 10.0  # a class's weight at most
 WIDE = 100_000  # inputs of a linear layer that needs the slow rate
@@ -60,7 +60,7 @@ class Trainer:
         self.bf16 = has_bf16(self.device)
         # On a CPU, inductor needs a C++ compiler; without one training runs eagerly, at about half the speed.
         self.compiler = self.device.type == "cuda" or shutil.which("g++") is not None
-        long = settings.epochs is None or self.steps_per_epoch * settings.epochs >= COMPILE_STEPS
+        long = (settings.budget_s or 0) >= COMPILE_S if settings.epochs is None else self.steps_per_epoch * settings.epochs >= COMPILE_STEPS
         self.compiled = self.compiler and long
         shared = processes.share(self.model)
         self.forward = torch.compile(shared, dynamic=False) if self.compiled else shared
@@ -221,7 +221,10 @@ def class_weights(data: Dataset) -> Tensor | None:
 def first_weights(data: Dataset, settings: Settings, locate: bool) -> nn.Module:
     """A fresh network with the weights of ``settings.init``, if any; what does not fit, and other classes' last layer, starts anew."""
     form = {"miam": settings.miam, "invariant": settings.invariant, "locate": locate}
-    model = create(settings.model, len(data.classes), **form)
+    try:
+        model = create(settings.model, len(data.classes), **form)
+    except ValueError as exc:
+        raise DataError(str(exc)) from exc
     if settings.init is None:
         return model
     try:

@@ -82,7 +82,7 @@ def test_what_was_misclassified_is_named_and_shown(with_val: Path, tmp_path: Pat
 
 def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "40", "--batch", "4"]
+    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "20", "--batch", "4"]
     with subprocess.Popen([*PYTHON, *options], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -90,7 +90,7 @@ def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: 
                 process.send_signal(signal.SIGKILL)
                 break
     done = len(epochs(run))
-    assert 2 <= done < 40
+    assert 2 <= done < 20
     settings = json.loads((run / "settings.json").read_text())
     (run / "settings.json").write_text(json.dumps({**settings, "epochs": done + 1}, indent=1))  # so that the test ends soon
     elsewhere = shutil.move(folder, tmp_path / "elsewhere")

@@ -8,7 +8,7 @@ from nodes.infer.engines.contract import Engine
 from nodes.infer.engines.golden import WrongAnswerError
 from pipeline.config import Config
 from pipeline.device import has_cuda
-from pipeline.errors import NodeError
+from pipeline.errors import ConfigError, NodeError
 from pipeline.frame import ModelId
 from pipeline.model_file import Model, find_model, read_model
 
@@ -35,16 +35,19 @@ def load_engine(config: Config) -> Loaded:
 
 
 def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
-    """The engine ``eager``, ``openvino`` or ``compiled`` on a model file, tried on golden tiles as ``load_engine`` says.
+    """The engine ``eager``, ``openvino``, ``onnx`` or ``compiled`` on a model file, tried on golden tiles as ``load_engine`` says.
 
     What an engine makes of the file is kept under ``cache``, where it finds it again. Raises what ``load_engine`` does.
     """
-    from ilcs_model.info import digest
+    from ilcs_model.errors import ModelFileError
+    from ilcs_model.info import digest, read_info
 
     try:
-        engine = _open(kind, path, digest(path), read_model(path).recipe.size_px, cache, max_batch)
+        engine = _open(kind, path, digest(path), read_info(path).recipe.size_px, cache, max_batch)
         for count in (1, max_batch):
             engine.golden.check(engine, count)
+    except ModelFileError as exc:
+        raise ConfigError(str(exc)) from exc
     except WrongAnswerError:
         shutil.rmtree(cache, ignore_errors=True)  # what is kept there may be why: the next start makes it anew
         raise
