@@ -77,11 +77,11 @@ class GreyHead(nn.Module):
         else:
             pooled = F.relu6(F.conv2d(torch.cat([high, low], 1), kernel * scale, b.flatten()))
 
-        levels = (torch.arange(256, device=v.device) - centre) * scale + rest  # (N or 1, 1, 1, 256)
+        levels = ((torch.arange(256, device=v.device) - centre) * scale + rest).reshape(-1, 1, 1, 256)  # N tiles, or 1 for all
         response = F.relu6(levels * a + b)[:, :, 0]  # (N or 1, c, 256): to each grey level
         mean = (response * histogram(tiles)[:, None]).sum(2)
-        extremes = torch.cat([v.amax((2, 3)), v.amin((2, 3))], 1)[:, None, None] * scale + rest  # (N, 1, 1, 2)
-        maximum = F.relu6((extremes * a).amax((2, 3)) + b.flatten())  # (N, c)
+        brightest, darkest = (v.amax((2, 3), True) * scale + rest) * a, (v.amin((2, 3), True) * scale + rest) * a
+        maximum = F.relu6(torch.maximum(brightest, darkest) + b).flatten(1)  # (N, c, 1, 1) -> (N, c)
         return pooled * block.ca1.weigh(mean, maximum)
 
     @staticmethod

@@ -51,13 +51,15 @@ def test_maps_have_the_sizes_of_table_1(tiles: torch.Tensor) -> None:
     assert logits.shape == (2, 6)
 
 
+@pytest.mark.parametrize("invariant", [False, True])
 @pytest.mark.parametrize("training", [True, False])
-def test_the_grey_short_cut_gives_the_same_as_three_equal_channels(tiles: torch.Tensor, training: bool) -> None:
+def test_the_grey_short_cut_gives_the_same_as_three_equal_channels(tiles: torch.Tensor, training: bool, invariant: bool) -> None:
     """Outputs, and in training the batch-norm statistics too."""
-    short = ILCS().train(training)
+    tiles[1] //= 3  # the tiles differ in light
+    short = ILCS(invariant=invariant).train(training)
     nn.init.normal_(short.blocks[0].bn1.weight)  # both signs: max and min pooling
     nn.init.normal_(short.blocks[0].bn1.bias)
-    full = ILCS().train(training)
+    full = ILCS(invariant=invariant).train(training)
     full.load_state_dict(short.state_dict())
 
     with torch.no_grad():
@@ -79,6 +81,34 @@ def test_the_short_cut_has_the_same_gradient(tiles: torch.Tensor) -> None:
     for (name, a), b in zip(short.blocks[0].named_parameters(), full.blocks[0].parameters(), strict=True):
         assert a.grad is not None and b.grad is not None
         assert torch.allclose(a.grad, b.grad, rtol=2e-2, atol=1e-4), name
+
+
+def test_the_invariant_form_sees_neither_light_nor_contrast(tiles: torch.Tensor) -> None:
+    network = ILCS(invariant=True).eval()
+    small = tiles[:, :, :208, :208] // 4 + 64  # 64 to 127: can be doubled without clipping
+    lit = small * 2 - 100
+
+    with torch.inference_mode():
+        plain, other = network(small), network(lit)
+
+    assert plain.shape == (2, 6)
+    assert (plain - other).abs().max() < 0.01 * plain.abs().max()
+
+
+def test_the_invariant_form_does_not_blow_up_a_tile_that_shows_nothing() -> None:
+    network = ILCS(invariant=True).eval()
+    flat = torch.full((1, 1, 304, 304), 128, dtype=torch.uint8)
+    speck = flat.clone()
+    speck[0, 0, 150, 150] += 1
+
+    with torch.inference_mode():
+        assert torch.isfinite(network(flat)).all()
+        assert (network.grey(flat, network.blocks[0]) - network.grey(speck, network.blocks[0])).abs().max() < 1
+
+
+def test_the_invariant_form_is_as_large_as_said() -> None:
+    """The first linear layer is all the difference: 256 inputs instead of 350,464."""
+    assert sum(p.numel() for p in create("ilcs", 6, invariant=True).parameters()) == 2_235_886 - 6 * (350_464 - 256)
 
 
 def test_a_grey_histogram_counts_every_pixel(tiles: torch.Tensor) -> None:
