@@ -49,6 +49,8 @@ class Trainer:
         self.device = processes.device
         self.batches, self.loader = _loader(settings.loader, self.device)
         self.locate = data.locates and settings.invariant
+        if len(data.split("train")) < processes.world:
+            raise DataError(f"{data.root}: fewer training images than processes ({processes.world}); start fewer")
         self.model = first_weights(data, settings, self.locate).to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model)
         self.class_weights = class_weights(data)

@@ -236,7 +236,7 @@ def test_all_unreadable_images_are_named_before_anything_is_judged(model: Path, 
 @pytest.mark.parametrize("engine", ["eager", "openvino"])
 @pytest.mark.parametrize(
     ("content", "says"),
-    [(None, "no model file"), (b"", "is not a linepipe model"), (b"\x02" + bytes(7) + b"{}", "is not a linepipe model")],
+    [(None, "no model file"), (b"", "not a readable safetensors"), (b"\x02" + bytes(7) + b"{}", "not of linepipe")],
 )
 def test_what_is_no_model_is_refused(
     tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], engine: str, content: bytes | None, says: str

@@ -13,7 +13,7 @@ from ilcs_model.data.augment import CELL
 from ilcs_model.data.check import check_images, has_colour
 from ilcs_model.data.dataset import Box, Dataset, open_dataset
 from ilcs_model.data.images import read_image
-from ilcs_model.data.loader import answers, draw_group, plain_batches
+from ilcs_model.data.loader import Epoch, answers, draw_group, plain_batches
 from ilcs_model.data.masks import mask_of
 from ilcs_model.errors import DataError
 from ilcs_model.info import Recipe
@@ -162,9 +162,9 @@ def test_boxes_outside_their_image_are_named(boxed: Callable[..., Dataset]) -> N
 
 
 def test_the_target_map_shows_the_boxes_nothing_on_clean_images_and_leaves_open_what_is_not_known(boxed: Callable[..., Dataset]) -> None:
-    data, recipe, group = boxed((0, 0, 30, 20)), Recipe(size_px=32), np.arange(3)
+    data, epoch, group = boxed((0, 0, 30, 20)), Epoch(Recipe(size_px=32), 3, (0, 0)), np.arange(3)
 
-    labels, maps = answers(data, group, draw_group(data, group, [(20, 30)] * 3, recipe, (0, 0)), recipe)
+    labels, maps = answers(data, group, draw_group(data, group, [(20, 30)] * 3, epoch), epoch)
 
     assert labels.tolist() == [0, 1, 0]
     assert maps is not None and maps.shape == (3, 32 // CELL, 32 // CELL)
