@@ -169,7 +169,7 @@ def table2(records: list[Record]) -> str:
         recipe = "full" if row == FULL else "paper"
         lines.append(f"| {row} | {recipe} | {paper} | " + (_cells(found) if found else "not run | | | | | ") + "|")
     effects = [_effect(records, model) for model in ("resnet50", "effnet", "mobilenet_v2")]
-    lines += ["\n## What MIAM changes\n", *(e for e in effects if e)]
+    lines += ["\n## What MIAM changes\n", *([e for e in effects if e] or ["Not run."])]
     folds = [r for r in records if r["fold"] is not None]
     lines.append("\n## Cross-validation inside `train`\n")
     for row in sorted({r["row"] for r in folds}):
