@@ -8,6 +8,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -66,7 +67,8 @@ def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, r
     _Course(trainer, run, report).run()
     path = run / "model.safetensors"
     if processes.first:
-        _finish(trainer, run, path, report)
+        with _room(run):
+            _finish(trainer, run, path, report)
     processes.wait()
     return path
 
@@ -90,8 +92,9 @@ class _Course:
             if trainer.processes.first:
                 if due and self.watched is not None:
                     record |= self._judge(self.watched)
-                _append_json(self.folder / "metrics.jsonl", record)
-                _save(trainer, self.folder / "last.pt")
+                with _room(self.folder):
+                    _append_json(self.folder / "metrics.jsonl", record)
+                    trainer.save(self.folder / "last.pt")
                 self.report(record)
                 stop = float(self.chooses and self.without_better >= trainer.settings.patience)
             if trainer.processes.agreed(stop):
@@ -125,7 +128,8 @@ class _Course:
             self.without_better += 1
             if trainer.best is None or right > trainer.best:
                 trainer.best, self.without_better = right, 0
-                _save(trainer, self.folder / "best.pt")
+                with _room(self.folder):
+                    trainer.save(self.folder / "best.pt")
         return {"judged": split, "judged_accuracy": right, "judged_loss": loss}
 
 
@@ -233,6 +237,7 @@ def _open_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer)
     try:
         run.mkdir(parents=True, exist_ok=True)
         (run / "settings.json").write_text(_pretty(settings))
+        _forget_after(trainer.epochs, run / "metrics.jsonl")
         before.write_text(json.dumps(environment, indent=1))
         free = shutil.disk_usage(run).free
     except OSError as exc:
@@ -243,11 +248,20 @@ def _open_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer)
         raise DataError(f"{run}: {free / 1e6:.0f} MB free on that disk, the run needs {math.ceil(needed / 1e6)} MB; make room first")
 
 
-def _save(trainer: Trainer, path: Path) -> None:
+@contextmanager
+def _room(run: Path) -> Iterator[None]:
+    """Raises ``DataError`` where the disk takes no more."""
     try:
-        trainer.save(path)
-    except (OSError, RuntimeError) as exc:  # torch's writer wraps what the disk says
-        raise DataError(f"{path}: cannot be written ({exc}); make room and go on with --resume: at most one epoch is lost") from exc
+        yield
+    except OSError as exc:
+        raise DataError(f"{run}: cannot be written ({exc}); make room and go on with --resume: at most one epoch is lost") from exc
+
+
+def _forget_after(epochs: int, metrics: Path) -> None:
+    """Take out the lines of epochs that a kill cut off from their checkpoint: they are trained again."""
+    if metrics.exists():
+        kept = [line for line in metrics.read_text().splitlines(True) if line.endswith("\n") and json.loads(line)["epoch"] <= epochs]
+        metrics.write_text("".join(kept))
 
 
 def _pretty(settings: Settings) -> str:

@@ -164,8 +164,12 @@ class Trainer:
         }
 
     def save(self, path: Path) -> None:
+        """Write a checkpoint, which appears whole or not at all. Raises ``OSError``."""
         part = path.with_suffix(".part")
-        torch.save(self.state(), part)
+        try:
+            torch.save(self.state(), part)
+        except RuntimeError as exc:  # torch's writer hides what the disk says
+            raise OSError(f"{part}: {str(exc)[:100]}") from exc
         os.replace(part, path)
 
     def load(self, path: Path) -> None:

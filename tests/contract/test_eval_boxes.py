@@ -72,7 +72,7 @@ def test_data_without_boxes_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert run(path, tmp_path / "data", "--boxes") == 2
 
-    assert "no" in capsys.readouterr().err
+    assert "none of these images has annotated boxes" in capsys.readouterr().err
 
 
 def test_a_colour_model_is_judged_by_eager_alone(

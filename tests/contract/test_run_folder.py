@@ -89,7 +89,9 @@ def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: 
             if line.startswith("epoch 2:"):
                 process.send_signal(signal.SIGKILL)
                 break
-    done = len(epochs(run))
+    done = torch.load(run / "last.pt", weights_only=True)["epochs"]
+    with (run / "metrics.jsonl").open("a") as file:  # as a kill between the two files would leave it
+        file.write(json.dumps({"epoch": done + 1, "loss": 9.0, "accuracy": 0.0}) + "\n")
     assert 2 <= done < 20
     settings = json.loads((run / "settings.json").read_text())
     (run / "settings.json").write_text(json.dumps({**settings, "epochs": done + 1}, indent=1))  # so that the test ends soon
@@ -101,7 +103,7 @@ def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: 
 
     assert lost.exit_code == 2 and "give --data" in lost.output
     assert resumed.exit_code == 0, resumed.output
-    assert [r["epoch"] for r in epochs(Path(moved))][-1] == done + 1
+    assert [r["epoch"] for r in epochs(Path(moved))] == list(range(1, done + 2))
     assert (Path(moved) / "model.safetensors").exists()
 
 
@@ -228,6 +230,24 @@ def test_a_full_disk_is_found_before_the_first_epoch(folder: Path, tmp_path: Pat
     try:
         with pytest.raises(DataError, match="make room first"):
             train(open_dataset(folder), disk / "run", QUICK)
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_disk_that_fills_up_on_the_way_ends_the_run_with_advice(folder: Path, tmp_path: Path) -> None:
+    (disk := tmp_path / "disk").mkdir()
+    if subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200m", "tmpfs", str(disk)], capture_output=True).returncode:
+        pytest.skip("this machine lets nobody mount a disk")
+
+    def fill(record: dict[str, Any]) -> None:
+        if "done" in record:
+            with (disk / "filler").open("ab") as file:
+                os.posix_fallocate(file.fileno(), 0, shutil.disk_usage(disk).free + file.tell())
+
+    try:
+        with pytest.raises(DataError, match="--resume"):
+            train(open_dataset(folder), disk / "run", QUICK, report=fill)
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 
