@@ -3,7 +3,9 @@
 import hashlib
 import os
 from collections import defaultdict
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -44,6 +46,23 @@ def check_images(data: Dataset) -> tuple[str, ...]:
     if cut := [data.files[i].name for i, s in enumerate(seen) if s.cut]:
         remarks.append(f"boxes of {len(cut)} images reach beyond the image and are cut off there: {several(cut)}")
     return tuple(remarks)
+
+
+def refuse_unreadable(files: Sequence[Path]) -> None:
+    """Decode every file once. Raises ``DataError`` with up to ten that are no images."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        bad = [problem for problem in pool.map(_problem, files) if problem]
+    if bad:
+        more = f"\nand {len(bad) - MOST} more of {len(files)}" if len(bad) > MOST else ""
+        raise DataError("\n".join(bad[:MOST]) + more)
+
+
+def _problem(file: Path) -> str:
+    try:
+        read_image(file)
+    except DataError as exc:
+        return str(exc)
+    return ""
 
 
 def _look(data: Dataset, index: int) -> _Seen:

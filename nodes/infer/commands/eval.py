@@ -28,7 +28,6 @@ if TYPE_CHECKING:
 
 BATCH = 16  # what ``infer.max_batch`` is by default
 TIMED = 5  # batches at least whose median is the speed
-NAMED = 5  # unreadable images that are named; the others are counted
 Progress = Callable[[int], None]
 
 
@@ -66,6 +65,7 @@ def evaluate(model: str, data: Path, split: str | None, corrupt: bool, boxes: bo
 
 def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, boxes: bool, kind: str) -> Any:
     """What can be wrong is looked for before anything takes long."""
+    from ilcs_model.data.check import refuse_unreadable
     from ilcs_model.data.dataset import open_dataset
     from ilcs_model.errors import DataError
     from ilcs_model.evaluation.robustness import CASES
@@ -131,22 +131,6 @@ def labels_of(data: "Dataset", classes: tuple[str, ...]) -> NDArray[np.int64]:
         )
     columns = np.array([classes.index(c) for c in data.classes])
     return np.asarray(columns[list(data.labels)], np.int64)
-
-
-def refuse_unreadable(files: list[Path]) -> None:
-    """Raises ``DataError`` naming the files that are no images."""
-    from ilcs_model.data.images import read_image
-    from ilcs_model.errors import DataError
-
-    faults = []
-    for file in files:
-        try:
-            read_image(file)
-        except DataError as exc:
-            faults.append(str(exc))
-    if faults:
-        more = f"\nand {len(faults) - NAMED} more of {len(files)}" if len(faults) > NAMED else ""
-        raise DataError("\n".join(faults[:NAMED]) + more)
 
 
 def seen_in_training(data: "Dataset", chosen: list[int], info: "ModelInfo") -> int | None:

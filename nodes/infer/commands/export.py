@@ -89,8 +89,8 @@ def _images(data: Path | None, split: str | None) -> Images | None:
         if split is not None:
             raise click.UsageError("--split chooses among the images of --data; give --data too")
         return None
+    from ilcs_model.data.check import refuse_unreadable
     from ilcs_model.data.dataset import open_dataset
-    from ilcs_model.data.images import read_image
     from ilcs_model.errors import DataError
 
     try:
@@ -98,8 +98,7 @@ def _images(data: Path | None, split: str | None) -> Images | None:
         chosen = found.files if split is None else tuple(found.files[k] for k in found.split(split))
         if not chosen:
             raise DataError(f"{data}: no image in split {split!r}; there is {', '.join(sorted(set(found.splits)))}")
-        for file in chosen:
-            read_image(file)
+        refuse_unreadable(chosen)
     except DataError as exc:
         raise click.UsageError(str(exc)) from exc
     return Images(root=data, split=split, files=chosen)
