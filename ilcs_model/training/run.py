@@ -58,6 +58,8 @@ def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, r
     for remark in (*data.remarks, *remarks, *_remarks(data, recipe, settings)):
         report({"remark": remark})
     trainer = Trainer(data, recipe, settings, processes)
+    if settings.init is not None:
+        report({"remark": f"starts from {settings.init}; begin anew: {', '.join(trainer.anew) or 'no layers'}"})
     if resume and (run / "last.pt").exists():
         trainer.load(run / "last.pt")
     if processes.first:
@@ -80,15 +82,17 @@ class _Course:
         self.trainer, self.folder, self.report = trainer, run, report
         self.chooses = bool(trainer.data.split("val"))
         self.watched = next((s for s in ("val", "test") if trainer.data.split(s)), None)
-        self.without_better = 0
 
     def run(self) -> None:
         trainer = self.trainer
         while trainer.done() < 1:
+            enough = self.chooses and trainer.without_better >= trainer.settings.patience
+            if trainer.processes.agreed(float(enough)):
+                self.report({"remark": f"stopped early: no better judgement on val in {trainer.without_better}"})
+                return
             before = trainer.done()
             record = self._epoch()
             due = int(trainer.done() * JUDGEMENTS) > int(before * JUDGEMENTS)
-            stop = 0.0
             if trainer.processes.first:
                 if due and self.watched is not None:
                     record |= self._judge(self.watched)
@@ -96,10 +100,6 @@ class _Course:
                     _append_json(self.folder / "metrics.jsonl", record)
                     trainer.save(self.folder / "last.pt")
                 self.report(record)
-                stop = float(self.chooses and self.without_better >= trainer.settings.patience)
-            if trainer.processes.agreed(stop):
-                self.report({"remark": f"stopped early: no better judgement on val in {self.without_better}"})
-                return
 
     def _epoch(self) -> dict[str, Any]:
         trainer, began, steps = self.trainer, time.monotonic(), list[Step]()
@@ -125,9 +125,9 @@ class _Course:
         right = float((probabilities.argmax(1) == labels).mean())
         loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-9)).mean())
         if self.chooses:
-            self.without_better += 1
+            trainer.without_better += 1
             if trainer.best is None or right > trainer.best:
-                trainer.best, self.without_better = right, 0
+                trainer.best, trainer.without_better = right, 0
                 with _room(self.folder):
                     trainer.save(self.folder / "best.pt")
         return {"judged": split, "judged_accuracy": right, "judged_loss": loss}

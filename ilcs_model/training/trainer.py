@@ -51,7 +51,8 @@ class Trainer:
         self.locate = data.locates and settings.invariant
         if len(data.split("train")) < processes.world:
             raise DataError(f"{data.root}: fewer training images than processes ({processes.world}); start fewer")
-        self.model = first_weights(data, settings, self.locate).to(self.device, memory_format=torch.channels_last)
+        network, self.anew = first_weights(data, settings, self.locate)
+        self.model = network.to(self.device, memory_format=torch.channels_last)
         self.averaged = copy.deepcopy(self.model)
         self.class_weights = class_weights(data)
         self.steps_per_epoch = max(1, len(data.split("train")) // (settings.batch * processes.world))
@@ -59,6 +60,7 @@ class Trainer:
         self.step = self.epochs = 0
         self.trained_s = 0.0
         self.best: float | None = None
+        self.without_better = 0
         self.bf16 = has_bf16(self.device)
         # On a CPU, inductor needs a C++ compiler; without one training runs eagerly, at about half the speed.
         self.compiler = self.device.type == "cuda" or shutil.which("g++") is not None
@@ -158,6 +160,7 @@ class Trainer:
             "epochs": self.epochs,
             "trained_s": self.trained_s,
             "best": self.best,
+            "without_better": self.without_better,
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
@@ -182,7 +185,8 @@ class Trainer:
             self.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
-            self.step, self.epochs, self.trained_s, self.best = (state[k] for k in ("step", "epochs", "trained_s", "best"))
+            for name in ("step", "epochs", "trained_s", "best", "without_better"):
+                setattr(self, name, state[name])
         except (KeyError, TypeError, ValueError, RuntimeError) as exc:
             raise DataError(f"{path}: does not fit this run: it is of another network or other classes ({str(exc)[:200]})") from exc
 
@@ -224,15 +228,18 @@ def class_weights(data: Dataset) -> Tensor | None:
     return (numbers.sum() / (len(data.classes) * numbers)).clamp(max=HEAVIEST)
 
 
-def first_weights(data: Dataset, settings: Settings, locate: bool) -> nn.Module:
-    """A fresh network with the weights of ``settings.init``, if any; what does not fit, and other classes' last layer, starts anew."""
+def first_weights(data: Dataset, settings: Settings, locate: bool) -> tuple[nn.Module, list[str]]:
+    """A network with the weights of ``settings.init``, if any, and the names of the layers that all the same begin anew.
+
+    These are what does not fit, and other classes' last layer.
+    """
     form = {"miam": settings.miam, "invariant": settings.invariant, "locate": locate}
     try:
         model = create(settings.model, len(data.classes), **form)
     except ValueError as exc:
         raise DataError(str(exc)) from exc
     if settings.init is None:
-        return model
+        return model, []
     try:
         before, info = load_model(Path(settings.init))
     except ModelFileError as exc:
@@ -247,7 +254,7 @@ def first_weights(data: Dataset, settings: Settings, locate: bool) -> nn.Module:
         last = list(model.named_children())[-1][0] if settings.model != "ilcs" else "fc2"
         fitting = {k: v for k, v in fitting.items() if not k.startswith(f"{last}.")}
     model.load_state_dict(fitting, strict=False)
-    return model
+    return model, sorted({name.rpartition(".")[0] for name in mine.keys() - fitting.keys()})
 
 
 def one_cycle(done: float, warm_up: float) -> float:

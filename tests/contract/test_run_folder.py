@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -158,6 +159,22 @@ def test_a_run_that_gets_no_better_ends_early_and_gives_its_best_weights(with_va
     assert len(epochs(tmp_path / "run")) < 12
     assert any("stopped early" in text for text in said)
     assert any("the weights of epoch" in text for text in said)
+
+
+def test_judgements_without_a_better_one_count_on_after_a_resume(with_val: Path, tmp_path: Path) -> None:
+    settings = msgspec.structs.replace(QUICK, epochs=12, rate=1e-12, patience=3)
+    data = open_dataset(with_val)
+    train(data, tmp_path / "whole", settings)
+
+    def interrupt(record: dict[str, Any]) -> None:
+        if "judged" in record:
+            raise KeyboardInterrupt
+
+    while not (tmp_path / "cut" / "model.safetensors").exists():
+        with suppress(KeyboardInterrupt):
+            train(data, tmp_path / "cut", settings, resume=True, report=interrupt)
+
+    assert len(epochs(tmp_path / "cut")) == len(epochs(tmp_path / "whole")) < 12
 
 
 def test_rare_classes_count_more(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:

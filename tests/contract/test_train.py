@@ -75,8 +75,12 @@ def test_training_may_start_from_a_model_and_other_classes_begin_a_new_last_laye
     path = train(open_dataset(folder), tmp_path / "first", once)
     (folder / "light").rename(folder / "bright")
 
-    second = train(open_dataset(folder), tmp_path / "second", msgspec.structs.replace(once, init=str(path), seed=1))
+    said: list[str] = []
 
+    started = msgspec.structs.replace(once, init=str(path), seed=1)
+    second = train(open_dataset(folder), tmp_path / "second", started, report=lambda r: said.append(str(r.get("remark", ""))))
+
+    assert f"starts from {path}; begin anew: fc2" in said
     (before, _), (after, info) = load_model(path), load_model(second)
     assert info.classes == ("bright", "dark")
     assert torch.allclose(before.fc1.weight, after.fc1.weight, atol=1e-5)
