@@ -9,6 +9,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
+from torch.jit._trace import TracerWarning
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from ilcs_model.files import load_model
@@ -27,7 +28,7 @@ def to_openvino(path: Path, target: Path) -> None:
     model, info = load_model(path)
     example = _tiles(info, 2)
     with warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # the traced branches depend on fixed sizes alone
+        warnings.simplefilter("ignore", TracerWarning)  # the traced branches depend on fixed sizes alone
         warnings.simplefilter("ignore", DeprecationWarning)
         converted = ov.convert_model(model, example_input=example, input=[ov.PartialShape([-1, *example.shape[1:]])])
     converted.inputs[0].set_names({TILES})
@@ -59,7 +60,8 @@ def to_package(path: Path, target: Path, device: str, bf16: bool, cache: Path) -
     """
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     model, info = load_model(path)
-    network = Mixed(fold_norms(model).to(device, memory_format=torch.channels_last), device, bf16)
+    folded = fold_norms(model).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = Mixed(folded, device, bf16)
     batch = torch.export.Dim("N", min=1, max=1024)
     with warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # torch's remarks on parts of its own

@@ -46,7 +46,7 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
 @click.option("--resume", is_flag=True, help="Go on with an interrupted run; costs at most one epoch. Give --data if it has moved.")
 @click.option("--tensorboard", is_flag=True, help="Also write events for TensorBoard into the run folder.")
 @click.pass_context
-def train(ctx: click.Context, data: Path | None, out: Path, resume: bool, tensorboard: bool, **options: Any) -> None:
+def train(ctx: click.Context, /, data: Path | None, out: Path, resume: bool, tensorboard: bool, **options: Any) -> None:
     """Train a model from labelled images. Several GPUs: torchrun --nproc-per-node N -m pipeline train ...
 
     Example: linepipe train --data neu-det --out runs/neu

@@ -84,8 +84,8 @@ def dust(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
         else:
             size = np.maximum(1, np.round(rng.uniform(1, 4, 2))).astype(int)
             cv2.ellipse(cover, np.round(at).astype(int).tolist(), size.tolist(), rng.uniform(0, 180), 0, 360, shade, -1)
-    cover = cv2.GaussianBlur(cover, (0, 0), 0.7) * 110
-    return _clip(tile + (cover if tile.ndim == 2 else cover[:, :, None]))
+    specks = np.asarray(cv2.GaussianBlur(cover, (0, 0), 0.7), np.float32) * 110
+    return _clip(tile + (specks if tile.ndim == 2 else specks[:, :, None]))
 
 
 TRAINED = {f.__name__: f for f in (noise, motion_blur, uneven_light, contrast_loss, dust)}

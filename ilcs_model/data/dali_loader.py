@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
+from torch.utils.dlpack import from_dlpack
 
 from ilcs_model.data.augment import Draw, as_it_is, augment
 from ilcs_model.data.dataset import Dataset
@@ -31,7 +32,7 @@ def dali_batches(data: Dataset, epoch: Epoch, *, device: Literal["cpu", "cuda"])
         drawn = draw_group(data, group, [image.shape for image in images], epoch)
         fed = [_inputs(image, d) for image, d in zip(images, drawn, strict=True)]
         (found,) = graph.run(**{name: [one[name] for one in fed] for name in fed[0]})
-        tiles = torch.stack([torch.from_dlpack(found[k]) for k in range(len(group))])
+        tiles = torch.stack([from_dlpack(found[k]) for k in range(len(group))])
         return Batch(tiles.permute(0, 3, 1, 2), *answers(data, group, drawn, epoch))
 
     return ahead(groups, make, workers=1)  # a graph runs in one thread at a time

@@ -115,6 +115,7 @@ class _Course:
             "accuracy": float(np.mean([s.right for s in steps])),
             "images_per_s": len(steps) * images / seconds,
             "seconds": seconds,
+            "loader_share": sum(s.waited_s for s in steps) / seconds,
         }
 
     def _judge(self, split: str) -> dict[str, Any]:

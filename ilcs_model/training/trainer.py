@@ -38,6 +38,8 @@ class Step(NamedTuple):
     loss: float
     right: float
     """Share of the batch's augmented tiles that got their label."""
+    waited_s: float = 0.0
+    """For the loader, before the step."""
 
 
 class Trainer:
@@ -52,7 +54,7 @@ class Trainer:
         if len(data.split("train")) < processes.world:
             raise DataError(f"{data.root}: fewer training images than processes ({processes.world}); start fewer")
         network, self.anew = first_weights(data, settings, self.locate)
-        self.model = network.to(self.device, memory_format=torch.channels_last)
+        self.model = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model)
         self.class_weights = class_weights(data)
         self.steps_per_epoch = max(1, len(data.split("train")) // (settings.batch * processes.world))
@@ -91,9 +93,9 @@ class Trainer:
         batches = self.batches(self.data, self._epoch(self.epochs, side))
         began = time.monotonic()
         for batch in batches:
-            found = self._step(batch)
-            now = time.monotonic()
-            self.trained_s += now - began
+            waited_s = time.monotonic() - began
+            found = self._step(batch)._replace(waited_s=waited_s)
+            self.trained_s += time.monotonic() - began
             yield found
             began = time.monotonic()
             if self.done() >= 1:

@@ -28,7 +28,8 @@ class FolderSource:
         if skipped := len(found) - len(self._files):
             log.warning("%d files skipped in %s: not %s", skipped, path, " ".join(FOLDER_SUFFIXES))
         self._loop, self._max_bytes = loop, max_bytes
-        self.size = self.fps = None
+        self.size: tuple[int, int] | None = None
+        self.fps: float | None = None
         # One byte more than the largest file, so that a file that has grown since is noticed.
         self.slot_bytes = min(max_bytes, max(p.stat().st_size for p in self._files)) + 1
 
@@ -58,7 +59,7 @@ def _read_into(path: Path, into: NDArray[np.uint8]) -> int:
     """Bytes read, at most ``len(into)``; the kernel writes them to the ring, nothing lies between."""
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        view, done = memoryview(into), 0
+        view, done = into.data, 0
         while done < len(view) and (count := os.readv(fd, [view[done:]])) > 0:
             done += count
         return done

@@ -205,7 +205,7 @@ def to_grey(frame: Any, into: NDArray[np.uint8]) -> None:
         np.copyto(into, cv2.cvtColor(frame.to_ndarray(format="rgb24"), cv2.COLOR_RGB2GRAY))
         return
     bits = int(match[2] or 8)
-    kind = np.dtype(np.uint8 if bits == 8 else ">u2" if match[3] == "be" else "<u2")
+    kind: np.dtype[np.integer] = np.dtype(np.uint8 if bits == 8 else ">u2" if match[3] == "be" else "<u2")
     plane = frame.planes[0]
     rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)[: frame.height, : frame.width]
     grey_or_full = match[1] == "gray" or match[1].startswith("yuvj")

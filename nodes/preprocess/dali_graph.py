@@ -24,10 +24,11 @@ class TileGraph:
         device_id = None
         if self._gpu:
             import torch
+            from torch.utils.dlpack import from_dlpack
 
             torch.zeros(1, device="cuda")  # a context for this thread; says what is wrong if there is none
             device_id = torch.cuda.current_device()
-            self._from_dlpack = torch.from_dlpack
+            self._from_dlpack = from_dlpack
         # One batch in, the same batch out: nothing is prefetched, so no frame is held back.
         self._pipe = Pipeline(max_frames, num_threads=2, device_id=device_id, prefetch_queue_depth=1)
         with self._pipe:

@@ -14,11 +14,12 @@ def read_header(data: memoryview) -> tuple[str, int, int]:
     Raises ``BadImageError`` with reason ``format`` (none of the three) or ``truncated`` (it ends too early, or lacks its end).
     """
     try:
-        if data[:3] == b"\xff\xd8\xff":
+        start = bytes(data[:8])
+        if start.startswith(b"\xff\xd8\xff"):
             return ("jpeg", *_jpeg(data))
-        if data[:8] == _PNG:
+        if start == _PNG:
             return ("png", *_png(data))
-        if data[:2] == b"BM":
+        if start.startswith(b"BM"):
             return ("bmp", *_bmp(data))
     except (IndexError, struct.error):
         raise BadImageError("truncated", "the image ends within its header") from None

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -39,8 +40,8 @@ class Lamps(nn.Module):
         self.located = locate
 
     def features(self, tiles: Tensor) -> Tensor:
-        """(N, 2, S / 4, S / 4): how bright, how black."""
-        x = nn.functional.avg_pool2d(tiles.float() / 255, CELL)
+        """(N, 2, S / 4, S / 4): how bright, how black; of a coloured tile, how red."""
+        x = nn.functional.avg_pool2d(tiles[:, :1].float() / 255, CELL)
         return torch.cat([(x - 0.8).relu(), (0.2 - x).relu()], 1)
 
     def classify(self, x: Tensor) -> Tensor:
@@ -56,12 +57,12 @@ def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     """Writes a model file of ``Lamps``: lamps(locate=True)."""
     monkeypatch.setattr("ilcs_model.files.create", lambda *_, locate, **__: Lamps(locate=locate))
 
-    def write(*, locate: bool) -> Path:
+    def write(*, locate: bool, decode: Literal["grey", "rgb"] = "grey") -> Path:
         info = ModelInfo(
             name="lamps",
             architecture="lamps",
             classes=CLASSES,
-            recipe=Recipe(size_px=SIDE),
+            recipe=Recipe(size_px=SIDE, decode=decode),
             mean=0.0,
             std=1.0,
             data={},
@@ -151,6 +152,23 @@ def test_every_network_can_be_explained_without_a_map(architecture: str) -> None
     assert found.heat.shape == (2, 300, 300)
     assert found.heat.min() >= 0 and found.heat.max() <= 1
     assert np.allclose(found.scores.sum(1), 1)
+
+
+@pytest.mark.parametrize("locate", [True, False])
+def test_a_model_of_coloured_images_is_shown_their_colours(lamps: Callable[..., Path], tmp_path: Path, *, locate: bool) -> None:
+    image = np.full((100, 200, 3), 128, np.uint8)
+    image[0:20, 160:200] = (60, 60, 255)  # red, in OpenCV's order
+    image[60:80, 20:60] = (255, 60, 60)
+    cv2.imwrite(str(tmp_path / "a.png"), image)
+
+    assert explain(lamps(locate=locate, decode="rgb"), tmp_path / "a.png", "--out", tmp_path / "out") == 0
+
+    (found,) = records(tmp_path / "out")
+    assert found["label"] == "bright"
+    (box,) = found["boxes"]  # type: ignore[misc]
+    assert box == pytest.approx((160, 0, 40, 20), abs=14)
+    shown = cv2.imread(str(tmp_path / "out" / "a.png"))
+    assert (np.ptp(shown[:, : shown.shape[1] // 2].astype(int), axis=2) > 150).any()  # beside the heat lies the image, in colour
 
 
 def test_clean_material_has_no_box(lamps: Callable[..., Path], tmp_path: Path) -> None:

@@ -63,6 +63,7 @@ def test_a_run_folder_holds_all_that_the_run_was(with_val: Path, tmp_path: Path)
     assert json.loads((run / "settings.json").read_text())["model"] == "mobilenet_v2"
     assert [r["epoch"] for r in epochs(run)] == [1, 2]
     assert "judged_accuracy" in epochs(run)[-1]
+    assert all(0 < r["loader_share"] < 1 for r in epochs(run))
     for picture in run.glob("*.png"):
         assert cv2.imread(str(picture)) is not None
     card = (run / "model.md").read_text()

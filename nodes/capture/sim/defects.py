@@ -59,7 +59,7 @@ def pitted_surface(rng: np.random.Generator) -> Stamp:
         centre = (float(rng.uniform(0, w)), float(rng.uniform(0, h)))
         size = rng.uniform(3.0, 7.0)
         cv2.ellipse(stamp, (centre, (size, size * rng.uniform(1.0, 1.5)), 0.0), -float(rng.uniform(0.7, 1.0)), -1)
-    return _faded(cv2.GaussianBlur(stamp, (0, 0), 0.8), _blob(rng, w, h, 0.2))
+    return _faded(np.asarray(cv2.GaussianBlur(stamp, (0, 0), 0.8), np.float32), _blob(rng, w, h, 0.2))
 
 
 def rolled_in_scale(rng: np.random.Generator) -> Stamp:
@@ -71,7 +71,7 @@ def rolled_in_scale(rng: np.random.Generator) -> Stamp:
         long, thick, angle = rng.uniform(7, 16), rng.uniform(3, 5), float(rng.uniform(-25, 25))
         cv2.ellipse(stamp, ((x, y + thick * 0.8), (long, thick), angle), float(rng.uniform(0.5, 0.9)), -1)
         cv2.ellipse(stamp, ((x, y), (long, thick), angle), -float(rng.uniform(0.7, 1.0)), -1)
-    return _faded(cv2.GaussianBlur(stamp, (0, 0), 0.7), _blob(rng, w, h, 0.25))
+    return _faded(np.asarray(cv2.GaussianBlur(stamp, (0, 0), 0.7), np.float32), _blob(rng, w, h, 0.25))
 
 
 def scratches(rng: np.random.Generator) -> Stamp:

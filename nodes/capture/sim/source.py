@@ -12,8 +12,9 @@ class StripSource:
     """The strip passes at one frame's height a frame, without end. ``truth`` is told what each frame brings."""
 
     def __init__(self, seed: int, width: int, height: int, truth: TruthFile | None = None) -> None:
-        self._shape = self.size = (height, width)
-        self.fps = None
+        self._shape = (height, width)
+        self.size: tuple[int, int] | None = self._shape
+        self.fps: float | None = None
         self.slot_bytes = width * height
         self._strip, self._truth = Strip(seed, width, height), truth
         self._told: int | None = None

@@ -55,7 +55,8 @@ def compile_network(eager: EagerEngine, device: str, bf16: bool, cache: Path) ->
 
     need_compiler()
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache / "inductor")
-    network = Mixed(fold_norms(eager.network).to(device, memory_format=torch.channels_last), device, bf16)
+    folded = fold_norms(eager.network).to(device, memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = Mixed(folded, device, bf16)
 
     def forward(tiles: Any) -> tuple[Any, Any]:
         return parts(network(tiles[:, None]))

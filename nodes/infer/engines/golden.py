@@ -38,7 +38,7 @@ class Golden:
         """Have ``engine`` judge the next ``count`` of them in one batch. Raises ``WrongAnswerError``."""
         chosen = [(self._next + k) % len(self.tiles) for k in range(count)]
         self._next = (self._next + count) % len(self.tiles)
-        logits = engine(engine.gather(self.tiles[chosen])).logits
+        logits = engine(engine.gather(list(self.tiles[chosen]))).logits
         right = self.scores[chosen]
         if logits.shape != right.shape:
             raise WrongAnswerError(f"the engine {engine.name} gives scores of shape {logits.shape}, not {right.shape}")
