@@ -25,7 +25,8 @@ def examine(config: Config | None) -> Iterator[Finding]:
     """Every finding, as it is found: first the machine, then, with ``config``, the line on it."""
     embedded = config is None or config.publish.redis == "embedded"
     yield from _run("machine", machine.findings)
-    yield from _run("libraries", lambda: libraries.findings(needs_server=embedded))
+    onnx = config is not None and config.infer.engine == "onnx"
+    yield from _run("libraries", lambda: libraries.findings(needs_server=embedded, needs_onnx=onnx))
     if config is not None:
         for name, look in (("line", _line), ("state_dir", _state), ("memory", _memory), ("redis", _redis)):
             yield from _run(name, lambda look=look: look(config))  # type: ignore[misc]

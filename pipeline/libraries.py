@@ -32,18 +32,32 @@ _PROBES = {
     "OpenCV": "import cv2; " + _REPORT.format("{'version': cv2.__version__}"),
     "PyAV": "import av; " + _REPORT.format("{'version': av.__version__}"),
 }
-_PACKAGES = {"torch": "torch", "openvino": "openvino", "DALI": "nvidia-dali-cuda130", "OpenCV": "opencv-python-headless", "PyAV": "av"}
+_ONNX = {  # for the engine onnx alone; ONNX Runtime reports to its makers unless told otherwise
+    "ONNX": "import onnx; " + _REPORT.format("{'version': onnx.__version__}"),
+    "ONNX Runtime": "import os; os.environ['ORT_DISABLE_TELEMETRY'] = '1'; import onnxruntime; "
+    + _REPORT.format("{'version': onnxruntime.__version__}"),
+}
+_PACKAGES = {
+    "torch": "torch",
+    "openvino": "openvino",
+    "DALI": "nvidia-dali-cuda130",
+    "OpenCV": "opencv-python-headless",
+    "PyAV": "av",
+    "ONNX": "onnx",
+    "ONNX Runtime": "onnxruntime",
+}
 
 
-def findings(*, needs_server: bool) -> Iterator[Finding]:
-    """``needs_server``: whether the embedded Valkey will be started."""
+def findings(*, needs_server: bool, needs_onnx: bool = False) -> Iterator[Finding]:
+    """``needs_server``: whether the embedded Valkey will be started; ``needs_onnx``: whether the engine is onnx."""
     yield ok("Python", f"{sys.version.split()[0]}, {sys.executable}")
     try:
         yield ok("linepipe", version("linepipe"))
     except PackageNotFoundError:
         yield failed("linepipe", "is not installed in this Python", "make install, or pip install it")
     with ThreadPoolExecutor(2) as pool:  # these wait for processes
-        results = dict(zip(_PROBES, pool.map(_probe, _PROBES), strict=True))
+        probes = _PROBES | _ONNX if needs_onnx else _PROBES
+        results = dict(zip(probes, pool.map(_probe, probes.values()), strict=True))
     yield from (_judge(name, result) for name, result in results.items())
     yield _device(results["torch"])
     yield _server(needs_server)
@@ -53,10 +67,10 @@ def findings(*, needs_server: bool) -> Iterator[Finding]:
         yield warning("C++ compiler", "no g++", "install g++: training is slower without it; running a line needs none")
 
 
-def _probe(name: str) -> dict[str, Any] | str:
+def _probe(code: str) -> dict[str, Any] | str:
     """What a library says of itself, or what went wrong."""
     try:
-        done = _output([sys.executable, "-P", "-c", _PROBES[name]])
+        done = _output([sys.executable, "-P", "-c", code])
         report: dict[str, Any] = json.loads(done.strip().rpartition("\n")[2])
     except (OSError, ValueError) as exc:
         return str(exc)

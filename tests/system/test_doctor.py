@@ -74,6 +74,18 @@ def test_broken_libraries_are_named_and_the_rest_is_still_looked_at(tmp_path: Pa
     assert found["OpenCV"]["status"] == "ok"
 
 
+def test_onnx_is_looked_at_for_a_line_that_runs_it(tmp_path: Path) -> None:
+    stub(tmp_path, "onnxruntime", "raise ImportError('libmissing.so.3: cannot open')")
+    line = ("deploy/line1.yaml", "--set", f"state_dir={tmp_path}/state")
+
+    found = findings(*line, "--set", "infer.engine=onnx", code=1, PYTHONPATH=str(tmp_path))
+
+    assert {name for name, each in found.items() if each["status"] == "failed"} == {"ONNX Runtime"}
+    assert "libmissing.so.3" in found["ONNX Runtime"]["found"]
+    assert found["ONNX"]["status"] == "ok"
+    assert not {"ONNX", "ONNX Runtime"} & set(findings(*line, code=0, PYTHONPATH=str(tmp_path)))
+
+
 def test_a_library_that_hangs_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     stub(tmp_path, "cv2", "time.sleep(1000)")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
