@@ -11,7 +11,6 @@ import argparse
 import json
 import platform
 import statistics
-import subprocess
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
+from benchmarks.line import commit
 from ilcs_model import create
 from ilcs_model.data.dataset import Dataset, open_dataset
 from ilcs_model.data.loader import train_batches
@@ -104,14 +104,11 @@ def main() -> None:
             if turn:
                 rates[name].append(rate)
     medians = {name: round(statistics.median(values), 1) for name, values in rates.items()}
-    commit = subprocess.run(
-        ["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True, cwd=Path(__file__).parent
-    ).stdout.strip()
     result: dict[str, Any] = {
         "machine": hardware(),
         "python": platform.python_version(),
         "torch": str(torch.__version__),
-        "commit": commit,
+        "commit": commit(),
         "batch": BATCH,
         "images_per_s": medians,
     }
