@@ -121,8 +121,7 @@ class _Course:
     def _judge(self, split: str) -> dict[str, Any]:
         trainer = self.trainer
         network = trainer.final(WATCH_NORMS)
-        with torch.autocast(trainer.device.type, dtype=torch.bfloat16, enabled=trainer.bf16):
-            probabilities, labels = _predict(network, trainer, split)
+        probabilities, labels = _predict(network, trainer, split)
         right = float((probabilities.argmax(1) == labels).mean())
         loss = float(-np.log(np.maximum(probabilities[np.arange(len(labels)), labels], 1e-9)).mean())
         if self.chooses:

@@ -147,13 +147,16 @@ class Trainer:
             kept.lerp_(new, 1 - keep)
 
     def final(self, images: int) -> nn.Module:
-        """The averaged network with batch-norm statistics of its own over ``images`` training images, in evaluation mode."""
+        """The averaged network with batch-norm statistics of its own over ``images`` training images, in evaluation mode.
+
+        The statistics are taken in float32 whatever the steps were: with those of bfloat16 the same weights, run in float32,
+        named 77 % of a fold of NEU right instead of 99.6 %; float32's are right for both.
+        """
         model = copy.deepcopy(self.averaged)
         # Augmented as in training: the statistics must be those under which the weights were learned.
         epoch = self._epoch(1_000_000, None)._replace(rank=0, world=1, locate=False)
         enough = max(1, images // self.settings.batch)
-        with torch.autocast(self.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            recompute_norms(model, (b.tiles.to(self.device) for b, _ in zip(self.batches(self.data, epoch), range(enough), strict=False)))
+        recompute_norms(model, (b.tiles.to(self.device) for b, _ in zip(self.batches(self.data, epoch), range(enough), strict=False)))
         return model
 
     def state(self) -> dict[str, Any]:
