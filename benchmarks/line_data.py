@@ -1,7 +1,9 @@
 """Makes the data that ``ilcs-line`` is trained on: NEU images and crops of them, and tiles of the simulated strip.
 
     python benchmarks/line_data.py --neu DIR --out line-data
-    linepipe train --data line-data --init ilcs-neu --out runs/line --name ilcs-line --epochs 5
+    linepipe train --data line-data --out runs/line --name ilcs-line
+
+The card of ``ilcs-line`` says how the shipped one was trained.
 
 ``out`` is a folder that ``linepipe train`` reads (split.csv with masks). Splits: ``train`` (NEU train rows, training seeds),
 ``val`` (seeds of its own), ``test`` (NEU test rows, whole). The demo's seed and those of ``benchmarks/strip.py`` are in none.

@@ -1,24 +1,28 @@
 """Model files: safetensors weights with the metadata of ``ilcs_model.info``."""
 
+import hashlib
 import os
 from pathlib import Path
 
 import msgspec
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import nn
 
 from ilcs_model import create
 from ilcs_model.errors import ModelFileError
 from ilcs_model.info import METADATA_KEY, ModelInfo, read_info
 
+DIGEST_KEY = "weights"
+
 
 def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
-    """Write weights (float32) and metadata; the file appears whole or not at all."""
+    """Write weights (float32), their digest and metadata; the file appears whole or not at all."""
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={METADATA_KEY: msgspec.json.encode(info).decode()})
+    # Not save_file: its files are readable by their owner alone, and a line runs as another user than who trained.
+    part.write_bytes(save(tensors, metadata={METADATA_KEY: msgspec.json.encode(info).decode(), DIGEST_KEY: _digest(tensors)}))
     os.replace(part, path)
 
 
@@ -29,13 +33,24 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
         model = create(info.architecture, len(info.classes), miam=info.miam, invariant=info.invariant, locate=info.locate)
         with safe_open(path, framework="pt") as file:
             tensors: dict[str, torch.Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
+            written = file.metadata().get(DIGEST_KEY)
     except (OSError, ValueError, SafetensorError) as exc:
         raise ModelFileError(f"{path}: {exc}") from exc
     if problem := _misfit(model.state_dict(), tensors):
         what = f"{info.architecture!r} with {len(info.classes)} classes"
         raise ModelFileError(f"{path}: its weights are not those of {what}, which it says it is: {problem}; train or copy it again")
+    if written is not None and written != _digest(tensors):  # files of before have none
+        raise ModelFileError(f"{path}: its weights are not those that were written (their digest differs): copy or train it again")
     model.load_state_dict(tensors)
     return model.eval(), info
+
+
+def _digest(tensors: dict[str, torch.Tensor]) -> str:
+    """Of the weights' names and bytes."""
+    found = hashlib.sha256()
+    for name in sorted(tensors):
+        found.update(name.encode() + tensors[name].numpy().tobytes())
+    return f"sha256:{found.hexdigest()}"
 
 
 def _misfit(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str:

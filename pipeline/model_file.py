@@ -34,6 +34,8 @@ def find_model(name: str) -> Path:
     shipped = _shipped_folder()
     if name.endswith(".safetensors") or "/" in name:
         path = Path(name)
+        if path.is_dir():
+            raise ConfigError(f"{name} is a folder; name the model file in it")
         if not path.is_file():
             raise ConfigError(f"no model file {name}; name an existing .safetensors file or one of {_names(shipped)}")
         return path

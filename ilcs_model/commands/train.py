@@ -1,5 +1,6 @@
 """``linepipe train``"""
 
+import math
 import re
 import sys
 from pathlib import Path
@@ -28,16 +29,35 @@ class Budget(click.ParamType):  # type: ignore[type-arg]
         return float(found[1]) * UNITS[found[2]]
 
 
+def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
+    if not math.isfinite(value):
+        raise click.BadParameter(f"{value} is no number to multiply with", ctx, param)
+    return value
+
+
+def _plain(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
+    if value is not None and not re.fullmatch(r"[\w.+-]+", value):
+        raise click.BadParameter(f"{value!r}: letters, digits and . + - _ alone, as a file's name", ctx, param)
+    return value
+
+
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of class sub-folders, or with split.csv, or a VOC or COCO set.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder: checkpoints, metrics, the model, its card.")
 @click.option("--model", type=click.Choice(ARCHITECTURES), default="ilcs", show_default=True, help="Network to train.")
 @click.option("--miam", is_flag=True, help="Put the paper's attention module before the head (ilcs always has it).")
 @click.option("--recipe", type=click.Choice(("full", "paper")), default="full", show_default=True, help="paper: as published; full: ours.")
-@click.option("--name", help="Name the model carries; default: the run folder's.")
+@click.option("--name", callback=_plain, help="Name the model carries; default: the run folder's.")
 @click.option("--epochs", type=click.IntRange(1), default=60, show_default=True)
-@click.option("--budget", type=Budget(), help="Train for this long instead: 10m, 2h. Judging comes after it.")
-@click.option("--rate", type=click.FloatRange(0, min_open=True), default=3e-3, show_default=True, help="Peak of the one-cycle schedule.")
+@click.option("--budget", type=Budget(), help="Train for this long instead: 10m, 2h. Judging comes on top.")
+@click.option(
+    "--rate",
+    type=click.FloatRange(0, min_open=True),
+    callback=_finite,
+    default=3e-3,
+    show_default=True,
+    help="Peak of the one-cycle schedule.",
+)
 @click.option("--batch", type=click.IntRange(2), default=16, show_default=True, help="Tiles in a step of one process.")
 @click.option("--colour", type=click.Choice(("auto", "grey", "rgb")), default="auto", show_default=True, help="A line gives grey tiles.")
 @click.option("--init", help="Model whose weights to start from: a shipped one's name, or a file.")
@@ -59,6 +79,8 @@ def train(ctx: click.Context, /, data: Path | None, out: Path, resume: bool, ten
         _refuse_settings(ctx)
     elif data is None:
         raise click.UsageError("Missing option '--data'.")
+    elif options["budget"] is not None and ctx.get_parameter_source("epochs") is click.core.ParameterSource.COMMANDLINE:
+        raise click.UsageError("--epochs and --budget both say how long to train; give one")
     progress = _Progress()
     try:
         settings = _resumed(out) if resume else _settings(out, options)

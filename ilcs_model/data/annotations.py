@@ -149,11 +149,15 @@ def _is_coco(path: Path) -> bool:
     if path.name.startswith(".") or not path.is_file():
         return False
     try:
-        return msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw]).keys() >= set(_Coco.__struct_fields__)
+        keys = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw]).keys()
     except msgspec.ValidationError:
         return False
     except (OSError, msgspec.DecodeError, RecursionError) as exc:
         raise DataError(f"{path}: not readable JSON ({exc}); repair it or move it away") from exc
+    missing = [name for name in _Coco.__struct_fields__ if name not in keys]
+    if missing and {"images", "annotations"} & keys:
+        raise DataError(f"{path}: looks like a COCO set but has no {', '.join(missing)}; complete it or move it away")
+    return not missing
 
 
 def read_coco(root: Path, files: list[Path]) -> tuple[list[Row], list[str]]:

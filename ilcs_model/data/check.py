@@ -79,7 +79,8 @@ def _look(data: Dataset, index: int) -> _Seen:
     boxes = (data.boxes[index] if data.boxes else None) or ()
     if mask is not None and mask.max() <= 127 and data.classes[data.labels[index]] != OK:
         if data.masks and data.masks[index]:
-            return _Seen(f"{data.root / data.masks[index]}: all black, but {path.name} shows a defect; mend it, or write none for it")
+            found = "all black" if mask.max() == 0 else f"nothing above 127 in it (the most is {mask.max()}, white is 255)"
+            return _Seen(f"{data.root / data.masks[index]}: {found}, but {path.name} shows a defect; mend it, or write none for it")
         return _Seen(f"{path}: its boxes lie outside the image; is it the right annotation?")
     height, width = image.shape
     return _Seen("", digest, any(x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1 for x, y, w, h in boxes))

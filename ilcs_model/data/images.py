@@ -23,6 +23,8 @@ def read_image(path: Path, decode: str = "grey") -> Tile:
     """
     try:
         data = np.fromfile(path, np.uint8)
+        if not data.size:
+            raise ValueError("it is empty")
         if data[:2].tobytes() == b"\xff\xd8":
             image = simplejpeg.decode_jpeg(data, colorspace=_JPEG[decode], strict=True)
             return np.asarray(image[:, :, 0] if decode == "grey" else image, np.uint8)

@@ -24,9 +24,13 @@ def standards(levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     ``centre`` is a whole number. A tile that shows next to nothing is not blown up: two grey levels of deviation are
     added to its own.
     """
-    var, mean = torch.var_mean(levels, (1, 2, 3), keepdim=True, unbiased=False)
-    scale = torch.rsqrt(var + 4)
-    return mean.round(), scale, (mean.round() - mean) * scale
+    centre = levels.mean((1, 2, 3), keepdim=True).round()
+    # Moments about a near whole number: an engine that runs bfloat16 has no fractions at the mean itself, and a faint tile
+    # would be moved by half a grey level.
+    about = levels - centre
+    mean = about.mean((1, 2, 3), keepdim=True)
+    scale = torch.rsqrt(about.square().mean((1, 2, 3), keepdim=True) - mean.square() + 4)
+    return centre, scale, -mean * scale
 
 
 class FirstConvolution(nn.Conv2d):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -62,7 +63,7 @@ def curves(run: Path, records: list[dict[str, Any]]) -> None:
         axes.set(xlabel="epoch", ylabel="Top-1" if what == "accuracy" else "cross-entropy")
         axes.grid(alpha=0.3)
         axes.legend()
-        figure.savefig(run / f"{what}.png", dpi=DPI)
+        _save(figure, run / f"{what}.png")
 
 
 def confusion(path: Path, found: Figures, title: str) -> None:
@@ -81,7 +82,14 @@ def confusion(path: Path, found: Figures, title: str) -> None:
     for (i, j), n in np.ndenumerate(counts):
         if n:
             axes.text(j, i, str(n), ha="center", va="center", color="white" if n > counts[i].sum() / 2 else "black", fontsize=8)
-    figure.savefig(path, dpi=DPI)
+    _save(figure, path)
+
+
+def _save(figure: Any, path: Path) -> None:
+    with warnings.catch_warnings():
+        # Class names in a script that the font lacks are drawn as boxes; the report has them as they are.
+        warnings.filterwarnings("ignore", message="Glyph", category=UserWarning)
+        figure.savefig(path, dpi=DPI)
 
 
 def card(model: Path, info: ModelInfo, figures: dict[str, Figures]) -> str:

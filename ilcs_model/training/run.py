@@ -1,5 +1,6 @@
 """A training run: its folder, its epochs, its judgements, and the model it ends with."""
 
+import fcntl
 import json
 import math
 import os
@@ -8,7 +9,7 @@ import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -31,8 +32,9 @@ from ilcs_model.training.processes import Processes, joined
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import Step, Trainer
 
-JUDGEMENTS = 12  # on the watched split in a run: enough for a curve, a tenth of the time at most
+JUDGEMENTS = 12  # on the watched split in a run: enough for a curve
 WATCH_NORMS = 256  # images for the statistics of a judgement on the way
+WORTH = 4  # images to train on for each that a judgement takes, at about the same pace: a short run is judged less often
 Report = Callable[[dict[str, Any]], None]
 
 
@@ -52,7 +54,7 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
 
 
 def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, resume: bool, report: Report) -> Path:
-    _check_folder(run, settings, resume)
+    _check_folder(run, resume)
     remarks = check_images(data) if processes.first else ()
     recipe = Recipe(decode=_decode(data, settings.colour))
     for remark in (*data.remarks, *remarks, *_remarks(data, recipe, settings)):
@@ -62,16 +64,17 @@ def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, r
         report({"remark": f"starts from {settings.init}; begin anew: {', '.join(trainer.anew) or 'no layers'}"})
     if resume and (run / "last.pt").exists():
         trainer.load(run / "last.pt")
-    if processes.first:
-        _open_folder(run, data, settings, trainer)
-    report({"remark": f"{trainer.describe()}; {trainer.epochs} epochs done"})
-    processes.wait()
-    _Course(trainer, run, report).run()
     path = run / "model.safetensors"
-    if processes.first:
-        with _room(run):
-            _finish(trainer, run, path, report)
-    processes.wait()
+    with _alone(run, trainer) if processes.first else nullcontext():
+        if processes.first:
+            _open_folder(run, data, settings, trainer)
+        report({"remark": f"{trainer.describe()}; {trainer.epochs} epochs done"})
+        processes.wait()
+        _Course(trainer, run, report).run()
+        if processes.first:
+            with _room(run):
+                _finish(trainer, run, path, report)
+        processes.wait()
     return path
 
 
@@ -92,14 +95,20 @@ class _Course:
                 return
             before = trainer.done()
             record = self._epoch()
-            due = int(trainer.done() * JUDGEMENTS) > int(before * JUDGEMENTS)
             if trainer.processes.first:
-                if due and self.watched is not None:
+                if self.watched is not None and self._due(self.watched, before, trainer.done()):
                     record |= self._judge(self.watched)
                 with _room(self.folder):
                     _append_json(self.folder / "metrics.jsonl", record)
                     trainer.save(self.folder / "last.pt")
                 self.report(record)
+
+    def _due(self, split: str, before: float, now: float) -> bool:
+        """Whether the epoch between two shares of the run is to be judged; the last one always is."""
+        learned = len(self.trainer.data.split("train"))
+        cost = min(WATCH_NORMS, learned) + len(self.trainer.data.split(split))
+        judgements = max(1, min(JUDGEMENTS, int(self.trainer.epochs * learned / now / (WORTH * cost))))
+        return int(now * judgements) > int(before * judgements)
 
     def _epoch(self) -> dict[str, Any]:
         trainer, began, steps = self.trainer, time.monotonic(), list[Step]()
@@ -139,6 +148,7 @@ def _finish(trainer: Trainer, run: Path, path: Path, report: Report) -> None:
     if (run / "best.pt").exists():
         trainer.load(run / "best.pt")
         report({"remark": f"the weights of epoch {trainer.epochs} are taken: {trainer.best:.2%} on val"})
+    report({"remark": f"trained; judging the model, its batch-norm statistics taken anew over {settings.norm_images} training images"})
     network = trainer.final(settings.norm_images)
     figures: dict[str, Figures] = {}
     wrong: list[tuple[int, int]] = []
@@ -209,14 +219,11 @@ def _remarks(data: Dataset, recipe: Recipe, settings: Settings) -> Iterator[str]
         yield "no split val: the last epoch's weights are taken, and nothing ends the run early"
 
 
-def _check_folder(run: Path, settings: Settings, resume: bool) -> None:
+def _check_folder(run: Path, resume: bool) -> None:
     if run.exists() and not run.is_dir():
         raise DataError(f"{run} is a file; name a folder for the run")
     if (run / "last.pt").exists() and not resume:
         raise DataError(f"{run} already holds a run; continue it with --resume or name another folder")
-    record = run / "settings.json"
-    if resume and (run / "last.pt").exists() and record.exists() and record.read_text() != (now := _pretty(settings)):
-        raise DataError(f"{run} was started with other settings; resume needs the same ones. Then: {record.read_text()} now: {now}")
 
 
 def _open_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer) -> None:
@@ -231,21 +238,35 @@ def _open_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer)
         "linepipe": code_version(),
         "processes": trainer.processes.world,
     }
-    before = run / "environment.json"
-    if before.exists() and trainer.epochs and json.loads(before.read_text())["train_rows"] != environment["train_rows"]:
-        raise DataError(f"{data.root}: not the images that {run} was started with; give the same ones, or start a new run")
     try:
-        run.mkdir(parents=True, exist_ok=True)
         (run / "settings.json").write_text(_pretty(settings))
         _forget_after(trainer.epochs, run / "metrics.jsonl")
-        before.write_text(json.dumps(environment, indent=1))
-        free = shutil.disk_usage(run).free
+        (run / "environment.json").write_text(json.dumps(environment, indent=1))
     except OSError as exc:
         raise DataError(f"{run}: cannot be written ({exc.strerror}); name another folder") from exc
+
+
+@contextmanager
+def _alone(run: Path, trainer: Trainer) -> Iterator[None]:
+    """Make the folder, if there is room for the run, and keep other trainings out of it as long as this one lives."""
     # Weights, their average and two moments; twice for last and best, once more while one is being replaced.
     needed = 3 * 4 * sum(p.numel() * p.element_size() for p in trainer.model.parameters()) + 50_000_000
-    if free < needed:
-        raise DataError(f"{run}: {free / 1e6:.0f} MB free on that disk, the run needs {math.ceil(needed / 1e6)} MB; make room first")
+    try:
+        free = shutil.disk_usage(next(p for p in (run.absolute(), *run.absolute().parents) if p.exists())).free
+        if free < needed:
+            raise DataError(f"{run}: {free / 1e6:.0f} MB free on that disk, the run needs {math.ceil(needed / 1e6)} MB; make room first")
+        run.mkdir(parents=True, exist_ok=True)
+        fd = os.open(run, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as exc:
+        raise DataError(f"{run}: cannot be written ({exc.strerror}); name another folder") from exc
+    try:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise DataError(f"{run}: another training writes into this folder; wait for it, or name another folder") from None
+        yield
+    finally:
+        os.close(fd)
 
 
 @contextmanager

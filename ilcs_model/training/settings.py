@@ -23,7 +23,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     name: str = "model"
     epochs: int | None = 60
     budget_s: float | None = None
-    """Seconds of training instead of epochs; the judgement comes after them."""
+    """Seconds of training instead of epochs; judgements, on the way and at the end, come on top."""
     batch: int = 16
     """Of one process."""
     seed: int = 0

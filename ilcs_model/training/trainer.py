@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -169,7 +170,13 @@ class Trainer:
             "model": self.model.state_dict(),
             "averaged": self.averaged.state_dict(),
             "optimizer": self.optimizer.state_dict(),
+            "of": self._of(),
         }
+
+    def _of(self) -> dict[str, Any]:
+        """What a checkpoint belongs to; a run's length may be changed."""
+        settings = msgspec.to_builtins(msgspec.structs.replace(self.settings, epochs=None, budget_s=None))
+        return {**settings, "train_rows": self.data.summary()["train_rows"]}
 
     def save(self, path: Path) -> None:
         """Write a checkpoint, which appears whole or not at all. Raises ``OSError``."""
@@ -181,19 +188,23 @@ class Trainer:
         os.replace(part, path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises ``DataError`` for one that is damaged or of another network."""
+        """Go on from a checkpoint. Raises ``DataError`` for one that is damaged, or of another network or run."""
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as exc:  # zip, pickle and torch each have their own; weights_only keeps code in it from running
             raise DataError(f"{path}: damaged, or no checkpoint of ours ({type(exc).__name__}); start anew in another folder") from exc
         try:
+            before = {key: state["of"].get(key) for key in self._of()}
             self.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
             for name in ("step", "epochs", "trained_s", "best", "without_better"):
                 setattr(self, name, state[name])
-        except (KeyError, TypeError, ValueError, RuntimeError) as exc:
+        except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
             raise DataError(f"{path}: does not fit this run: it is of another network or other classes ({str(exc)[:200]})") from exc
+        if others := [key for key, value in self._of().items() if before[key] != value]:
+            what = ", ".join("other training images" if key == "train_rows" else f"{key} {before[key]}" for key in others)
+            raise DataError(f"{path}: of a run that had {what}; give the same, or start a new run in another folder")
 
 
 @torch.no_grad()

@@ -172,6 +172,7 @@ def test_one_coco_file_at_the_root_holds_out_every_tenth(tmp_path: Path) -> None
     [
         ('{"images": [', "not readable JSON"),
         ('{"images": ' + "[" * 100_000, "not readable JSON"),
+        ('{"images": [], "annotations": []}', "looks like a COCO set but has no categories; complete it or move it away"),
         ('{"images": [{"id": 1}], "annotations": [], "categories": []}', r"file_name.*\$\.images\[0\]"),
         (COCO.format(IMAGE.format(1, "a.png"), BOX.format(2, 3, [0, 0, 1, 1])), r"annotations\[0\] names an image or a category"),
         (COCO.format(IMAGE.format(1, "a.png"), BOX.format(1, 4, [0, 0, 1, 1])), r"annotations\[0\] names an image or a category"),

@@ -140,10 +140,12 @@ def test_a_network_of_the_house_is_exported(tmp_path: Path, capsys: pytest.Captu
     torch.manual_seed(0)
     path = tmp_path / "two.safetensors"
     info = read_info(find_model("ilcs-neu"))
-    save_model(path, create("ilcs", 2), msgspec.structs.replace(info, classes=("dark", "light")))
+    network = create("ilcs", 2, invariant=info.invariant, locate=info.locate)
+    save_model(path, network, msgspec.structs.replace(info, classes=("dark", "light")))
 
     assert linepipe("export", path, "--engine", "onnx", "--out", tmp_path / "out") == 0
     assert "no images: give --data" in capsys.readouterr().out
+    assert "mean of the tile" in json.loads((tmp_path / "out" / "model.json").read_text())["normalisation"]["formula"]
 
 
 def _swap(network: Locating) -> None:
@@ -182,7 +184,8 @@ def test_a_wrong_export_is_not_left_lying_about_and_its_images_are_named(
     assert linepipe("export", model, "--engine", engine, "--out", out, "--data", data, "--split", "test") == 1
 
     said = capsys.readouterr()
-    assert f"{data}/dark/dark_09.png: trained a, exported c" in said.out
+    assert f"{data}/dark/dark_09.png: trained a, exported c, by the trained network " in said.out
+    assert ("--engine onnx computes in float32" in said.err) == (engine != "onnx")
     assert "labels that differ 4" in said.out
     assert f"nothing was written to {out}" in said.err
     assert not out.exists()
@@ -246,6 +249,7 @@ def test_a_mistake_is_said_before_anything_is_converted(
     (data / "dark" / "broken.png").write_bytes(b"no image")
     for args, says in (
         (["nowhere.safetensors", *out], "no model file nowhere.safetensors"),
+        ([f"{tmp_path}", *out], f"{tmp_path} is a folder; name the model file in it"),
         ([cut, *out], "cut.safetensors"),
         ([model, *out, "--split", "test"], "give --data too"),
         ([model, *out, "--data", tmp_path / "none"], "none: no such folder"),

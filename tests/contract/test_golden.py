@@ -1,5 +1,6 @@
 """An engine that answers wrongly does not go on: damaged at the start it is made anew or refused, later the node ends."""
 
+import re
 import select
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -21,10 +22,11 @@ MODEL = find_model("ilcs-neu")
 
 
 def flip(weights: Path) -> None:
-    """Negate weights of the first linear layer, most of the file: as good a file as before, of another network."""
+    """Negate the largest tensor, as the description beside it says where it lies: as good a file as before, of another network."""
+    places = re.findall(r'offset="(\d+)" size="(\d+)"', weights.with_suffix(".xml").read_text())
+    start, size = max(((int(offset), int(size)) for offset, size in places), key=lambda place: place[1])
     data = np.fromfile(weights, np.uint8)
-    start = len(data) // 8 * 4
-    data[start + 3 : start + 2_000_000 : 4] ^= 0x80
+    data[start + 3 : start + size : 4] ^= 0x80
     data.tofile(weights)
 
 

@@ -126,6 +126,8 @@ def test_a_black_mask_of_a_defect_is_named_and_so_is_one_of_another_size(tmp_pat
     black = np.zeros((20, 30), np.uint8)
     with pytest.raises(DataError, match=r"m\.png: all black, but a\.png shows a defect; mend it, or write none"):
         check_images(write_masked(tmp_path, "dent", black))
+    with pytest.raises(DataError, match=r"m\.png: nothing above 127 in it \(the most is 1, white is 255\), but a\.png shows a defect"):
+        check_images(write_masked(tmp_path, "dent", black + 1))
     with pytest.raises(DataError, match=r"m\.png: 20 x 30 pixels, but its image a\.png has 30 x 20"):
         check_images(write_masked(tmp_path, "dent", black.T))
     assert check_images(write_masked(tmp_path, "ok", black)) == ()

@@ -170,3 +170,18 @@ def test_a_line_refuses_a_colour_model_and_says_what_to_do(path: Path) -> None:
     assert load_model(path)[1].recipe.decode == "rgb"
     with pytest.raises(ConfigError, match=r"tiny\.safetensors is a colour model, and a line judges grey tiles; train a grey model"):
         read_model(path)
+
+
+def test_a_flipped_bit_in_the_weights_is_found(path: Path) -> None:
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+
+    with pytest.raises(ModelFileError, match="not those that were written"):
+        load_model(path)
+
+
+def test_a_model_file_is_readable_by_whom_the_folder_lets_in(path: Path) -> None:
+    (beside := path.with_suffix(".txt")).write_text("x")
+
+    assert path.stat().st_mode == beside.stat().st_mode

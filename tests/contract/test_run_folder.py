@@ -62,7 +62,7 @@ def test_a_run_folder_holds_all_that_the_run_was(with_val: Path, tmp_path: Path)
     }
     assert json.loads((run / "settings.json").read_text())["model"] == "mobilenet_v2"
     assert [r["epoch"] for r in epochs(run)] == [1, 2]
-    assert "judged_accuracy" in epochs(run)[-1]
+    assert ["judged_accuracy" in r for r in epochs(run)] == [False, True], "a short run is judged at its end alone"
     assert all(0 < r["loader_share"] < 1 for r in epochs(run))
     for picture in run.glob("*.png"):
         assert cv2.imread(str(picture)) is not None
@@ -109,6 +109,19 @@ def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: 
     assert (Path(moved) / "model.safetensors").exists()
 
 
+def test_one_training_at_a_time_writes_into_a_folder(folder: Path, tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "24", "--batch", "4"]
+    with subprocess.Popen([*PYTHON, *options], stdout=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        next(line for line in process.stdout if line.startswith("epoch 1:"))
+        second = CliRunner().invoke(command, ["--resume", "--out", str(run)])
+        process.kill()
+
+    assert second.exit_code == 2
+    assert f"{run}: another training writes into this folder" in second.output
+
+
 def test_a_resumed_run_keeps_its_settings(folder: Path, tmp_path: Path) -> None:
     train(open_dataset(folder), tmp_path / "run", QUICK)
 
@@ -122,7 +135,7 @@ def test_a_run_does_not_go_on_with_other_images(folder: Path, tmp_path: Path) ->
     train(open_dataset(folder), tmp_path / "run", QUICK)
     next((folder / "dark").iterdir()).rename(folder / "dark" / "other.jpg")
 
-    with pytest.raises(DataError, match="not the images that"):
+    with pytest.raises(DataError, match="other training images"):
         train(open_dataset(folder), tmp_path / "run", QUICK, resume=True)
 
 
@@ -140,6 +153,31 @@ def test_two_processes_train_one_network(folder: Path, tmp_path: Path) -> None:
     load_model(run / "model.safetensors")
 
 
+@pytest.mark.parametrize(
+    ("options", "says"),
+    [
+        (["--rate", "nan"], "--rate"),
+        (["--rate", "inf"], "--rate"),
+        (["--name", "a/b"], "--name"),
+        (["--epochs", "3", "--budget", "2s"], "--epochs and --budget both say"),
+    ],
+)
+def test_nonsense_is_refused_before_anything_is_read(tmp_path: Path, options: list[str], says: str) -> None:
+    result = CliRunner().invoke(command, ["--data", str(tmp_path / "nowhere"), "--out", str(tmp_path / "run"), *options])
+
+    assert result.exit_code == 2
+    assert says in result.output and "nowhere" not in result.output
+
+
+def test_class_names_in_any_script_are_fine(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:
+    for label in ("划痕", "夹杂"):
+        make_images(tmp_path / "data" / label, 10)
+
+    train(open_dataset(tmp_path / "data"), run := tmp_path / "run", QUICK)
+
+    assert "| 划痕 |" in (run / "model.md").read_text()
+
+
 def test_a_budget_ends_the_training(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(
         command, ["--data", str(folder), "--out", str(tmp_path / "run"), "--model", "mobilenet_v2", "--batch", "4", "--budget", "2s"]
@@ -152,18 +190,18 @@ def test_a_budget_ends_the_training(folder: Path, tmp_path: Path) -> None:
 
 
 def test_a_run_that_gets_no_better_ends_early_and_gives_its_best_weights(with_val: Path, tmp_path: Path) -> None:
-    settings = msgspec.structs.replace(QUICK, epochs=12, rate=1e-12, patience=2)
+    settings = msgspec.structs.replace(QUICK, epochs=32, rate=1e-12, patience=2)
     said: list[str] = []
 
     train(open_dataset(with_val), tmp_path / "run", settings, report=lambda r: said.append(str(r.get("remark", ""))))
 
-    assert len(epochs(tmp_path / "run")) < 12
+    assert len(epochs(tmp_path / "run")) < 32
     assert any("stopped early" in text for text in said)
     assert any("the weights of epoch" in text for text in said)
 
 
 def test_judgements_without_a_better_one_count_on_after_a_resume(with_val: Path, tmp_path: Path) -> None:
-    settings = msgspec.structs.replace(QUICK, epochs=12, rate=1e-12, patience=3)
+    settings = msgspec.structs.replace(QUICK, epochs=32, rate=1e-12, patience=3)
     data = open_dataset(with_val)
     train(data, tmp_path / "whole", settings)
 
@@ -175,7 +213,7 @@ def test_judgements_without_a_better_one_count_on_after_a_resume(with_val: Path,
         with suppress(KeyboardInterrupt):
             train(data, tmp_path / "cut", settings, resume=True, report=interrupt)
 
-    assert len(epochs(tmp_path / "cut")) == len(epochs(tmp_path / "whole")) < 12
+    assert len(epochs(tmp_path / "cut")) == len(epochs(tmp_path / "whole")) < 32
 
 
 def test_rare_classes_count_more(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:
@@ -206,7 +244,7 @@ def test_colour_is_seen_and_kept(tmp_path: Path) -> None:
     assert any("--colour grey" in text for text in said)
 
 
-@pytest.mark.parametrize("damage", ["truncated", "hostile", "other"])
+@pytest.mark.parametrize("damage", ["truncated", "hostile", "no dict", "other", "foreign"])
 def test_a_checkpoint_that_cannot_be_used_is_named(folder: Path, tmp_path: Path, damage: str) -> None:
     data, run = open_dataset(folder), tmp_path / "run"
     train(data, run, QUICK)
@@ -215,9 +253,12 @@ def test_a_checkpoint_that_cannot_be_used_is_named(folder: Path, tmp_path: Path,
         last.write_bytes(last.read_bytes()[:1000])
     elif damage == "hostile":
         torch.save({"model": Hostile(tmp_path / "harm")}, last)
+    elif damage == "no dict":
+        torch.save({**torch.load(last, weights_only=True), "of": 3}, last)
     else:
-        train(data, tmp_path / "miam", msgspec.structs.replace(QUICK, miam=True))
-        shutil.copy(tmp_path / "miam" / "last.pt", last)
+        other = msgspec.structs.replace(QUICK, **({"miam": True} if damage == "other" else {"seed": 1}))
+        train(data, tmp_path / "other", other)
+        shutil.copy(tmp_path / "other" / "last.pt", last)
 
     with pytest.raises(DataError, match=r"last\.pt"):
         train(data, run, QUICK, resume=True)
@@ -248,6 +289,7 @@ def test_a_full_disk_is_found_before_the_first_epoch(folder: Path, tmp_path: Pat
     try:
         with pytest.raises(DataError, match="make room first"):
             train(open_dataset(folder), disk / "run", QUICK)
+        assert list(disk.iterdir()) == []
     finally:
         subprocess.run(["umount", str(disk)], check=True)
 

@@ -48,7 +48,7 @@ def right(tiles: np.ndarray) -> np.ndarray:
 
 def check(engine: CudaEngine, given: list[object], right: np.ndarray) -> None:
     logits, maps = engine(engine.gather(given))
-    assert maps is None
+    assert maps is not None and maps.shape == (len(right), 37, 37)
     assert logits.shape == right.shape
     assert np.abs(softmax(logits) - right).max() < 0.1
     sure = np.sort(right, axis=1)

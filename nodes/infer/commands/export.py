@@ -1,5 +1,6 @@
 """``linepipe export``"""
 
+import shutil
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from nodes.infer.engines.eager import EagerEngine
 
 ENGINES = ("onnx", "openvino", "compiled")
+SCARCE = 100_000_000
+"""Bytes free below which a failed export says so."""
 SHOWN = 20
 """Images named in the report; ``--json`` names all."""
 
@@ -69,8 +72,14 @@ def export(model: str, engine: str, out: Path, data: Path | None, split: str | N
             if exported.proof.holds:
                 put(exported, part, out)
     except (RuntimeError, OSError) as exc:  # torch's or OpenVINO's own, a compiler that fails, a full disk
-        raise LinepipeError(f"{source.path} cannot be exported to {out} for the engine {engine}: {exc}") from exc
+        raise LinepipeError(f"{source.path} cannot be exported to {out} for the engine {engine}: {exc}{_space(out)}") from exc
     _report(exported, images, out, as_json)
+
+
+def _space(out: Path) -> str:
+    """OpenVINO says of a full disk only that its stream failed."""
+    free = shutil.disk_usage(next(p for p in (out, *out.parents) if p.exists())).free
+    return f"; only {free / 1e6:.0f} MB are free there: make room" if free < SCARCE else ""
 
 
 def _source(model: str) -> Source:
@@ -140,7 +149,7 @@ def _describe(source: Source, engine: str, form: Form[Any], network: Network, fi
         name=info.name,
         classes=info.classes,
         recipe=msgspec.to_builtins(info.recipe),
-        normalisation={"formula": "(pixel / 255 - mean) / std", "mean": info.mean, "std": info.std, "inside_the_network": True},
+        normalisation=_normalisation(info),
         digest=digest,
         engine=engine,
         library=form.version,
@@ -152,6 +161,12 @@ def _describe(source: Source, engine: str, form: Form[Any], network: Network, fi
         linepipe=code_version(),
         proof=proof,
     )
+
+
+def _normalisation(info: "ModelInfo") -> dict[str, Any]:
+    if info.invariant:
+        return {"formula": "(pixel - mean of the tile) / sqrt(variance of the tile + 4)", "inside_the_network": True}
+    return {"formula": "(pixel / 255 - mean) / std", "mean": info.mean, "std": info.std, "inside_the_network": True}
 
 
 def _outputs(found: Output) -> tuple[Part, ...]:
@@ -186,11 +201,12 @@ def _report(found: Exported, images: Images | None, out: Path, as_json: bool) ->
         else:
             click.echo(_line(f"images of {images.root}, {f'split {images.split}' if images.split else 'all splits'}", proof.images))
             for one in proof.images.labels_that_differ[:SHOWN]:
-                click.echo(f"  {one.file}: trained {one.trained}, exported {one.exported}")
+                click.echo(f"  {one.file}: trained {one.trained}, exported {one.exported}, by the trained network {one.margin:.3f} behind")
             if (more := len(proof.images.labels_that_differ) - SHOWN) > 0:
                 click.echo(f"  and {more} more; --json lists all")
     if not proof.holds:
-        raise LinepipeError(f"what was exported does not answer as the trained network does; nothing was written to {out}")
+        advice = "" if found.engine == "onnx" else "; --engine onnx computes in float32, where near ties stay as they were"
+        raise LinepipeError(f"what was exported does not answer as the trained network does; nothing was written to {out}{advice}")
     if not as_json:
         click.echo(f"proven; written to {out}: {', '.join((*found.files, MARK))}")
 

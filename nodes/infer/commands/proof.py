@@ -27,6 +27,8 @@ class Differing(msgspec.Struct, frozen=True, kw_only=True):
     """Label by the trained network, in float32."""
     exported: str
     """Label by what was exported."""
+    margin: float
+    """By which the trained network's best score leads its score of the exported label, 0..1: small for a near tie."""
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +89,9 @@ def compare(exported: Network, trained: Callable[[Pixels], Output], given: Itera
         tiles += len(names)
         largest = max(largest, float(np.abs(a - b).max()))
         for k in np.flatnonzero((a.argmax(1) != b.argmax(1)) | (b < 0).any(1)):
-            differing.append(Differing(file=names[k], trained=classes[a[k].argmax()], exported=classes[b[k].argmax()]))
+            label, other = int(a[k].argmax()), int(b[k].argmax())
+            margin = float(a[k][label] - a[k][other])
+            differing.append(Differing(file=names[k], trained=classes[label], exported=classes[other], margin=margin))
         if right.maps is not None and found.maps is not None:
             cells += right.maps.size
             cells_off += int(((right.maps > 0) != (found.maps > 0)).sum())
