@@ -172,21 +172,19 @@ class _Progress:
             columns = (
                 TextColumn("epoch {task.fields[epoch]}"),
                 BarColumn(),
-                TextColumn("loss {task.fields[loss]:.3f}  {task.fields[rate]:.1f} images/s"),
+                TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  {task.fields[images_per_s]:.1f} images/s"),
                 TimeRemainingColumn(),
             )
             self._bar = Progress(*columns, console=Console(stderr=True))
             self._bar.start()
-            self._task = self._bar.add_task("train", total=1.0, epoch=0, loss=0.0, rate=0.0)
+            self._task = self._bar.add_task("train", total=1.0, epoch=0, loss=0.0, accuracy=0.0, images_per_s=0.0)
 
     def __call__(self, record: dict[str, Any]) -> None:
         if "remark" in record:
             click.echo(record["remark"])
         elif "done" in record:
             if self._bar is not None:
-                self._bar.update(
-                    self._task, completed=record["done"], epoch=record["epoch"], loss=record["loss"], rate=record["images_per_s"]
-                )
+                self._bar.update(self._task, completed=record["done"], **{k: v for k, v in record.items() if k != "done"})
         else:
             click.echo(_line(record))
 

@@ -116,7 +116,9 @@ class _Course:
         for step in trainer.epoch():
             steps.append(step)
             rate = len(steps) * images / (time.monotonic() - began)
-            self.report({"done": trainer.done(), "epoch": trainer.epochs + 1, "loss": step.loss, "images_per_s": rate})
+            right = float(np.mean([s.right for s in steps]))
+            now = {"epoch": trainer.epochs + 1, "loss": step.loss, "accuracy": right, "images_per_s": rate}
+            self.report({"done": trainer.done(), **now})
         seconds = time.monotonic() - began
         return {
             "epoch": trainer.epochs,

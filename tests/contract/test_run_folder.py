@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -176,6 +177,22 @@ def test_class_names_in_any_script_are_fine(tmp_path: Path, make_images: Callabl
     train(open_dataset(tmp_path / "data"), run := tmp_path / "run", QUICK)
 
     assert "| 划痕 |" in (run / "model.md").read_text()
+
+
+def test_a_terminal_shows_loss_accuracy_pace_and_time_left(folder: Path, tmp_path: Path) -> None:
+    options = ["--data", str(folder), "--out", str(tmp_path / "run"), "--model", "mobilenet_v2", "--epochs", "2", "--batch", "4"]
+    ours, terminal = os.openpty()
+    with subprocess.Popen([*PYTHON, *options], stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, "COLUMNS": "120"}) as process:
+        os.close(terminal)
+        seen = b""
+        with suppress(OSError):  # how Linux says that nobody writes to a terminal any more
+            while more := os.read(ours, 4096):
+                seen += more
+        assert process.wait() == 0
+    os.close(ours)
+
+    plain = re.sub(rb"\x1b\[[\d;?]*\w", b"", seen)
+    assert re.search(rb"epoch 2.*loss \d+\.\d+ +accuracy \d+\.\d% +\d+\.\d images/s +0:00:\d\d", plain)
 
 
 def test_a_budget_ends_the_training(folder: Path, tmp_path: Path) -> None:
