@@ -29,6 +29,7 @@ from ilcs_model.training.settings import SMALL, SMALL_UNTIL, Settings
 COMPILE_STEPS, COMPILE_S = 100, 300  # compiling takes about a minute on two cores; a shorter run is over sooner without
 UNEVEN = 1.5  # ratio of the largest to the smallest class from which on classes are weighted
 HEAVIEST = 10.0  # a class's weight at most
+LOST = 1e6  # loss from which no run comes back
 WIDE = 100_000  # inputs of a linear layer that needs the slow rate
 Batches = Callable[[Dataset, Epoch], Iterator[Batch]]
 
@@ -125,7 +126,7 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         self._average(min(s.average, self.step / (self.step + 9)))
-        if not math.isfinite(loss.item()):
+        if not loss.item() < LOST:  # nor a number
             raise DataError(f"the loss is {loss.item()} at step {self.step}: lower --rate (now {s.rate:g}) or look for broken images")
         return Step(named.item(), (logits.argmax(1) == labels).float().mean().item())
 

@@ -293,9 +293,10 @@ class Hostile:
         return Path.write_text, (self.path, "harm")
 
 
-def test_a_loss_that_is_no_number_ends_the_run_with_advice(folder: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("rate", "epochs"), [(1e5, 1), (1e30, 20)])
+def test_a_loss_beyond_all_bounds_ends_the_run_with_advice(folder: Path, tmp_path: Path, rate: float, epochs: int) -> None:
     with pytest.raises(DataError, match="lower --rate"):
-        train(open_dataset(folder), tmp_path / "run", msgspec.structs.replace(QUICK, rate=1e30, epochs=20, clip_norm=1e30))
+        train(open_dataset(folder), tmp_path / "run", msgspec.structs.replace(QUICK, rate=rate, epochs=epochs))
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
