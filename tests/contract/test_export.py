@@ -21,7 +21,7 @@ import torch
 import ilcs_model.export
 from ilcs_model import create
 from ilcs_model.files import load_model, save_model
-from ilcs_model.info import digest, read_info
+from ilcs_model.info import Recipe, digest, read_info
 from nodes.infer.engines.eager import EagerEngine
 from nodes.infer.verdict import softmax
 from pipeline.cli import main
@@ -246,11 +246,15 @@ def test_a_mistake_is_said_before_anything_is_converted(
     cut.write_bytes(model.read_bytes()[:300])
     out = ["--engine", "onnx", "--out", tmp_path / "out"]
     (tmp_path / "file").write_text("x")
+    colour = tmp_path / "colour.safetensors"
+    info = msgspec.structs.replace(read_info(model), architecture="mobilenet_v2", locate=False, recipe=Recipe(decode="rgb", size_px=32))
+    save_model(colour, create("mobilenet_v2", len(info.classes)), info)
     (data / "dark" / "broken.png").write_bytes(b"no image")
     for args, says in (
         (["nowhere.safetensors", *out], "no model file nowhere.safetensors"),
         ([f"{tmp_path}", *out], f"{tmp_path} is a folder; name the model file in it"),
         ([cut, *out], "cut.safetensors"),
+        ([colour, *out], "colour.safetensors is a colour model, and what is exported takes grey tiles; train it with --colour grey"),
         ([model, *out, "--split", "test"], "give --data too"),
         ([model, *out, "--data", tmp_path / "none"], "none: no such folder"),
         ([model, *out, "--data", data, "--split", "mine"], "no image in split 'mine'; there is test, train"),

@@ -13,7 +13,7 @@ from nodes.infer.commands.exported import MARK, Exported, Part, folder_in, put, 
 from nodes.infer.commands.proof import BATCH, Compared, Named, Proof, batches, compare
 from nodes.infer.engines.contract import Network, Output
 from nodes.infer.engines.converted import Form
-from pipeline.errors import LinepipeError
+from pipeline.errors import ConfigError, LinepipeError
 from pipeline.model_file import find_model
 
 if TYPE_CHECKING:
@@ -83,13 +83,16 @@ def _space(out: Path) -> str:
 
 
 def _source(model: str) -> Source:
-    """Raises ``ConfigError`` for a model that cannot be loaded."""
+    """Raises ``ConfigError`` for a model that cannot be loaded, or takes colour."""
     from ilcs_model.info import digest, read_info
     from nodes.infer.engines.eager import EagerEngine
 
     path = find_model(model)
     trained = EagerEngine(path)
-    return Source(path, digest(path), read_info(path), trained)
+    info = read_info(path)
+    if info.recipe.decode == "rgb":
+        raise ConfigError(f"{path} is a colour model, and what is exported takes grey tiles; train it with --colour grey")
+    return Source(path, digest(path), info, trained)
 
 
 def _images(data: Path | None, split: str | None) -> Images | None:
