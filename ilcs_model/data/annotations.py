@@ -182,8 +182,9 @@ def _read_coco_file(root: Path, path: Path, split: str) -> tuple[list[Row], list
         raise DataError(f"{path}: not a COCO set of boxes ({exc})") from exc
     names = {category.id: category.name for category in coco.categories}
     boxes: dict[int | str, Found] = {image.id: [] for image in coco.images}
-    if len(boxes) < len(coco.images):
-        raise DataError(f"{path}: two images have the same id; ids must be unique")
+    for what, known, listed in (("images", boxes, coco.images), ("categories", names, coco.categories)):
+        if len(known) < len(listed):
+            raise DataError(f"{path}: two {what} have the same id; ids must be unique")
     for number, annotation in enumerate(coco.annotations):
         where = f"annotations[{number}]"
         if annotation.image_id not in boxes or annotation.category_id not in names:

@@ -17,6 +17,7 @@ from ilcs_model.info import class_problem
 __all__ = ["Box", "Dataset", "open_dataset"]
 
 COLUMNS = ("file", "class", "split")
+ORIGIN = "origin.json"
 
 
 class Dataset(msgspec.Struct, frozen=True, kw_only=True):
@@ -79,7 +80,7 @@ def open_dataset(root: Path, *, for_training: bool = True) -> Dataset:
     _check_rows(root, rows, remarks)
     _origin(root)  # now rather than when the model is written
     if for_training:
-        remarks = remarks + _check_training(root, classes, rows)
+        remarks = remarks + _check_training(root, classes, rows, remarks)
     return Dataset(
         root=root,
         classes=classes,
@@ -100,7 +101,10 @@ def _read(root: Path) -> tuple[list[Row], list[str]]:
         return read_voc(root, folders)
     if files := coco_files(root):
         return read_coco(root, files)
-    return _read_folders(root)
+    rows, remarks = _read_folders(root)
+    if left := [p.name for p in visible(root) if p.suffix == ".json" and p.name != ORIGIN]:
+        remarks.append(f"{several(left)}: not a COCO set, left out")
+    return rows, remarks
 
 
 def _check_rows(root: Path, rows: list[Row], remarks: list[str]) -> None:
@@ -120,10 +124,11 @@ def _check_rows(root: Path, rows: list[Row], remarks: list[str]) -> None:
             raise DataError(f"{row.where}: {row.file.name} is listed already in {before.where}{splits}; an image belongs to one split")
 
 
-def _check_training(root: Path, classes: Sequence[str], rows: list[Row]) -> list[str]:
-    """Remarks on the splits. Raises ``DataError`` for what cannot be trained on."""
+def _check_training(root: Path, classes: Sequence[str], rows: list[Row], remarks: list[str]) -> list[str]:
+    """Remarks on the splits. Raises ``DataError`` for what cannot be trained on, with what was remarked before."""
     if len(classes) < 2:
-        raise DataError(f"{root}: one class only, {classes[0]}; a classifier needs at least two (ok: clean material)")
+        problem = f"{root}: one class only, {classes[0]}; a classifier needs at least two (ok: clean material)"
+        raise DataError("; ".join([problem, *remarks]))
     of = {split: {row.label for row in rows if row.split == split} for split in SPLITS}
     if missing := [c for c in classes if c not in of["train"]]:
         raise DataError(f"{root}: no image of class {', '.join(missing)} in split 'train'; add some, or leave the class out")
@@ -211,7 +216,7 @@ def _read_classes(folders: list[Path], split: str) -> tuple[list[Row], list[str]
 
 def _origin(root: Path) -> dict[str, object]:
     """What made the data, where ``origin.json`` says so."""
-    path = root / "origin.json"
+    path = root / ORIGIN
     if not path.is_file():
         return {}
     try:

@@ -28,6 +28,7 @@ from ilcs_model.files import save_model
 from ilcs_model.info import ModelInfo, Recipe, code_version, digest
 from ilcs_model.networks.normalise import MEAN, STD
 from ilcs_model.training import documents
+from ilcs_model.training.memory import keep_freed_memory
 from ilcs_model.training.processes import Processes, joined
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import Step, Trainer
@@ -54,7 +55,9 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
 
 
 def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, resume: bool, report: Report) -> Path:
-    _check_folder(run, resume)
+    _check_folder(run, data.root, resume)
+    if processes.device.type == "cpu":
+        keep_freed_memory()
     remarks = check_images(data) if processes.first else ()
     recipe = Recipe(decode=_decode(data, settings.colour))
     for remark in (*data.remarks, *remarks, *_remarks(data, recipe, settings)):
@@ -221,7 +224,9 @@ def _remarks(data: Dataset, recipe: Recipe, settings: Settings) -> Iterator[str]
         yield "no split val: the last epoch's weights are taken, and nothing ends the run early"
 
 
-def _check_folder(run: Path, resume: bool) -> None:
+def _check_folder(run: Path, root: Path, resume: bool) -> None:
+    if run.resolve().is_relative_to(root.resolve()):
+        raise DataError(f"{run} lies in the data folder {root}, where its pictures would be taken for data; name one elsewhere")
     if run.exists() and not run.is_dir():
         raise DataError(f"{run} is a file; name a folder for the run")
     if (run / "last.pt").exists() and not resume:

@@ -183,6 +183,10 @@ def test_one_coco_file_at_the_root_holds_out_every_tenth(tmp_path: Path) -> None
         (COCO.format(IMAGE.format(1, "b.png"), ""), r"image 1: no b\.png in "),
         (COCO.format(IMAGE.format(1, "x" * 300), ""), r"image 1: no x"),
         (COCO.format(", ".join([IMAGE.format(1, "a.png")] * 2), ""), "two images have the same id"),
+        (
+            COCO.format(IMAGE.format(1, "a.png"), "").replace('"categories": [', '"categories": [{"id": 3, "name": "again"}, '),
+            "two categories have the same id",
+        ),
         (COCO.format(IMAGE.format(1, "a.png") + "," + IMAGE.format(2, "./a.png"), ""), r"image 2: a\.png is listed already in .*image 1"),
         (COCO.format(IMAGE.format(1, "a.png"), BOX.format(1, 9, [0, 0, 1, 1])), "class 'unused/one' cannot be the name of a folder"),
     ],

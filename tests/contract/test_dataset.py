@@ -1,5 +1,6 @@
 """Data folders: each kind is read as it stands, and what cannot be used is named with its place and a way out."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -174,3 +175,13 @@ def test_a_damaged_note_on_the_datas_origin_is_found_at_the_start(tmp_path: Path
 
     with pytest.raises(DataError, match=r"origin\.json: not readable JSON"):
         open_dataset(tmp_path)
+
+
+def test_a_json_file_that_is_no_coco_set_is_said_to_be_left_out(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:
+    make_images(tmp_path / "images", 3)
+    (tmp_path / "annotations.json").write_text("[]")
+
+    with pytest.raises(DataError, match=r"one class only, images; .*; annotations\.json: not a COCO set, left out"):
+        open_dataset(tmp_path)
+    make_images(tmp_path / "masks", 3)
+    assert "annotations.json: not a COCO set, left out" in open_dataset(tmp_path).remarks

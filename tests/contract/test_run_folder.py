@@ -110,6 +110,12 @@ def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: 
     assert (Path(moved) / "model.safetensors").exists()
 
 
+def test_a_run_may_not_lie_in_its_data(folder: Path) -> None:
+    for run in (folder, folder / "run"):
+        with pytest.raises(DataError, match="lies in the data folder"):
+            train(open_dataset(folder), run, QUICK)
+
+
 def test_one_training_at_a_time_writes_into_a_folder(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "24", "--batch", "4"]
