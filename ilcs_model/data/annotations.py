@@ -141,23 +141,31 @@ class _Coco(msgspec.Struct):
 
 
 def coco_files(root: Path) -> list[Path]:
-    """JSON files of a data folder, or of its ``annotations``, that hold a COCO set. Raises ``DataError`` for broken ones."""
-    return [p for pattern in ("*.json", "annotations/*.json") for p in sorted(root.glob(pattern)) if _is_coco(p)]
+    """JSON files of a data folder, or of its ``annotations``, that hold a COCO set of boxes.
+
+    Raises ``DataError`` for a broken one, and for one that lacks a part where no other is whole (captions have no categories).
+    """
+    missing = {
+        p: lacks for pattern in ("*.json", "annotations/*.json") for p in sorted(root.glob(pattern)) if (lacks := _lacks(p)) is not None
+    }
+    whole = [path for path, lacks in missing.items() if not lacks]
+    if missing and not whole:
+        path, lacks = next(iter(missing.items()))
+        raise DataError(f"{path}: looks like a COCO set but has no {', '.join(lacks)}; complete it or move it away")
+    return whole
 
 
-def _is_coco(path: Path) -> bool:
+def _lacks(path: Path) -> list[str] | None:
+    """The parts that a COCO set lacks; None for a file that is none."""
     if path.name.startswith(".") or not path.is_file():
-        return False
+        return None
     try:
         keys = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw]).keys()
     except msgspec.ValidationError:
-        return False
+        return None
     except (OSError, msgspec.DecodeError, RecursionError) as exc:
         raise DataError(f"{path}: not readable JSON ({exc}); repair it or move it away") from exc
-    missing = [name for name in _Coco.__struct_fields__ if name not in keys]
-    if missing and {"images", "annotations"} & keys:
-        raise DataError(f"{path}: looks like a COCO set but has no {', '.join(missing)}; complete it or move it away")
-    return not missing
+    return [name for name in _Coco.__struct_fields__ if name not in keys] if {"images", "annotations"} & keys else None
 
 
 def read_coco(root: Path, files: list[Path]) -> tuple[list[Row], list[str]]:

@@ -21,7 +21,7 @@ import torch
 import ilcs_model.export
 from ilcs_model import create
 from ilcs_model.files import load_model, save_model
-from ilcs_model.info import Recipe, digest, read_info
+from ilcs_model.info import digest, read_info
 from nodes.infer.engines.eager import EagerEngine
 from nodes.infer.verdict import softmax
 from pipeline.cli import main
@@ -247,8 +247,8 @@ def test_a_mistake_is_said_before_anything_is_converted(
     out = ["--engine", "onnx", "--out", tmp_path / "out"]
     (tmp_path / "file").write_text("x")
     colour = tmp_path / "colour.safetensors"
-    info = msgspec.structs.replace(read_info(model), architecture="mobilenet_v2", locate=False, recipe=Recipe(decode="rgb", size_px=32))
-    save_model(colour, create("mobilenet_v2", len(info.classes)), info)
+    network, info = load_model(model)
+    save_model(colour, network, msgspec.structs.replace(info, recipe=msgspec.structs.replace(info.recipe, decode="rgb")))
     (data / "dark" / "broken.png").write_bytes(b"no image")
     for args, says in (
         (["nowhere.safetensors", *out], "no model file nowhere.safetensors"),
