@@ -32,7 +32,6 @@ from ilcs_model import create
 from ilcs_model.data.dataset import Dataset, open_dataset
 from ilcs_model.data.loader import train_batches
 from ilcs_model.info import Recipe
-from ilcs_model.training.memory import keep_freed_memory
 from ilcs_model.training.processes import Processes
 from ilcs_model.training.run import hardware
 from ilcs_model.training.settings import SMALL, Settings
@@ -73,10 +72,7 @@ def plain_loop(data: Dataset) -> Iterator[None]:
 
 
 def ours(data: Dataset, settings: Settings, side: int | None) -> Iterator[None]:
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    if device.type == "cpu":
-        keep_freed_memory()
-    trainer = Trainer(data, Recipe(), settings, Processes(device=device))
+    trainer = Trainer(data, Recipe(), settings, Processes(device=torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     print(f"{settings.recipe}, side {side}: {trainer.describe()}")
     trainer.model.train()
     number = 0

@@ -28,7 +28,6 @@ from ilcs_model.files import save_model
 from ilcs_model.info import ModelInfo, Recipe, code_version, digest
 from ilcs_model.networks.normalise import MEAN, STD
 from ilcs_model.training import documents
-from ilcs_model.training.memory import keep_freed_memory
 from ilcs_model.training.processes import Processes, joined
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import Step, Trainer
@@ -56,8 +55,6 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
 
 def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, resume: bool, report: Report) -> Path:
     _check_folder(run, data.root, resume)
-    if processes.device.type == "cpu":
-        keep_freed_memory()
     remarks = check_images(data) if processes.first else ()
     recipe = Recipe(decode=_decode(data, settings.colour))
     for remark in (*data.remarks, *remarks, *_remarks(data, recipe, settings)):

@@ -23,6 +23,7 @@ from ilcs_model.errors import DataError, ModelFileError
 from ilcs_model.evaluation.judge import logits_of
 from ilcs_model.files import load_model
 from ilcs_model.info import Recipe
+from ilcs_model.training.memory import keep_freed_memory
 from ilcs_model.training.processes import Processes
 from ilcs_model.training.settings import SMALL, SMALL_UNTIL, Settings
 
@@ -51,6 +52,8 @@ class Trainer:
         self.data, self.recipe, self.settings, self.processes = data, recipe, settings, processes
         torch.manual_seed(settings.seed)
         self.device = processes.device
+        if self.device.type == "cpu":
+            keep_freed_memory()
         self.batches, self.loader = _loader(settings.loader, self.device)
         self.locate = data.locates and settings.invariant
         if len(data.split("train")) < processes.world:

@@ -2,11 +2,21 @@
 
 import subprocess
 import sys
+from collections.abc import Callable
+from pathlib import Path
 
 SCRIPT = """
 import resource
+import sys
+from pathlib import Path
+
 import torch
-from ilcs_model.training.memory import keep_freed_memory
+
+from ilcs_model.data.dataset import open_dataset
+from ilcs_model.info import Recipe
+from ilcs_model.training.processes import Processes
+from ilcs_model.training.settings import Settings
+from ilcs_model.training.trainer import Trainer
 
 def faults():
     before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
@@ -15,18 +25,19 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(faults())
-keep_freed_memory()
+Trainer(open_dataset(Path(sys.argv[1])), Recipe(), Settings(epochs=1), Processes())
 faults()
 print(faults())
 """
 
 
-def test_what_a_step_frees_is_not_fetched_from_the_kernel_again() -> None:
+def test_what_a_step_frees_is_not_fetched_from_the_kernel_again(tmp_path: Path, make_images: Callable[..., list[Path]]) -> None:
     """In a process of its own: the C library is told once and for all."""
-    env = {"OMP_NUM_THREADS": "1"}
+    for label in ("dark", "light"):
+        make_images(tmp_path / label, 2)
+    program = [sys.executable, "-c", SCRIPT, str(tmp_path)]
 
-    before, after = map(
-        int, subprocess.run([sys.executable, "-c", SCRIPT], env=env, capture_output=True, text=True, check=True).stdout.split()
-    )
+    found = subprocess.run(program, env={"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, check=True)
 
+    before, after = map(int, found.stdout.split())
     assert after < before / 4
