@@ -99,8 +99,8 @@ class Joiner:
 
     def _height(self, event: DefectEvent) -> int | None:
         """Rows of a frame of a camera that sees a continuous strip, else None."""
-        camera = self._config.cameras[event.camera]
-        if camera.speed_mps is None or camera.frame_px is None or self._config.preprocess.layout != "grid":
+        camera = self._config.cameras.get(event.camera)  # None: a piece left by a run with other cameras
+        if camera is None or camera.speed_mps is None or camera.frame_px is None or self._config.preprocess.layout != "grid":
             return None
         return camera.frame_px[1]
 

@@ -88,18 +88,18 @@ class _Publish:
 
     def turn(self) -> bool:
         """One pass; False when everything is done."""
-        now = time.monotonic_ns()
+        now, stopping = time.monotonic_ns(), self._node.stopping  # asked once: it may change at any moment
         if self._sink.failed is not None:
             raise self._sink.failed
         while not self._lifted.empty():
             self._spool.lift_floor(*self._lifted.get())
         busy = self._accept()
-        self._settle(now, everything=self._node.stopping and not busy)
+        self._settle(now, everything=stopping and not busy)
         if now >= self._next_purge_ns:
             self._next_purge_ns = now + PURGE_NS
             self._spool.purge(time.time_ns() // 1_000_000 - int(self._config.publish.keep_days * 86_400_000))
         self._node.beat("running", self.facts)
-        return not self._node.stopping or busy or not self._finished(now)
+        return not stopping or busy or not self._finished(now)
 
     def _accept(self) -> bool:
         """Make what has arrived durable and say so; whether anything had."""

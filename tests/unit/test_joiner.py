@@ -105,3 +105,12 @@ def test_at_the_end_everything_goes_and_nothing_twice() -> None:
 
     assert len(joiner.take(0, everything=True)) == 1
     assert joiner.take(0, everything=True) == []
+
+
+def test_pieces_of_a_camera_that_is_no_longer_configured_go_out_as_they_are() -> None:
+    """Left in the spool by an earlier run, whose configuration had another name for it."""
+    joiner = Joiner(msgspec.structs.replace(CONFIG, cameras={"renamed": CAMERA}))
+    for left in (piece(5, END), piece(6, START)):
+        joiner.add(left, 0)
+
+    assert [len(j.pieces) for j in joiner.take(0, everything=False)] == [1, 1]
