@@ -5,15 +5,23 @@ import xml.etree.ElementTree as ET
 from collections import defaultdict
 from math import isfinite
 from pathlib import Path
+from typing import Any, NamedTuple
 
 import msgspec
 
-from ilcs_model.data.rows import OK, SPLITS, Box, Row, hold_out, images_in, inside, is_file, several, visible
+from ilcs_model.data.rows import OK, SPLITS, Box, Row, Size, hold_out, images_in, inside, is_file, several, visible
 from ilcs_model.errors import DataError
 
 MAX_XML_BYTES = 4 << 20  # of one image's annotation
 
 Found = list[tuple[str, Box]]  # the class and box of each defect of an image
+
+
+class VocFile(NamedTuple):
+    """One image's annotation."""
+
+    found: Found
+    size: Size | None
 
 
 class _Builder(ET.TreeBuilder):
@@ -22,15 +30,16 @@ class _Builder(ET.TreeBuilder):
         raise ValueError("it has a DOCTYPE, which annotations do not need; remove it")
 
 
-def voc_boxes(path: Path) -> Found:
-    """Classes and boxes in a VOC file; its corners count from 1 and belong to the box. Raises ``DataError`` naming it."""
+def voc_file(path: Path) -> VocFile:
+    """Classes, boxes and image size of a VOC file; its corners count from 1 and belong to the box. Raises ``DataError`` naming it."""
     try:
         if path.stat().st_size > MAX_XML_BYTES:
             raise ValueError(f"over {MAX_XML_BYTES >> 20} MiB, far more than an image's boxes need")
         root = ET.fromstring(path.read_bytes(), ET.XMLParser(target=_Builder()))
-        return [_voc_object(element, number) for number, element in enumerate(root.findall("object"), start=1)]
+        found = [_voc_object(element, number) for number, element in enumerate(root.findall("object"), start=1)]
     except (OSError, ET.ParseError, LookupError, ValueError) as exc:
         raise DataError(f"{path}: not a readable VOC annotation: {exc}") from exc
+    return VocFile(found, _size(root.findtext("size/width"), root.findtext("size/height")))
 
 
 def _voc_object(element: ET.Element, number: int) -> tuple[str, Box]:
@@ -46,6 +55,15 @@ def _box(what: str, x: float, y: float, w: float, h: float) -> Box:
     if not (isfinite(x + y + w + h) and w > 0 and h > 0):
         raise ValueError(f"the box of {what} encloses nothing")
     return x, y, w, h
+
+
+def _size(width: Any, height: Any) -> Size | None:
+    """A noted size; None for what is none: some tools write 0."""
+    try:
+        size = float(width), float(height)
+    except (TypeError, ValueError):
+        return None
+    return size if min(size) > 0 else None
 
 
 def label_of(found: Found) -> str:
@@ -85,9 +103,9 @@ def read_voc(root: Path, folders: tuple[Path, Path]) -> tuple[list[Row], list[st
         for what, known, folder in (("image", images, folders[1]), ("annotation", annotations, folders[0])):
             if name not in known:
                 raise DataError(f"{where}: {name!r} has no {what} in {folder.name}")
-        found.append(voc_boxes(annotations[name]))
-        boxes = tuple(box for _, box in found[-1])
-        rows.append(Row(images[name], label_of(found[-1]), split, where, boxes=boxes))
+        of, size = voc_file(annotations[name])
+        found.append(of)
+        rows.append(Row(images[name], label_of(of), split, where, boxes=tuple(box for _, box in of), size=size))
     remarks = of_several_classes(found)
     if left := sorted(images.keys() - wanted.keys()):
         why = "are in no list of ImageSets/Main" if lists else "have no annotation"
@@ -121,6 +139,8 @@ def _voc_lists(folder: Path) -> dict[str, tuple[str, str]]:
 class _Image(msgspec.Struct):
     id: int | str
     file_name: str
+    width: Any = None
+    height: Any = None
 
 
 class _Category(msgspec.Struct):
@@ -210,5 +230,6 @@ def _read_coco_file(root: Path, path: Path, split: str) -> tuple[list[Row], list
         if file is None:
             raise DataError(f"{where}: no {image.file_name} in {several([str(f) for f in folders])}")
         of = boxes[image.id]
-        rows.append(Row(file, label_of(of), split, where, boxes=tuple(box for _, box in of)))
+        boxes_of = tuple(box for _, box in of)
+        rows.append(Row(file, label_of(of), split, where, boxes=boxes_of, size=_size(image.width, image.height)))
     return rows, list(boxes.values())

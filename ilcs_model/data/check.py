@@ -5,7 +5,6 @@ import os
 from collections import defaultdict
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from pathlib import Path
 from typing import NamedTuple
 
 import cv2
@@ -32,37 +31,21 @@ class _Seen(NamedTuple):
     """Whether a box reaches beyond the image."""
 
 
-def check_images(data: Dataset) -> tuple[str, ...]:
-    """Decode every image and mask once and return remarks, such as identical images in different splits.
+def check_images(data: Dataset, rows: Sequence[int] | None = None) -> tuple[str, ...]:
+    """Decode every image and mask, or those of some rows, once and return remarks, such as identical images in different splits.
 
     Raises ``DataError`` with up to ten files that cannot be used. It takes less time than an epoch's images do.
     """
+    rows = range(len(data.files)) if rows is None else rows
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        seen = list(pool.map(lambda index: _look(data, index), range(len(data.files))))
+        seen = list(pool.map(lambda index: _look(data, index), rows))
     if bad := [s.problem for s in seen if s.problem]:
         more = f"\nand {len(bad) - MOST} more" if len(bad) > MOST else ""
         raise DataError(f"{len(bad)} of {len(seen)} images cannot be used:\n" + "\n".join(bad[:MOST]) + more)
-    remarks = _twins(data, [s.digest for s in seen])
-    if cut := [data.files[i].name for i, s in enumerate(seen) if s.cut]:
+    remarks = _twins(data, {i: s.digest for i, s in zip(rows, seen, strict=True)})
+    if cut := [data.files[i].name for i, s in zip(rows, seen, strict=True) if s.cut]:
         remarks.append(f"boxes of {len(cut)} images reach beyond the image and are cut off there: {several(cut)}")
     return tuple(remarks)
-
-
-def refuse_unreadable(files: Sequence[Path]) -> None:
-    """Decode every file once. Raises ``DataError`` with up to ten that are no images."""
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        bad = [problem for problem in pool.map(_problem, files) if problem]
-    if bad:
-        more = f"\nand {len(bad) - MOST} more of {len(files)}" if len(bad) > MOST else ""
-        raise DataError("\n".join(bad[:MOST]) + more)
-
-
-def _problem(file: Path) -> str:
-    try:
-        read_image(file)
-    except DataError as exc:
-        return str(exc)
-    return ""
 
 
 def _look(data: Dataset, index: int) -> _Seen:
@@ -77,6 +60,11 @@ def _look(data: Dataset, index: int) -> _Seen:
     except (DataError, OSError) as exc:
         return _Seen(str(exc))
     boxes = (data.boxes[index] if data.boxes else None) or ()
+    if boxes and data.sizes and (size := data.sizes[index]) and size != image.shape[::-1]:
+        return _Seen(
+            f"{path}: has {image.shape[1]} x {image.shape[0]} pixels, its boxes were drawn on {size[0]:g} x {size[1]:g};"
+            f" bring back the image that was annotated, or annotate this one"
+        )
     if mask is not None and mask.max() <= 127 and data.classes[data.labels[index]] != OK:
         if data.masks and data.masks[index]:
             found = "all black" if mask.max() == 0 else f"nothing above 127 in it (the most is {mask.max()}, white is 255)"
@@ -86,10 +74,10 @@ def _look(data: Dataset, index: int) -> _Seen:
     return _Seen("", digest, any(x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1 for x, y, w, h in boxes))
 
 
-def _twins(data: Dataset, digests: list[str]) -> list[str]:
+def _twins(data: Dataset, digests: dict[int, str]) -> list[str]:
     """Remarks on byte-identical images: between splits, where they make a test worth less, and others."""
     same = defaultdict(list)
-    for index, digest in enumerate(digests):
+    for index, digest in digests.items():
         same[digest].append(index)
     leaks: list[str] = []
     others: list[str] = []

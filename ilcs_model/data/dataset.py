@@ -9,8 +9,8 @@ from typing import Any
 
 import msgspec
 
-from ilcs_model.data.annotations import Found, coco_files, of_several_classes, read_coco, read_voc, voc_boxes, voc_folders
-from ilcs_model.data.rows import IMAGE_SUFFIXES, SPLITS, Box, Row, hold_out, images_in, inside, is_file, several, visible
+from ilcs_model.data.annotations import Found, coco_files, of_several_classes, read_coco, read_voc, voc_file, voc_folders
+from ilcs_model.data.rows import IMAGE_SUFFIXES, SPLITS, Box, Row, Size, hold_out, images_in, inside, is_file, several, visible
 from ilcs_model.errors import DataError
 from ilcs_model.info import class_problem
 
@@ -33,6 +33,9 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
 
     boxes: tuple[tuple[Box, ...] | None, ...] = ()
     """Of each file: boxes of its defects in pixels of the image (x, y, w, h), None: not known. () without any."""
+
+    sizes: tuple[Size | None, ...] = ()
+    """Of each file: the image's size when its boxes were drawn, None: not noted. () without any."""
 
     remarks: tuple[str, ...] = ()
     """What whoever works with the data should know: what was left out, what is missing."""
@@ -89,6 +92,7 @@ def open_dataset(root: Path, *, for_training: bool = True) -> Dataset:
         splits=tuple(row.split for row in rows),
         masks=tuple(row.mask for row in rows),
         boxes=tuple(row.boxes for row in rows),
+        sizes=tuple(row.size for row in rows),
         remarks=tuple(remarks),
         names_split=names_split,
     )
@@ -150,8 +154,9 @@ def _read_split(root: Path) -> tuple[list[Row], list[str]]:
                 row = _row(root, cells, f"{table}:{reader.line_num}")
                 # As many sets have it: images/a.jpg, annotations/a.xml.
                 if is_file(xml := (root / "annotations" / cells["file"]).with_suffix(".xml")):
-                    found.append(voc_boxes(xml))
-                    row = row._replace(boxes=tuple(box for _, box in found[-1]))
+                    of, size = voc_file(xml)
+                    found.append(of)
+                    row = row._replace(boxes=tuple(box for _, box in of), size=size)
                 rows.append(row)
         except UnicodeDecodeError as exc:
             raise DataError(f"{table}: not UTF-8 ({exc.reason}, byte {exc.start}); save it as UTF-8") from exc

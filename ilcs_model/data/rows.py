@@ -14,6 +14,8 @@ OK = "ok"  # the class of an image without a defect
 _EVERY = 10  # of a class's images, by name, one is held out where the data set names no split
 
 Box = tuple[float, float, float, float]
+Size = tuple[float, float]
+"""Width, height in pixels."""
 
 
 class Row(NamedTuple):
@@ -27,6 +29,8 @@ class Row(NamedTuple):
     """The place that names the image, for messages: ``split.csv:5``."""
     mask: str = ""
     boxes: tuple[Box, ...] | None = None
+    size: Size | None = None
+    """Of the image when its boxes were drawn, if that was noted."""
 
 
 def hold_out(rows: Iterable[Row]) -> list[Row]:

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from ilcs_model.data.check import check_images
 from ilcs_model.data.dataset import Dataset, open_dataset
 from ilcs_model.errors import DataError
 from tests.contract.images import write_image
@@ -65,6 +66,17 @@ def test_a_voc_set_is_read_with_its_lists(tmp_path: Path) -> None:
     assert data.boxes[[f.name for f in data.files].index("d.png")] == ()
     assert data.remarks[0] == "1 images have boxes of several classes; they take the class with the largest area"
     assert data.remarks[1] == "1 images are in no list of ImageSets/Main and are left out: g"
+
+
+def test_boxes_of_another_size_of_the_image_are_refused(tmp_path: Path) -> None:
+    """Images that were scaled, or turned, after they were annotated; a size that was not noted is believed."""
+    root = write_voc(tmp_path, **{f"i{k:02}": OBJECT.format(("dent", "burr")[k % 2], 1, 1, 5, 5) for k in range(20)})
+    write_image(root / "JPEGImages" / "i03.png", size=(20, 30))
+    write_image(root / "JPEGImages" / "i04.png", size=(60, 40))
+    (root / "Annotations" / "i04.xml").write_text(f"<annotation>{OBJECT.format('dent', 1, 1, 5, 5)}</annotation>")
+
+    with pytest.raises(DataError, match=r"^1 of 20 images .*\n.*i03\.png: has 20 x 30 pixels, its boxes were drawn on 30 x 20; bring"):
+        check_images(open_dataset(root))
 
 
 def test_a_voc_set_without_lists_holds_out_every_tenth(tmp_path: Path) -> None:
@@ -152,6 +164,17 @@ def test_a_coco_set_is_read_from_its_own_layout(tmp_path: Path) -> None:
     assert by_name(data) == {"a.png": ("dent", "train"), "b.png": ("burr", "train"), "c.png": ("ok", "train"), "d.png": ("dent", "val")}
     assert data.boxes == (((0, 0.5, 4, 4), (0, 0, 3, 3)), ((1, 1, 2, 2),), (), ((0, 0, 9, 9),))
     assert data.remarks[0].startswith("1 images have boxes of several classes")
+
+
+def test_coco_boxes_of_another_size_of_the_image_are_refused(tmp_path: Path) -> None:
+    sized = ', "width": {}, "height": {}}}'.format
+    images = [IMAGE.format(k, f"{k:02}.png")[:-1] + sized(*((30, 20), (0, 0), ('"?"', 20), (60, 40))[k % 4]) for k in range(20)]
+    for k in range(20):
+        write_image(tmp_path / f"{k:02}.png")
+    write_coco(tmp_path / "boxes.json", images, [BOX.format(k, 3, [0, 0, 2, 2]) for k in range(16)])
+
+    with pytest.raises(DataError, match=r"^4 of 20 images .*\n.*03\.png: has 30 x 20 pixels, its boxes were drawn on 60 x 40;"):
+        check_images(open_dataset(tmp_path))
 
 
 def test_one_coco_file_at_the_root_holds_out_every_tenth(tmp_path: Path) -> None:

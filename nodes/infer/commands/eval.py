@@ -65,7 +65,7 @@ def evaluate(model: str, data: Path, split: str | None, corrupt: bool, boxes: bo
 
 def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, boxes: bool, kind: str) -> Any:
     """What can be wrong is looked for before anything takes long."""
-    from ilcs_model.data.check import refuse_unreadable
+    from ilcs_model.data.check import check_images
     from ilcs_model.data.dataset import open_dataset
     from ilcs_model.errors import DataError
     from ilcs_model.evaluation.robustness import CASES
@@ -81,8 +81,8 @@ def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, boxes: b
         raise DataError(f"{path} is a colour model, which only --engine eager runs: lines judge grey tiles")
     split, chosen = choose(data, split)
     labels = labels_of(data, info.classes)[chosen]
+    check_images(data, chosen)
     files = [data.files[i] for i in chosen]
-    refuse_unreadable(files)
     if boxes:
         refuse_without_boxes(data, chosen)
     engine = open_engine(kind, path, engines_cache(), BATCH)

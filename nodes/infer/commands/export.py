@@ -101,19 +101,19 @@ def _images(data: Path | None, split: str | None) -> Images | None:
         if split is not None:
             raise click.UsageError("--split chooses among the images of --data; give --data too")
         return None
-    from ilcs_model.data.check import refuse_unreadable
+    from ilcs_model.data.check import check_images
     from ilcs_model.data.dataset import open_dataset
     from ilcs_model.errors import DataError
 
     try:
         found = open_dataset(data)
-        chosen = found.files if split is None else tuple(found.files[k] for k in found.split(split))
-        if not chosen:
+        rows = range(len(found.files)) if split is None else found.split(split)
+        if not rows:
             raise DataError(f"{data}: no image in split {split!r}; there is {', '.join(sorted(set(found.splits)))}")
-        refuse_unreadable(chosen)
+        check_images(found, rows)
     except DataError as exc:
         raise click.UsageError(str(exc)) from exc
-    return Images(root=data, split=split, files=chosen)
+    return Images(root=data, split=split, files=tuple(found.files[k] for k in rows))
 
 
 def _form(engine: str) -> Form[Any]:
