@@ -99,18 +99,18 @@ def _loop(
 
     told = False
     while True:
-        now, stopping = time.monotonic_ns(), node.stopping  # asked once: it may change at any moment
+        now = time.monotonic_ns()
         turn(now)
         outbox.turn(now)
         judge.collect()
         more = take()
         judge.feed()
         node.beat("running", facts)
-        if stopping and not told:
+        if node.stopping and not told:
             told = True
             for link in links:
                 link.refuse_more()
-        if stopping and (node.out_of_time or not any(map(len, links))):
+        if node.stopping and (node.out_of_time or not any(map(len, links))):
             break
         waiter.wait(0 if more else judge.wait_ms(IDLE_MS))
     node.beat("ended", facts, now=True)

@@ -50,7 +50,7 @@ class _Preprocess:
         self.waiter = Waiter(self._router, *[i.link.dealer for i in self._intakes])
 
     def turn(self) -> bool:
-        now, stopping = time.monotonic_ns(), self._node.stopping  # asked once: it may change at any moment
+        now = time.monotonic_ns()
         for address, message, _ in self._router.receive():
             self._dispatcher.receive(address, message, now)
         self._dispatcher.expire(now)
@@ -62,12 +62,12 @@ class _Preprocess:
             self._offer(leased, tiled)
         self._dispatcher.grant(now)
         self._node.beat("running" if self._dispatcher.has_worker else "waiting", self.facts)
-        if stopping and not self._told:
+        if self._node.stopping and not self._told:
             self._told = True
             for intake in self._intakes:
                 intake.link.refuse_more()
         held = any(len(i.link) for i in self._intakes)
-        return not stopping or (held and not self._node.out_of_time)
+        return not self._node.stopping or (held and not self._node.out_of_time)
 
     def wait_ms(self) -> float:
         return 0 if self._todo else IDLE_MS

@@ -41,5 +41,6 @@ def test_pieces_become_events_whenever_the_node_is_told_to_stop(node: Node, serv
     publish(node)
 
     assert spool.held() == []
+    spool.close()
     with Events(server.url, node.config.stream) as stream:
         assert [e["frame"] for e in stream.read()] == [5]

@@ -33,7 +33,8 @@ def as_json(record: Publishable, config: Config = CONFIG) -> list[dict[str, obje
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_every_event_fits_the_published_schema(record: Publishable) -> None:
-    for event in as_json(record):
+    assert (events := as_json(record))
+    for event in events:
         jsonschema.validate(event, schema(), cls=jsonschema.Draft202012Validator)
 
 
