@@ -33,7 +33,9 @@ def as_json(record: Publishable, config: Config = CONFIG) -> list[dict[str, obje
 
 @pytest.mark.parametrize("record", RECORDS)
 def test_every_event_fits_the_published_schema(record: Publishable) -> None:
-    assert (events := as_json(record))
+    events = as_json(record)
+
+    assert events
     for event in events:
         jsonschema.validate(event, schema(), cls=jsonschema.Draft202012Validator)
 
