@@ -36,7 +36,8 @@ def main() -> None:
         with (args.data / "split.csv").open() as file:
             rows = list(csv.DictReader(file))
     tiles = _tiles(args.data, rows)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = str(args.cache or temporary)
         engines = {name: _engine(name, args.model, folder) for name in ("eager", *args.engines.split(","))}
         scores: dict[str, list[Any]] = {name: [] for name in engines}
         speeds: dict[str, list[float]] = {name: [] for name in engines}
@@ -68,6 +69,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="ilcs-neu")
     parser.add_argument("--engines", default="openvino,compiled")
     parser.add_argument("--out", type=Path)
+    parser.add_argument("--cache", type=Path, metavar="DIR", help="where converted and compiled models are kept")
     return parser.parse_args()
 
 

@@ -12,9 +12,9 @@ FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 OPTIONS = {
     "folder": {"loop": "true or false", "fps": "a number"},
     "video": {"loop": "true or false", "fps": "a number"},
-    "sim": {"seed": "a whole number", "fps": "a number"},
+    "sim": {"seed": "a whole number", "fps": "a number", "repeat": "a whole number from 1"},
 }
-EXAMPLES = {"folder": "folder:PATH[?loop=true&fps=N]", "video": "video:PATH[?loop=true&fps=N]", "sim": "sim:strip[?seed=N&fps=N]"}
+EXAMPLES = {"folder": "folder:PATH[?loop=true&fps=N]", "video": "video:PATH[?loop=true&fps=N]", "sim": "sim:strip[?seed=N&fps=N&repeat=N]"}
 
 
 class SourceUrl(msgspec.Struct, frozen=True):
@@ -50,8 +50,8 @@ class SourceUrl(msgspec.Struct, frozen=True):
 def _fits(name: str, value: str) -> bool:
     if name == "loop":
         return value in ("true", "false")
-    if name == "seed":
-        return value.isdecimal()
+    if name in ("seed", "repeat"):
+        return value.isdecimal() and (name == "seed" or int(value) > 0)
     try:
         return 0 < float(value) <= 100_000
     except ValueError:

@@ -33,6 +33,8 @@ def dali_batches(data: Dataset, epoch: Epoch, *, device: Literal["cpu", "cuda"])
         fed = [_inputs(image, d) for image, d in zip(images, drawn, strict=True)]
         (found,) = graph.run(**{name: [one[name] for one in fed] for name in fed[0]})
         tiles = torch.stack([from_dlpack(found[k]) for k in range(len(group))])
+        if device == "cuda":
+            torch.cuda.current_stream().synchronize()  # DALI takes its memory back in a stream of its own, torch copies in this one
         return Batch(tiles.permute(0, 3, 1, 2), *answers(data, group, drawn, epoch))
 
     return ahead(groups, make, workers=1)  # a graph runs in one thread at a time

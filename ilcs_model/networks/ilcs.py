@@ -64,7 +64,7 @@ class GreyHead(nn.Module):
     def forward(self, tiles: Tensor, block: LCSBlock) -> Tensor:
         """uint8 (N, 1, H, W) -> (N, c, H // 2, W // 2), float32."""
         grey = tiles.float()
-        centre, scale, rest = standards(grey) if self.invariant else (grey.new_tensor(255 * MEAN), grey.new_tensor(1 / (255 * STD)), 0.0)
+        centre, scale, rest = standards(grey) if self.invariant else (255 * MEAN, 1 / (255 * STD), 0.0)
         v = grey - centre  # the network's input is v * scale + rest
         a, b = self._fold(v * scale + rest, block)
 

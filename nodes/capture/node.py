@@ -72,7 +72,7 @@ def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> 
     width, height = camera.frame_px
     path = node.config.state / "truth" / f"{node.process.camera}.jsonl"
     truth = TruthFile(path, epoch, height, camera.pixel_mm[1] if camera.pixel_mm else None, append=left_at is not None)
-    return StripSource(int(url.options.get("seed", "0")), width, height, truth)
+    return StripSource(int(url.options.get("seed", "0")), width, height, truth, int(url.options.get("repeat", "0")) or None)
 
 
 class _Capture:

@@ -16,10 +16,11 @@ def test_the_shipped_model_gives_the_same_on_cuda() -> None:
     tiles = torch.randint(0, 256, (8, 1, 300, 300), dtype=torch.uint8)
 
     with torch.inference_mode():
-        here = model(tiles).softmax(1)
-        there = model.cuda()(tiles.cuda()).softmax(1).cpu()
+        here = model(tiles)
+        there = model.cuda()(tiles.cuda())
 
-    assert (here - there).abs().max() < 1e-2
+    assert (here[0].softmax(1) - there[0].softmax(1).cpu()).abs().max() < 1e-2
+    assert (here[1] - there[1].cpu()).abs().max() < 0.1
 
 
 def test_one_step_in_bfloat16_has_finite_gradients() -> None:

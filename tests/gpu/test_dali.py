@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import torch
 
-from ilcs_model.data.dali_loader import dali_batches
 from ilcs_model.data.dataset import open_dataset
 from ilcs_model.data.loader import Epoch, train_batches
 from ilcs_model.info import Recipe as TrainRecipe
@@ -18,9 +17,9 @@ from nodes.preprocess.choose import make_preprocess
 from nodes.preprocess.cuda import Pinned
 from pipeline.ring import Ring, new_memfd
 from pipeline.stage import Pixels, TiledFrame
-from tests.contract.test_dali_loader import write_images
 from tests.contract.test_preprocess import LOG, RECIPE, config, encoded, furthest, lease, noise, run
 
+pytest.importorskip("nvidia.dali", reason="needs DALI")
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
@@ -122,12 +121,15 @@ def test_anonymous_memory_is_pinned_and_let_go() -> None:
 
 
 def test_training_tiles_are_those_of_the_other_loader(tmp_path: Path) -> None:
+    from ilcs_model.data.dali_loader import dali_batches
+    from tests.contract.test_dali_loader import write_images
+
     write_images(tmp_path / "data", 20)
     data = open_dataset(tmp_path / "data")
     epoch = Epoch(TrainRecipe(), 8, (3, 1))
     pairs = zip(train_batches(data, epoch), dali_batches(data, epoch, device="cuda"), strict=True)
 
-    for (tiles, labels), (found, found_labels) in pairs:
+    for (tiles, labels, _), (found, found_labels, _) in pairs:
         assert found.is_cuda
         assert found.shape == tiles.shape
         assert torch.equal(found_labels, labels)

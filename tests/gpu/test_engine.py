@@ -1,5 +1,6 @@
 """The compiled engine on a CUDA machine gives the reference's answers, whatever it is handed and whichever thread asks."""
 
+import os
 import shutil
 import threading
 from pathlib import Path
@@ -29,8 +30,14 @@ pytestmark = [
 
 
 @pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> CudaEngine:
-    return CudaEngine(MODEL, tmp_path_factory.mktemp("engines"), MAX_BATCH)
+def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Where compiled code is kept; ``benchmarks.gpu_all`` names a folder that has it already."""
+    return Path(os.environ.get("LINEPIPE_TEST_ENGINES") or tmp_path_factory.mktemp("engines"))
+
+
+@pytest.fixture(scope="module")
+def engine(engines: Path) -> CudaEngine:
+    return CudaEngine(MODEL, engines, MAX_BATCH)
 
 
 @pytest.fixture(scope="module")
@@ -137,7 +144,8 @@ def test_a_network_that_locates_gives_a_map_for_each_tile(tmp_path: Path, monkey
     assert np.abs(logits - right.logits[:5]).max() < 0.02
 
 
-def test_auto_is_the_compiled_engine_here(tmp_path: Path) -> None:
+def test_auto_is_the_compiled_engine_here(tmp_path: Path, engines: Path) -> None:
+    (tmp_path / "engines").symlink_to(engines)
     infer = Infer(model="ilcs-neu", max_batch=4)
     config = Config(line="l", cameras={"top": Camera(source="folder:x")}, infer=infer, state_dir=str(tmp_path))
 

@@ -38,8 +38,9 @@ class CompiledEngine:
         count = len(batch)
         if count < SMALLEST:
             batch = np.repeat(batch, SMALLEST, axis=0)
+        tiles = self._torch.from_numpy(batch)  # not under inference_mode: the code was compiled for a tensor made outside it
         with self._torch.inference_mode():
-            logits, maps = self._forward(self._torch.from_numpy(batch))
+            logits, maps = self._forward(tiles)
         return Output(logits[:count].numpy(), None if maps is None else maps[:count].numpy())
 
 
