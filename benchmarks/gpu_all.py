@@ -2,7 +2,7 @@
 
     python3 -m benchmarks.gpu_all [--out benchmarks/results/gpu] [--items NAME,NAME] [--device cuda]
 
-Run in the repository's root; README.md beside this says what a machine needs. Each item of ``gpu_items`` runs in a process
+Run in the repository's root; README.md beside this says what a machine needs. Each item of ``benchmarks.gpu`` runs in a process
 of its own and is ended, with all that it started, after its limit. Writes two files: OUT.json, after every figure, so that
 a run that is cut off keeps what it has; and OUT.log, what the items printed. An item that fails is recorded with its error, the rest goes
 on, and the exit code is 1. Without CUDA it says so and exits 0. ``--device cpu`` runs the same items where there is no
@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -28,18 +29,21 @@ ROOT = Path(__file__).resolve().parents[1]
 LIMITS_S = {
     "about": 30,
     "compile": 150,
-    "engine-neu": 90,
-    "engine-line": 90,
-    "parity": 90,
-    "tests-engine": 90,
-    "line": 90,
-    "tests-dali": 90,
-    "preprocess": 90,
-    "line-dali": 90,
+    "engine-neu": 75,
+    "engine-line": 75,
+    "parity": 75,
+    "tests-engine": 75,
+    "line-demo": 60,
+    "line-flood": 60,
+    "line-large": 60,
+    "tests-dali": 45,
+    "preprocess": 45,
+    "line-demo-dali": 60,
+    "line-large-dali": 60,
     "training": 90,
     "tests-training": 90,
 }
-"""Items in their order, and the seconds each may take."""
+"""Items in their order, and the seconds each may take: about twice what it took on an H200 with 16 cores."""
 _PR_SET_CHILD_SUBREAPER = 36
 TAIL = 40
 """Lines of an item's output that are kept with its error."""
@@ -66,41 +70,44 @@ def main() -> int:
         cache: Path = (args.cache or Path(temporary)).resolve()
         cache.mkdir(parents=True, exist_ok=True)
         for name in names:
-            error, record["items"][name] = run_item(name, out.with_suffix(".json"), record, log, cache, args.device)
-            print(f"{name}: {error or 'ok'}, {record['items'][name]['took_s']} s", flush=True)
-            failed += [name] if error else []
+            part = cache / f"{name}.json"
+            part.unlink(missing_ok=True)
+            command = [sys.executable, "-m", "benchmarks.gpu", name, "--out", str(part), "--cache", str(cache), "--device", args.device]
+
+            def note(found: dict[str, Any], name: str = name) -> None:
+                record["items"][name] = found
+                _write(out.with_suffix(".json"), record)
+
+            found = run_item(command, LIMITS_S[name], part, log, note)
+            print(f"{name}: {found.get('error', 'ok')}, {found['took_s']} s", flush=True)
+            failed += [name] if "error" in found else []
     print(f"failed: {', '.join(failed)}" if failed else "all items passed")
     return 1 if failed else 0
 
 
-def run_item(name: str, target: Path, record: dict[str, Any], log: Any, cache: Path, device: str) -> tuple[str, dict[str, Any]]:
-    """One item: its error, empty if there was none, and what it found. ``target`` has it too, whatever becomes of it."""
-    part = cache / f"{name}.json"
-    part.unlink(missing_ok=True)
-    start = log.tell()
-    began = time.monotonic()
-    process = subprocess.Popen(
-        [sys.executable, "-m", "benchmarks.gpu_items", name, "--out", str(part), "--cache", str(cache), "--device", device],
-        cwd=ROOT,
-        stdout=log,
-        stderr=subprocess.STDOUT,
-    )
+def run_item(command: list[str], limit_s: float, part: Path, log: Any, note: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    """Run one item, at most ``limit_s``, and end all that it started; what it found, with its error if there was one.
+
+    The item writes ``part`` as it goes; ``note`` is told what is there about once a second.
+    """
+    start, began = log.tell(), time.monotonic()
+    process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
     code = None
-    while code is None and time.monotonic() - began < LIMITS_S[name]:
+    while code is None and time.monotonic() - began < limit_s:
         try:
-            code = process.wait(1.0)
+            code = process.wait(min(1.0, limit_s))
         except subprocess.TimeoutExpired:
             pass
-        _write(target, record, name, _found(part))
+        note(_found(part))
     end_descendants()
     process.wait()
-    error = "" if code == 0 else f"was not done after {LIMITS_S[name]} s" if code is None else f"ended with exit code {code}"
     found = {**_found(part), "took_s": round(time.monotonic() - began, 1)}
-    if error:
+    if code != 0:
         log.flush()
-        found |= {"error": error, "log": _since(Path(log.name), start)[-TAIL:]}
-    _write(target, record, name, found)
-    return error, found
+        found["error"] = f"was not done after {limit_s} s" if code is None else f"ended with exit code {code}"
+        found["log"] = _since(Path(log.name), start)[-TAIL:]
+    note(found)
+    return found
 
 
 def become_subreaper() -> None:
@@ -134,10 +141,9 @@ def _found(part: Path) -> dict[str, Any]:
     return found
 
 
-def _write(target: Path, record: dict[str, Any], name: str, found: dict[str, Any]) -> None:
-    whole = {**record, "items": {**record["items"], name: found}}
+def _write(target: Path, record: dict[str, Any]) -> None:
     part = target.with_suffix(".part")
-    part.write_text(json.dumps(whole, indent=2) + "\n")
+    part.write_text(json.dumps(record, indent=2) + "\n")
     os.replace(part, target)
 
 

@@ -2,9 +2,9 @@
 
     python -m benchmarks.preprocess --data DIR [--model ilcs-neu] [--devices cpu,dali] [--out FILE]
 
-DALI's CPU and GPU backends are tried in runs of their own: DALI 2.4.0 died of CUDA_ERROR_ILLEGAL_ADDRESS in the first
-graph for the GPU of a process that had run one for the CPU (H200). Takes the test images of a data set, and frames of noise. Prints for each preprocess that runs here the largest difference
-of a grey level by operation, the labels that differ, and images/s and tiles/s, the preprocessors in turn.
+Takes the test images of a data set, and frames of noise. Prints for each preprocess the largest difference of a grey
+level by operation, the labels that differ, and images/s and tiles/s, the preprocessors in turn. DALI's CPU and GPU
+backends take a run each: on an H200, DALI 2.4.0 died of CUDA_ERROR_ILLEGAL_ADDRESS in a process that used both.
 """
 
 import argparse

@@ -44,7 +44,8 @@ class Camera(_Tree, frozen=True, kw_only=True):
     """One camera. Its frames are numbered from 0 in each run."""
 
     source: str
-    """Where frames come from: ``folder:PATH[?loop=true&fps=N]``, ``video:PATH[?loop=true&fps=N]`` or ``sim:strip[?seed=N&fps=N&repeat=N]``."""
+    """Where frames come from: ``folder:PATH[?loop=true&fps=N]``, ``video:PATH[?loop=true&fps=N]`` or
+    ``sim:strip[?seed=N&fps=N&repeat=N]``."""
     speed_mps: Positive | None = None
     """Speed of the material in metres a second; with frame height and pixel size it gives the frame rate."""
     frame_px: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None

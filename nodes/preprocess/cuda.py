@@ -6,6 +6,7 @@ from typing import Any
 from pipeline.stage import Pixels
 
 _READ_ONLY = 0x08  # CU_MEMHOSTREGISTER_READ_ONLY
+_READ_ONLY_SUPPORTED = 113  # CU_DEVICE_ATTRIBUTE_READ_ONLY_HOST_REGISTER_SUPPORTED
 _NOTHING_THERE = (34, 100)  # CUDA_ERROR_STUB_LIBRARY, CUDA_ERROR_NO_DEVICE
 
 
@@ -40,12 +41,20 @@ class Pinned:
         self.refusal = "no CUDA driver"
         if self._cuda is not None:
             code = self._cuda.cuMemHostRegister_v2(self._at, ctypes.c_size_t(memory.nbytes), ctypes.c_uint(_READ_ONLY))
-            self.refusal = _name(self._cuda, code) if code else ""
+            self.refusal = _why(self._cuda, code) if code else ""
 
     def close(self) -> None:
         """Let the memory go; no copy may be under way."""
         if self._cuda is not None and not self.refusal:
             self._cuda.cuMemHostUnregister(self._at)
+
+
+def _why(cuda: Any, code: int) -> str:
+    """A refusal to pin: the driver's code, and whether it pins read-only mappings at all."""
+    able = ctypes.c_int(-1)
+    asked = cuda.cuDeviceGetAttribute(ctypes.byref(able), _READ_ONLY_SUPPORTED, 0)
+    known = "cannot be asked whether it pins read-only memory" if asked else f"{'pins' if able.value else 'never pins'} read-only memory"
+    return f"{_name(cuda, code)}; the driver {known}"
 
 
 def _name(cuda: Any, code: int) -> str:

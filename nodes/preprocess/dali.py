@@ -16,7 +16,9 @@ from pipeline.frame import FrameRef
 from pipeline.model_file import Recipe
 from pipeline.stage import Pixels, TiledFrame
 
-_FAILURES = (RuntimeError, MemoryError)  # the second when the device's memory is full
+_FAILURES = (RuntimeError, MemoryError)
+_FULL = ("out of memory", "cudaerrormemoryallocation", "cuda_error_out_of_memory")
+"""What DALI and CUDA say when the device's memory is full."""
 _PROBE = np.zeros((2, 2), np.uint8), ((0, 0, 2, 2),)
 
 
@@ -65,12 +67,20 @@ class DaliPreprocess:
         return self._graph([frame.pixels for frame in frames], [frame.boxes for frame in frames])
 
     def _one_by_one(self, frames: list[TiledFrame]) -> None:
-        """The frame that DALI cannot take becomes invalid. Raises ``NodeError`` if DALI does not work at all any more."""
+        """The frame that DALI cannot take becomes invalid.
+
+        Raises ``NodeError`` if DALI does not work at all any more, or for want of memory: that is not the frame's fault.
+        """
         self._rebuild()
         for frame in frames:
             try:
                 (frame.tiles,) = self._run([frame])
             except _FAILURES as exc:
+                if isinstance(exc, MemoryError) or any(text in str(exc).lower() for text in _FULL):
+                    raise NodeError(
+                        f"the device's memory is full: frame {frame.ref.meta.frame} of camera {frame.ref.meta.camera} does not fit"
+                        f" ({exc}). Free memory on the GPU, lower infer.max_batch, or set preprocess.device to cpu"
+                    ) from exc
                 self._rebuild()
                 self._log.warning(
                     "frame %d of camera %s is invalid, DALI fails on it: %s", frame.ref.meta.frame, frame.ref.meta.camera, exc

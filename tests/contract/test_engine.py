@@ -87,6 +87,16 @@ def test_no_batch_size_is_compiled_apart(engine: Engine, tiles: np.ndarray) -> N
             engine(engine.gather(list(tiles[:count])))
 
 
+@pytest.mark.parametrize("kind", [pytest.param("compiled", marks=COMPILES)])
+def test_the_first_batches_find_the_code_compiled(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compiling takes a minute on a small machine: once, not again at the first batch."""
+    engine = make(kind, write_locating_model(tmp_path, monkeypatch), SIDE, tmp_path / "engines")
+
+    with torch.compiler.set_stance("fail_on_recompile"):
+        for count in (1, 5):
+            engine(engine.gather(engine.golden.tiles[:count]))
+
+
 def test_a_tile_is_judged_alike_alone_and_in_company(engine: Engine, tiles: np.ndarray) -> None:
     together = softmax(engine(tiles).logits)
 

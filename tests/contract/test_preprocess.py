@@ -175,7 +175,7 @@ class _FailsOnBlack:
 
     def __call__(self, frames: Sequence[Pixels], boxes: Sequence[tuple[tuple[int, int, int, int], ...]]) -> list[Pixels]:
         if any(frame.size > 4 and not frame.any() for frame in frames):
-            raise RuntimeError("out of memory, say")
+            raise RuntimeError("a shape it does not like, say")
         return self._graph(frames, boxes)
 
 
@@ -188,6 +188,22 @@ def test_a_frame_that_dali_fails_on_becomes_invalid_alone(monkeypatch: pytest.Mo
     assert [t.invalid for t in tiled] == ["", "corrupt", ""]
     assert [len(t.tiles) for t in tiled] == [len(t.boxes) for t in tiled] == [1, 0, 1]
     assert (tiled[2].tiles[0] == frames[2]).all()
+
+
+@pytest.mark.parametrize("error", [MemoryError("x"), RuntimeError("CUDA runtime API error cudaErrorMemoryAllocation (2):\nout of memory")])
+def test_a_full_device_ends_the_node_and_no_frame_is_called_corrupt(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
+    preprocess = DaliPreprocess(config("dali", "grid", 300, 0), RECIPE, LOG, "cpu")
+
+    def full(frames: Sequence[Pixels], boxes: object) -> None:
+        raise error
+
+    monkeypatch.setattr(
+        "nodes.preprocess.dali.TileGraph", lambda *_: lambda frames, boxes: None if frames[0].size == 4 else full(frames, boxes)
+    )
+    monkeypatch.setattr(preprocess, "_graph", full)
+
+    with pytest.raises(NodeError, match="memory is full"):
+        preprocess([lease(noise(300, 300))])
 
 
 def test_a_dali_that_works_no_more_ends_the_node(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -121,3 +121,16 @@ def test_odd_frames_are_drawn_too(size: tuple[int, int]) -> None:
     odd = Strip(1, *size)
 
     assert odd.render(3).shape == odd.mask(3).shape == size[::-1]
+
+
+def test_a_repeated_strip_begins_again_and_its_truth_is_told_once(tmp_path: Path, strip: Strip) -> None:
+    truth = TruthFile(tmp_path / "truth.jsonl", "e", HEIGHT, 0.25, append=False)
+    source = StripSource(7, WIDTH, HEIGHT, truth, repeat=13)
+    into = np.zeros(WIDTH * HEIGHT, np.uint8)
+
+    for frame in range(40):
+        source.read(frame, into)
+        assert (into.reshape(HEIGHT, WIDTH) == strip.render(frame % 13)).all()
+
+    told = [json.loads(line) for line in (tmp_path / "truth.jsonl").read_text().splitlines()]
+    assert [(t["frame"], t["label"]) for t in told] == [(frame, label) for frame, label, _, _ in FIRST]

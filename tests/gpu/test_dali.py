@@ -4,12 +4,16 @@ import logging
 import mmap
 import os
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
 import pytest
 import torch
 
+pytest.importorskip("nvidia.dali", reason="needs DALI")
+
+from ilcs_model.data.dali_loader import dali_batches
 from ilcs_model.data.dataset import open_dataset
 from ilcs_model.data.loader import Epoch, train_batches
 from ilcs_model.info import Recipe as TrainRecipe
@@ -17,10 +21,10 @@ from nodes.preprocess.choose import make_preprocess
 from nodes.preprocess.cuda import Pinned
 from pipeline.ring import Ring, new_memfd
 from pipeline.stage import Pixels, TiledFrame
+from tests.contract.test_dali_loader import write_images
 from tests.contract.test_preprocess import LOG, RECIPE, config, encoded, furthest, lease, noise, run
 
-pytest.importorskip("nvidia.dali", reason="needs DALI")
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 
 
 def host(tiled: TiledFrame) -> Pixels:
@@ -29,6 +33,7 @@ def host(tiled: TiledFrame) -> Pixels:
     return tiled.tiles.cpu().numpy()
 
 
+@CUDA
 def test_auto_chooses_the_gpu_here(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.INFO):
         assert make_preprocess(config("auto", "grid", 300, 0), RECIPE, LOG).name == "dali-gpu"
@@ -36,6 +41,7 @@ def test_auto_chooses_the_gpu_here(caplog: pytest.LogCaptureFixture) -> None:
     assert "preprocess dali-gpu" in caplog.text
 
 
+@CUDA
 def test_a_grid_is_cut_without_a_change_and_lies_on_the_device() -> None:
     frames = [noise(300, 900, 1), noise(700, 1000, 2), noise(300, 300, 3)]
 
@@ -49,6 +55,7 @@ def test_a_grid_is_cut_without_a_change_and_lies_on_the_device() -> None:
 
 
 @pytest.mark.parametrize("size", [(200, 200), (700, 1000), (1, 1), (1, 500), (301, 299), (4000, 7)])
+@CUDA
 def test_a_whole_frame_is_resized_as_opencv_does(size: tuple[int, int]) -> None:
     frame = noise(*size)
 
@@ -57,6 +64,7 @@ def test_a_whole_frame_is_resized_as_opencv_does(size: tuple[int, int]) -> None:
     assert furthest(host(tiled)[0], cv2.resize(frame, (300, 300), interpolation=cv2.INTER_LINEAR)) <= 2
 
 
+@CUDA
 def test_many_frames_of_many_sizes_come_back_in_order_and_stay_as_they_were() -> None:
     preprocess = make_preprocess(config("gpu", "grid", 300, 0), RECIPE, LOG)
     rounds = [[noise(300, 300 + 30 * k, seed=10 * r + k) for k in range(1, 9)] for r in range(5)]
@@ -69,6 +77,7 @@ def test_many_frames_of_many_sizes_come_back_in_order_and_stay_as_they_were() ->
             assert (host(one)[-1] == frame[:, -300:]).all()
 
 
+@CUDA
 def test_encoded_frames_are_decoded_exactly_and_a_bad_one_leaves_its_neighbours_alone() -> None:
     """Decoding is done on the host, so there is no difference to allow for."""
     smooth = cv2.GaussianBlur(noise(300, 300, 1), (0, 0), 5)
@@ -83,6 +92,7 @@ def test_encoded_frames_are_decoded_exactly_and_a_bad_one_leaves_its_neighbours_
     assert (host(tiled[2])[0] == smooth).all()
 
 
+@CUDA
 def test_frames_go_from_a_rings_read_only_mapping_to_the_device() -> None:
     """Pinned or not, as the driver decides; it is said which, and the tiles are right either way."""
     ring = Ring.create(new_memfd("test"), 4, 300 * 900)
@@ -100,6 +110,7 @@ def test_frames_go_from_a_rings_read_only_mapping_to_the_device() -> None:
     assert (host(tiled) == np.stack([frame[:, x : x + 300] for x in (0, 300, 600)])).all()
 
 
+@CUDA
 def test_a_refusal_to_pin_has_a_name_and_breaks_nothing() -> None:
     torch.zeros(1, device="cuda")
     odd = Pinned(np.empty(0, np.uint8))
@@ -109,6 +120,7 @@ def test_a_refusal_to_pin_has_a_name_and_breaks_nothing() -> None:
     assert torch.ones(8, device="cuda").sum().item() == 8
 
 
+@CUDA
 def test_anonymous_memory_is_pinned_and_let_go() -> None:
     torch.zeros(1, device="cuda")
     memory = np.frombuffer(mmap.mmap(-1, 1 << 20), np.uint8)
@@ -120,17 +132,14 @@ def test_anonymous_memory_is_pinned_and_let_go() -> None:
     second.close()
 
 
-def test_training_tiles_are_those_of_the_other_loader(tmp_path: Path) -> None:
-    from ilcs_model.data.dali_loader import dali_batches
-    from tests.contract.test_dali_loader import write_images
-
+def test_training_tiles_are_those_of_the_other_loader(tmp_path: Path, device: Literal["cpu", "cuda"]) -> None:
     write_images(tmp_path / "data", 20)
     data = open_dataset(tmp_path / "data")
     epoch = Epoch(TrainRecipe(), 8, (3, 1))
-    pairs = zip(train_batches(data, epoch), dali_batches(data, epoch, device="cuda"), strict=True)
+    pairs = zip(train_batches(data, epoch), dali_batches(data, epoch, device=device), strict=True)
 
     for (tiles, labels, _), (found, found_labels, _) in pairs:
-        assert found.is_cuda
+        assert found.device.type == device
         assert found.shape == tiles.shape
         assert torch.equal(found_labels, labels)
         assert (found.cpu().int() - tiles.int()).abs().max() <= 3
