@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 import socket
 import subprocess
 from collections.abc import Callable, Iterator
@@ -71,6 +72,15 @@ class Server:
         if self._process is not None:
             self._process.kill()
             self._process.wait()
+
+    def pause(self, seconds: float) -> None:
+        """Hang: alive, and answers nothing for a while."""
+        assert self._process is not None
+        self._process.send_signal(signal.SIGSTOP)
+        try:
+            self._process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            self._process.send_signal(signal.SIGCONT)
 
     def wipe(self) -> None:
         """Forget everything it had on disk."""

@@ -93,6 +93,18 @@ class Line:
         (found,) = [c.pid for c in psutil.Process(self.process.pid).children() if "valkey-server" in " ".join(c.cmdline())]
         return found
 
+    @property
+    def ended(self) -> bool:
+        return self.process is None or self.process.poll() is not None
+
+    def wait_for(self, seconds: float) -> None:
+        """Let it run on, unless it ends before."""
+        assert self.process is not None
+        try:
+            self.process.wait(seconds)
+        except subprocess.TimeoutExpired:
+            pass
+
     def events(self, *options: str) -> list[dict[str, Any]]:
         return [json.loads(line) for line in self.cli("events", *options).stdout.splitlines()]
 
