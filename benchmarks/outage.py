@@ -2,9 +2,9 @@
 
     python -m benchmarks.outage [--away 60] [--fps 4] [--out FILE]
 
-Runs the demo line, at ``--fps`` (small machines cannot do its ten), twice against a Redis of its own: undisturbed, and with Redis killed after 10 s and started again after
-``--away``. A frame's way to its verdict (capture, preprocess, infer) should not notice: nothing dropped, the same p99. Of
-the events: whether all arrived, and in the order in which they were accepted.
+Runs the demo line, at ``--fps`` (a small machine cannot do its ten), twice against a Redis of its own: undisturbed, and
+with Redis killed after 10 s and started again after ``--away``. A frame's way to its verdict (capture, preprocess, infer)
+should not notice: nothing dropped, the same p99. Of the events: whether all arrived, in the order in which they were accepted.
 """
 
 import argparse
