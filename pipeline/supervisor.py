@@ -21,7 +21,7 @@ from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer
 from pipeline.errors import ConfigError, LinepipeError, NodeError
 from pipeline.frame import Alarm
-from pipeline.ledger import Account, Ledger
+from pipeline.ledger import NOTHING_YET, Account
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
 from pipeline.ring import Ring, new_memfd
@@ -76,7 +76,7 @@ class Supervisor:
             return Child(process, command)
         fd = self._rings[process.camera] = new_memfd(f"linepipe-{process.camera}")
         command += ["--ring-fd", str(fd)] + (["--frames", str(frames)] if frames is not None else [])
-        return Child(process, command, (fd,), lambda: (ring := self._ring(process.camera)) is not None and ring.ended)
+        return Child(process, command, (fd,), lambda: (ring := self._ring(process.camera)) is not None and ring.state.ended)
 
     @property
     def url(self) -> str:
@@ -196,7 +196,7 @@ class Supervisor:
         found = {}
         for camera in self._rings:
             ring = self._ring(camera)
-            found[camera] = Ledger(ring.ledger if ring is not None else None).account()  # type: ignore[arg-type]
+            found[camera] = ring.state.account() if ring is not None else NOTHING_YET
         return found
 
     def _ring(self, camera: str) -> Ring | None:
