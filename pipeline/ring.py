@@ -146,7 +146,10 @@ class RingServer:
             except BlockingIOError:
                 return
             with peer:
-                socket.send_fds(peer, [b"ring"], [self._fd])
+                try:
+                    socket.send_fds(peer, [b"ring"], [self._fd])
+                except (BrokenPipeError, ConnectionResetError):  # it is gone again; it asks anew if it lives
+                    continue
 
     def close(self) -> None:
         self._socket.close()

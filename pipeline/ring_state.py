@@ -28,6 +28,8 @@ _JOURNAL = 64
 _GAPS = PAGE_WORDS
 _GENERATION, _HOLDER, _DESCRIPTION = 1, 2, 4  # words within a slot header
 _MOST_BYTES = 8 * (HEADER_WORDS - _DESCRIPTION)
+_FREE, _READY, _LEASED = int(SlotState.FREE), int(SlotState.READY), int(SlotState.LEASED)
+_encode = msgspec.msgpack.Encoder().encode
 _INDEX = {fate: k for k, fate in enumerate(FATES)}
 
 
@@ -82,10 +84,10 @@ class RingState:
             at = self._row(number)
             packed, meta = self.words[at], None
             state, attempt, length = packed & 0xFF, packed >> 8 & 0xFFFFFF, packed >> 32
-            if state in (SlotState.READY, SlotState.LEASED):
+            if state in (_READY, _LEASED):
                 start = 8 * (at + _DESCRIPTION)
                 meta = msgspec.msgpack.decode(self._data[start : start + length], type=FrameMeta)
-            leased = state == SlotState.LEASED
+            leased = state == _LEASED
             found.append(Row(self.words[at + _GENERATION], attempt, self.words[at + _HOLDER], leased, meta))
         return found
 
@@ -111,22 +113,22 @@ class RingState:
 
     def ready(self, slot: Slot) -> Changes:
         """The slot holds a whole frame. Writes its description, which is nobody's before the commit."""
-        description = msgspec.msgpack.encode(slot.meta)
+        description = _encode(slot.meta)
         if len(description) > _MOST_BYTES:
             raise NodeError(f"the description of frame {slot.meta and slot.meta.frame} is too long")
         at = self._row(slot.number)
         start = 8 * (at + _DESCRIPTION)
         self._data[start : start + len(description)] = description
-        return {at: SlotState.READY | len(description) << 32}
+        return {at: _READY | len(description) << 32}
 
     def lease(self, slot: Slot) -> Changes:
         """The frame is about to leave."""
         at = self._row(slot.number)
-        length = self.words[at] >> 32
-        return {at: SlotState.LEASED | slot.attempt << 8 | length << 32, at + _HOLDER: slot.holder}
+        length = self.words[at] >> 32 << 32
+        return {at: _LEASED | slot.attempt << 8 | length, at + _HOLDER: slot.holder}
 
     def free(self, slot: Slot) -> Changes:
-        return {self._row(slot.number): SlotState.FREE}
+        return {self._row(slot.number): _FREE}
 
     def ended_as(self, fate: str) -> Changes:
         """One frame has ended so, one of ``FATES``."""

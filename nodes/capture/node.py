@@ -189,9 +189,11 @@ class _Capture:
     def _report(self, now: int, *, last: bool) -> None:
         """Send gaps that are complete and, once a second while something changes, the ledger."""
         self._fates.send_gaps(everything=last)
+        if now < self._next_coverage_ns and not last:
+            return
         account = self._ring.state.account()
         state = (account.acquired, account.in_flight)
-        if state != self._last_seen and (now >= self._next_coverage_ns or last):
+        if state != self._last_seen:
             self._next_coverage_ns, self._last_seen = now + COVERAGE_NS, state
             record = Coverage(
                 camera=self._name,

@@ -279,7 +279,7 @@ class World:
         if action == "a":
             capture.acquire()
         elif action == "c":
-            self._turn_capture(capture)
+            self._turn_capture(capture, delayed=True)
         elif action == "w":
             worker.turn(self.now_ns, self.rng.randrange(3))
         elif action == "p":
@@ -300,11 +300,12 @@ class World:
         elif action == "g" and self.hurry:
             capture.fates.give_up()
 
-    def _turn_capture(self, capture: Capture) -> None:
+    def _turn_capture(self, capture: Capture, *, delayed: bool = False) -> None:
+        """``delayed``: some of what was sent arrives only next time."""
         for worker in self.workers:
-            if worker.wire.left:
+            left = self.rng.randrange(3) if delayed else 0
+            while len(worker.wire.left) > left:
                 worker.heard_ns = self.now_ns
-            while worker.wire.left:
                 capture.heard.append((worker.name.encode(), worker.wire.left.popleft()))
             if self.now_ns - worker.heard_ns > SILENT_NS:
                 self.deaths.update(worker.had)

@@ -1,6 +1,7 @@
 """The ring: pixels are written once, read where they lie, and cannot be harmed by a reader."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -114,6 +115,16 @@ def test_nobody_can_shrink_it(ring: Ring) -> None:
     """A truncated mapping would kill its readers by SIGBUS."""
     with pytest.raises(PermissionError):
         os.ftruncate(ring.fd, 0)
+
+
+def test_a_worker_that_asks_for_the_ring_and_dies_harms_nobody(ring: Ring, tmp_path: Path) -> None:
+    server = RingServer(tmp_path / "ring", ring)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.connect(str(tmp_path / "ring"))
+
+    server.serve()
+
+    server.close()
 
 
 def test_a_frame_that_was_replaced_while_it_was_read_is_noticed(ring: Ring) -> None:
