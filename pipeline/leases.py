@@ -129,13 +129,8 @@ class LeaseTable:
     def adopt(self, rows: Sequence[Row]) -> None:
         """Take over the rows that a dead capture node left, one for each slot; frames go on in their order."""
         for slot, row in zip(self.slots, rows, strict=True):
-            slot.generation, slot.attempt, slot.holder, slot.leased, slot.meta = (
-                row.generation,
-                row.attempt,
-                row.holder,
-                row.leased,
-                row.meta,
-            )
+            slot.generation, slot.attempt, slot.meta = row.generation, row.attempt, row.meta
+            slot.leased, slot.holder = row.leased, row.holder
         for slot in sorted((s for s in self.slots if s.meta is not None), key=_frame):
             self._free.remove(slot.number)
             if slot.leased:

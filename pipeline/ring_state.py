@@ -61,8 +61,8 @@ class RingState:
 
     @property
     def epoch(self) -> str:
-        """Epoch of the capture node that writes; ``NO_EPOCH`` before the first."""
-        return epoch_of(self.words[_EPOCH], self.words[_EPOCH + 1])
+        """Epoch of the capture node that writes or wrote last; ``NO_EPOCH`` before the first. Any process may ask."""
+        return epoch_of(*self._journal.read(_EPOCH, _EPOCH + 2))
 
     @property
     def ended(self) -> bool:
