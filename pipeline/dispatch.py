@@ -6,7 +6,8 @@ Capture drives one for its ring; preprocess drives one for its tiles when infer 
 from collections.abc import Callable
 
 from pipeline.errors import ProtocolError
-from pipeline.leases import LeaseTable, Slot
+from pipeline.leases import LeaseTable, Slot, holder_id, same_worker
+from pipeline.ledger import FATES
 from pipeline.wire import VERSION, Ack, End, Frame, Message, Ready
 
 MAX_ATTEMPTS = 2
@@ -20,6 +21,7 @@ SILENT_NS = 15_000_000_000
 class _Worker:
     def __init__(self, address: bytes, ready: Ready) -> None:
         self.address, self.boot, self.credits = address, ready.boot, ready.credits
+        self.holder = holder_id(ready.worker, ready.boot)
         self.seen_ns = 0
         self.ended: tuple[str, ...] = ()
         self.since: dict[int, int] = {}  # slot -> when it was leased
@@ -28,8 +30,10 @@ class _Worker:
 class Dispatcher:
     """Grants frames of ``table`` to workers against their credits.
 
-    ``send(address, message)`` transmits; ``done(slot, invalid)`` is called once for each frame that ended, before its
-    slot becomes free: acknowledged (``invalid`` holds the reason or is empty) or poison.
+    ``send(address, message)`` transmits; ``done(slot, invalid)`` is called for each frame that ended: acknowledged (``invalid``
+    holds the reason or is empty) or poison. It releases the slot, or settles it first.
+
+    Frames of a table that was adopted stay with the workers that have them: these are known again by their first heartbeat.
     """
 
     def __init__(
@@ -40,6 +44,7 @@ class Dispatcher:
     ) -> None:
         self.table, self._send, self._done = table, send, done
         self._workers: dict[str, _Worker] = {}
+        self._begun_ns: int | None = None
 
     @property
     def has_worker(self) -> bool:
@@ -62,12 +67,16 @@ class Dispatcher:
                 suspect = attempt > 1 or any(s.attempt > 1 for s in leased)
                 if len(leased) >= worker.credits or (suspect and leased):
                     break
-                slot = self.table.lease(name)
+                slot = self.table.lease(name, worker.holder)
                 worker.since[slot.number] = now_ns
                 self._send(worker.address, Frame(ref=slot.ref()))
 
     def expire(self, now_ns: int) -> None:
-        """Give up workers that have been silent for ``SILENT_NS``."""
+        """Give up workers that have been silent for ``SILENT_NS``, also those that were never heard of."""
+        if self._begun_ns is None:
+            self._begun_ns = now_ns
+        if now_ns - self._begun_ns > SILENT_NS and (unclaimed := self.table.unclaimed()):
+            self._revoke(unclaimed)
         for name, worker in list(self._workers.items()):
             if now_ns - worker.seen_ns > SILENT_NS:
                 self.forget(name)
@@ -92,6 +101,7 @@ class Dispatcher:
             worker = None
         if worker is None:
             worker = self._workers[message.worker] = _Worker(address, message)
+            self._recognise(message.worker, worker, now_ns)
         worker.address, worker.credits = address, message.credits
         worker.seen_ns, worker.ended = now_ns, message.ended
         holds = {h.slot: h.generation for h in message.held}
@@ -104,15 +114,24 @@ class Dispatcher:
             slot.attempt -= 1  # nobody died over it
         self.table.revoke(lost)
 
+    def _recognise(self, name: str, worker: _Worker, now_ns: int) -> None:
+        """Give a worker back what it had before the table was adopted; what an earlier life of it had is nobody's."""
+        mine = [s for s in self.table.unclaimed() if same_worker(s.holder, worker.holder)]
+        for slot in mine:
+            if slot.holder == worker.holder:
+                self.table.claim(slot, name)
+                worker.since[slot.number] = now_ns
+        self._revoke([s for s in mine if s.holder != worker.holder])
+
     def _ack(self, message: Ack) -> None:
+        if message.invalid not in FATES:
+            raise ProtocolError(f"no frame ends as {message.invalid!r}")
         slot = self.table.find(message.held)
         if slot is not None:
             self._done(slot, message.invalid)
-            self.table.release(slot)
 
     def _revoke(self, slots: list[Slot]) -> None:
         poison = [s for s in slots if s.attempt >= MAX_ATTEMPTS]
         self.table.revoke(slots)
         for slot in poison:
             self._done(slot, "poison")
-            self.table.release(slot)

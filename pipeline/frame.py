@@ -79,7 +79,7 @@ class Verdict(Record, frozen=True, kw_only=True, tag="verdict"):
     model: ModelId | None
     tiles: int = 0
     invalid: str = ""
-    """Reason from ``INVALID_REASONS``; empty: the frame was inspected."""
+    """Reason from ``INVALID_REASONS``, or ``shutdown``; empty: the frame was inspected."""
     defects: tuple[Defect, ...] = ()
     stamps: Stamps = Stamps()
 

@@ -1,9 +1,9 @@
 """The count of every frame of a camera: acquired = inspected + dropped + invalid + in flight. Pure.
 
-Counters live in a flat array of int64, so that they can lie in the ring's memory and outlive the process that counts.
+A frame ends by one fate; the ring's memory has a counter for each (``pipeline.ring``).
 """
 
-from collections.abc import MutableSequence
+from collections.abc import Sequence
 
 import msgspec
 
@@ -12,10 +12,11 @@ DROP_REASONS = ("full", "shutdown")
 INVALID_REASONS = ("empty", "format", "truncated", "corrupt", "too_large", "unreadable", "poison", "model")
 """``empty``: no bytes. ``format``: not JPEG, PNG or BMP. ``truncated``, ``corrupt``: damaged. ``too_large``: over a
 limit. ``unreadable``: the file could not be read. ``poison``: two workers died over it. ``model``: scores not finite."""
+REASONS = (*DROP_REASONS, *INVALID_REASONS)
+"""Why a frame was not inspected."""
 
-_FIELDS = ("acquired", "inspected", *(f"dropped:{r}" for r in DROP_REASONS), *(f"invalid:{r}" for r in INVALID_REASONS))
-_INDEX = {name: k for k, name in enumerate(_FIELDS)}
-SIZE = len(_FIELDS)
+FATES = ("", *REASONS)
+"""How a frame can end: by its reason, or empty: it was inspected."""
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -28,44 +29,17 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
     in_flight: int
 
 
-class Ledger:
-    """Counts frames into ``cells`` (at least ``SIZE`` integers, by default its own)."""
-
-    def __init__(self, cells: MutableSequence[int] | None = None) -> None:
-        self._cells = [0] * SIZE if cells is None else cells
-
-    def acquire(self) -> None:
-        self._add("acquired")
-
-    def inspect(self) -> None:
-        self._add("inspected")
-
-    def drop(self, reason: str) -> None:
-        """``reason``: one of ``DROP_REASONS``."""
-        self._add(f"dropped:{reason}")
-
-    def invalidate(self, reason: str) -> None:
-        """``reason``: one of ``INVALID_REASONS``."""
-        self._add(f"invalid:{reason}")
-
-    @property
-    def acquired(self) -> int:
-        return int(self._cells[0])
-
-    def account(self) -> Account:
-        counts = {name: int(self._cells[k]) for name, k in _INDEX.items()}
-        ended = sum(counts.values()) - counts["acquired"]
-        return Account(
-            acquired=counts["acquired"],
-            inspected=counts["inspected"],
-            dropped=_by_reason(counts, "dropped:"),
-            invalid=_by_reason(counts, "invalid:"),
-            in_flight=counts["acquired"] - ended,
-        )
-
-    def _add(self, name: str) -> None:
-        self._cells[_INDEX[name]] += 1
+def account(acquired: int, ended: Sequence[int]) -> Account:
+    """The ledger of a camera that has acquired so many frames, of which ``ended[k]`` ended as ``FATES[k]`` says."""
+    counts = dict(zip(FATES, ended, strict=True))
+    return Account(
+        acquired=acquired,
+        inspected=counts[""],
+        dropped={reason: counts[reason] for reason in DROP_REASONS if counts[reason]},
+        invalid={reason: counts[reason] for reason in INVALID_REASONS if counts[reason]},
+        in_flight=acquired - sum(ended),
+    )
 
 
-def _by_reason(counts: dict[str, int], prefix: str) -> dict[str, int]:
-    return {name.removeprefix(prefix): n for name, n in counts.items() if name.startswith(prefix) and n}
+NOTHING_YET = account(0, [0] * len(FATES))
+"""Before the first frame."""

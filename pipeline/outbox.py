@@ -2,11 +2,13 @@
 
 from collections.abc import Callable
 
-from pipeline.frame import Publishable
+from pipeline.frame import Publishable, Verdict
 from pipeline.transport import Dealer
 from pipeline.wire import Durable, Submit
 
 RESEND_NS = 1_000_000_000
+Then = Callable[[str], None]
+"""Told how a frame's verdict stands: the reason why it is invalid, or empty. For other records always empty."""
 
 
 class Outbox:
@@ -14,15 +16,20 @@ class Outbox:
 
     def __init__(self, endpoint: str) -> None:
         self.dealer = Dealer(endpoint)
-        self._waiting: dict[str, tuple[Publishable, int, Callable[[], None] | None]] = {}
+        self._waiting: dict[str, tuple[Publishable, int, list[Then]]] = {}
 
     def __len__(self) -> int:
         """Records not yet durable."""
         return len(self._waiting)
 
-    def submit(self, record: Publishable, now_ns: int, then: Callable[[], None] | None = None) -> None:
-        """Send ``record``; ``then`` is called once it is durable."""
-        self._waiting[record.key] = (record, now_ns + RESEND_NS, then)
+    def submit(self, record: Publishable, now_ns: int, then: Then | None = None) -> None:
+        """Send ``record``; ``then`` is called once it, or the verdict that was there before, is durable."""
+        first, due_ns, waiting = self._waiting.get(record.key, (None, 0, []))
+        thens = waiting if then is None else [*waiting, then]
+        if first is not None:  # the same frame came by two ways: one verdict for it is enough
+            self._waiting[record.key] = (first, due_ns, thens)
+            return
+        self._waiting[record.key] = (record, now_ns + RESEND_NS, thens)
         self.dealer.send(Submit(record=record))
 
     def turn(self, now_ns: int) -> None:
@@ -30,10 +37,11 @@ class Outbox:
         for message, _ in self.dealer.receive():
             if isinstance(message, Durable):
                 for key in message.keys:
-                    _, _, then = self._waiting.pop(key, (None, 0, None))
-                    if then is not None:
-                        then()
-        for key, (record, due_ns, then) in list(self._waiting.items()):
+                    record, _, waiting = self._waiting.pop(key, (None, 0, []))
+                    own = record.invalid if isinstance(record, Verdict) else ""
+                    for then in waiting:
+                        then(message.stands.get(key, own))
+        for key, (submitted, due_ns, waiting) in list(self._waiting.items()):
             if now_ns >= due_ns:
-                self._waiting[key] = (record, now_ns + RESEND_NS, then)
-                self.dealer.send(Submit(record=record))
+                self._waiting[key] = (submitted, now_ns + RESEND_NS, waiting)
+                self.dealer.send(Submit(record=submitted))

@@ -1,13 +1,12 @@
 """The ring: one preallocated memfd that holds a camera's frames. Written by capture, mapped read-only by workers.
 
-    0        4 KiB                      4 KiB + slots * 1 KiB (rounded to a page)
-    +--------+--------------------------+--------+--------+----
-    | header | slot headers, 1 KiB each | slot 0 | slot 1 | ...   each slot a whole number of pages
-    +--------+--------------------------+--------+--------+----
+    +-------+--------+--------+----
+    | state | slot 0 | slot 1 | ...   each a whole number of pages
+    +-------+--------+--------+----
 
-The header carries sizes and the camera's ledger, each slot header the state of its slot and the frame's description, so
-frames and counters outlive a capture process: the supervisor keeps a duplicate of the descriptor and hands it to the
-next one. A memfd has no name: nothing to clean up, nothing to steal; it is sealed against resizing.
+The state (``pipeline.ring_state``) says which slot holds which frame and how many frames ended how, so frames and counters
+outlive a capture process: the supervisor keeps a duplicate of the descriptor and hands it to the next one. A memfd has no
+name: nothing to clean up, nothing to steal; it is sealed against resizing.
 """
 
 import array
@@ -18,25 +17,19 @@ import os
 import socket
 import struct
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, Self, cast
 
-import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError, NodeError, ProtocolError
-from pipeline.frame import FrameMeta, FrameRef
-from pipeline.leases import Slot, SlotState
-from pipeline.ledger import SIZE
+from pipeline.frame import FrameRef
+from pipeline.journal import Words
+from pipeline.ring_state import RingState, state_words
 
-MAGIC = 0x314B4E494C50494C  # "LIPLINK1"
+MAGIC = 0x324B4E494C50494C  # "LIPLINK2"
 PAGE = mmap.PAGESIZE
-SLOT_HEADER = 1024
-_HEADER = struct.Struct("<QQQQ")  # magic, slots, bytes of a slot, number of the next frame
-_EPOCH_AT, _EPOCH_BYTES = 32, 32  # hexadecimal digits
-_LEDGER_AT = 64
-_ENDED_AT = 512
-_SLOT = struct.Struct("<QQQQ")  # state, generation, attempt, length of the description
+_HEADER = struct.Struct("=QQQ")  # magic, slots, bytes of a slot
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
@@ -46,34 +39,49 @@ class Ring:
     def __init__(self, fd: int, *, writable: bool) -> None:
         self.fd = fd
         size = os.fstat(fd).st_size
+        magic, self.slots, self.slot_bytes = _HEADER.unpack(os.pread(fd, _HEADER.size, 0).ljust(_HEADER.size, b"\0"))
+        if magic != MAGIC or _total(self.slots, self.slot_bytes) != size:
+            raise ProtocolError("not a ring of this version; stop the line and start it again")
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, prot)
-        magic, self.slots, self.slot_bytes, _ = _HEADER.unpack_from(self._map, 0)
-        if magic != MAGIC or _total(self.slots, self.slot_bytes) != size:
-            raise ProtocolError("not a ring of this version")
         self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        head = memoryview(self._map)[: 8 * state_words(self.slots)]
+        self.state = RingState(cast(Words, head.cast("Q")), head, self.slots)
 
     @classmethod
     def create(cls, fd: int, slots: int, slot_bytes: int) -> Self:
-        """Size, seal and map an empty memfd; every page is allocated now. Raises ``ConfigError`` if memory is short."""
+        """Size, map and seal a memfd; every page is allocated now. Raises ``ConfigError`` if memory is short.
+
+        What a creator that was killed left of a ring is made anew: its number, which makes it a ring, is written last.
+        """
         slot_bytes = -(-slot_bytes // PAGE) * PAGE
         total = _total(slots, slot_bytes)
         try:
             if total > (free := memory_available()):  # asking for more would have the kernel kill somebody
                 raise OSError(errno.ENOMEM, f"{total >> 20} MiB wanted, {free >> 20} MiB free")
+            os.ftruncate(fd, 0)
             os.ftruncate(fd, total)
             os.posix_fallocate(fd, 0, total)
         except OSError as exc:
             raise ConfigError(
                 f"no memory for a ring of {slots} slots of {slot_bytes} bytes ({exc.strerror}): lower cameras.*.slots"
             ) from exc
-        fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
-        os.pwrite(fd, _HEADER.pack(MAGIC, slots, slot_bytes, 0), 0)
-        return cls(fd, writable=True)
+        os.pwrite(fd, _HEADER.pack(MAGIC, slots, slot_bytes), 0)
+        return cls._own(fd)
 
     @classmethod
-    def adopt(cls, fd: int) -> Self:
-        """Map a ring that an earlier capture process left, for writing."""
+    def adopt(cls, fd: int) -> Self | None:
+        """Map a ring that an earlier capture process left, for writing; None if it left none."""
+        if not any(os.pread(fd, 8, 0)):
+            return None
+        ring = cls._own(fd)
+        ring.state.recover()
+        return ring
+
+    @classmethod
+    def _own(cls, fd: int) -> Self:
+        if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
         return cls(fd, writable=True)
 
     @classmethod
@@ -85,38 +93,6 @@ class Ring:
     def memory(self) -> NDArray[np.uint8]:
         """The whole mapping, a view."""
         return self._bytes
-
-    @property
-    def ledger(self) -> NDArray[np.int64]:
-        """The camera's counters, in the ring's memory."""
-        return self._bytes[_LEDGER_AT : _LEDGER_AT + 8 * SIZE].view(np.int64)
-
-    @property
-    def next_frame(self) -> int:
-        """Number that the next frame gets."""
-        return int(_HEADER.unpack_from(self._map, 0)[3])
-
-    @next_frame.setter
-    def next_frame(self, number: int) -> None:
-        struct.pack_into("<Q", self._map, 24, number)
-
-    @property
-    def epoch(self) -> str:
-        """Epoch of the capture node that writes; empty before the first."""
-        return self._map[_EPOCH_AT : _EPOCH_AT + _EPOCH_BYTES].rstrip(b"\0").decode("ascii")
-
-    @epoch.setter
-    def epoch(self, epoch: str) -> None:
-        self._map[_EPOCH_AT : _EPOCH_AT + _EPOCH_BYTES] = epoch.encode("ascii").ljust(_EPOCH_BYTES, b"\0")
-
-    @property
-    def ended(self) -> bool:
-        """Whether the source has no further frame, as capture says; a capture node that ends otherwise has died."""
-        return bool(self._map[_ENDED_AT])
-
-    def end(self) -> None:
-        """Say that the source has no further frame (capture only)."""
-        self._map[_ENDED_AT] = 1
 
     def slot(self, number: int) -> NDArray[np.uint8]:
         """The whole of one slot: uint8 (slot_bytes,), a view, not a copy."""
@@ -140,32 +116,7 @@ class Ring:
 
     def is_current(self, ref: FrameRef) -> bool:
         """Whether the slot still holds this frame; asked after reading, as a seqlock is."""
-        return int(_SLOT.unpack_from(self._map, PAGE + ref.slot * SLOT_HEADER)[1]) == ref.generation
-
-    def note(self, slot: Slot) -> None:
-        """Write a slot's row into its header (capture only)."""
-        at = PAGE + slot.number * SLOT_HEADER
-        data = msgspec.msgpack.encode(slot.meta) if slot.meta is not None else b""
-        if len(data) > SLOT_HEADER - _SLOT.size:
-            raise NodeError(f"the description of frame {slot.meta and slot.meta.frame} is too long")
-        self._map[at + _SLOT.size : at + _SLOT.size + len(data)] = data
-        _SLOT.pack_into(self._map, at, slot.state, slot.generation, slot.attempt, len(data))
-
-    def clear(self, number: int) -> None:
-        """Mark a slot FREE in its header (capture only)."""
-        struct.pack_into("<Q", self._map, PAGE + number * SLOT_HEADER, SlotState.FREE)
-
-    def rows(self) -> list[tuple[int, int, FrameMeta | None]]:
-        """(generation, attempt, frame) of every slot as its header has it; frame None unless READY or LEASED."""
-        found: list[tuple[int, int, FrameMeta | None]] = []
-        for k in range(self.slots):
-            at = PAGE + k * SLOT_HEADER
-            state, generation, attempt, length = _SLOT.unpack_from(self._map, at)
-            meta = None
-            if state in (SlotState.READY, SlotState.LEASED):
-                meta = msgspec.msgpack.decode(self._map[at + _SLOT.size : at + _SLOT.size + length], type=FrameMeta)
-            found.append((generation, attempt, meta))
-        return found
+        return self.state.generation(ref.slot) == ref.generation
 
 
 def new_memfd(name: str) -> int:
@@ -195,7 +146,10 @@ class RingServer:
             except BlockingIOError:
                 return
             with peer:
-                socket.send_fds(peer, [b"ring"], [self._fd])
+                try:
+                    socket.send_fds(peer, [b"ring"], [self._fd])
+                except (BrokenPipeError, ConnectionResetError):  # it is gone again; it asks anew if it lives
+                    continue
 
     def close(self) -> None:
         self._socket.close()
@@ -228,7 +182,7 @@ def memory_available() -> int:
 
 
 def _data_start(slots: int) -> int:
-    return PAGE + -(-slots * SLOT_HEADER // PAGE) * PAGE
+    return 8 * state_words(slots)
 
 
 def _total(slots: int, slot_bytes: int) -> int:

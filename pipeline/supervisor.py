@@ -21,10 +21,11 @@ from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer
 from pipeline.errors import ConfigError, LinepipeError, NodeError
 from pipeline.frame import Alarm
-from pipeline.ledger import Account, Ledger
+from pipeline.ledger import NOTHING_YET, Account
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
 from pipeline.ring import Ring, new_memfd
+from pipeline.ring_state import NO_EPOCH
 from pipeline.summary import status, summary
 from pipeline.topology import Endpoints, processes, runtime_dir
 from pipeline.transport import Router, Waiter
@@ -76,7 +77,7 @@ class Supervisor:
             return Child(process, command)
         fd = self._rings[process.camera] = new_memfd(f"linepipe-{process.camera}")
         command += ["--ring-fd", str(fd)] + (["--frames", str(frames)] if frames is not None else [])
-        return Child(process, command, (fd,), lambda: (ring := self._ring(process.camera)) is not None and ring.ended)
+        return Child(process, command, (fd,), lambda: (ring := self._ring(process.camera)) is not None and ring.state.ended)
 
     @property
     def url(self) -> str:
@@ -134,9 +135,6 @@ class Supervisor:
                 child.hear(message)
                 if message.state == "running" and (name := f"node_died:{child.name}") in self._alarmed and child.alive:
                     self._alarm(name, False, f"{child.name} runs again")
-                epoch, camera = message.facts.get("epoch"), child.process.camera
-                if camera is not None and isinstance(epoch, str) and epoch not in self._epochs[camera]:
-                    self._epochs[camera].append(epoch)
 
     def _watch_server(self) -> None:
         if self._server is None:
@@ -163,6 +161,7 @@ class Supervisor:
     def _progress(self, now: int) -> None:
         """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
         accounts = self.accounts()
+        self._note_epochs()
         if not self._first_ns and any(a.acquired for a in accounts.values()):
             self._first_ns, self._phase = now, "running"
         due = self._for_s is not None and self._first_ns and now - self._first_ns >= self._for_s * 1e9
@@ -196,8 +195,15 @@ class Supervisor:
         found = {}
         for camera in self._rings:
             ring = self._ring(camera)
-            found[camera] = Ledger(ring.ledger if ring is not None else None).account()  # type: ignore[arg-type]
+            found[camera] = ring.state.account() if ring is not None else NOTHING_YET
         return found
+
+    def _note_epochs(self) -> None:
+        """Each turn: a capture node begins its epoch in its ring, and cannot be restarted before this has been seen."""
+        for camera, epochs in self._epochs.items():
+            ring = self._ring(camera)
+            if ring is not None and (epoch := ring.state.epoch) != NO_EPOCH and epoch not in epochs:
+                epochs.append(epoch)
 
     def _ring(self, camera: str) -> Ring | None:
         """A camera's ring; None while its capture node has not made it."""

@@ -64,7 +64,7 @@ class Frame(Record, frozen=True, kw_only=True, tag="frame"):
 
 
 class Ack(Record, frozen=True, kw_only=True, tag="ack"):
-    """The frame's verdict is durable; its slot may be used again. ``invalid``: the reason, or empty."""
+    """The frame's verdict is durable; its slot may be used again. ``invalid``: why the verdict that stands is invalid, or empty."""
 
     held: Held
     boot: str
@@ -87,6 +87,8 @@ class Durable(Record, frozen=True, kw_only=True, tag="durable"):
     """The records with these keys survive whatever is killed now."""
 
     keys: tuple[str, ...]
+    stands: dict[str, str] = msgspec.field(default_factory=dict)
+    """For a verdict that was refused because its frame had one: why that one is invalid, or empty. One fate for each frame."""
 
 
 class Status(Record, frozen=True, kw_only=True, tag="status"):

@@ -1,31 +1,113 @@
-"""Joins frames that were not inspected into gaps. Pure."""
+"""Frames that were dropped, joined into gaps that lie in the ring's memory until publish has them.
 
+A place is OPEN while adjoining frames may join it, SENT from just before it goes to publish, and FREE once publish has it. A
+gap that was sent is never changed: whoever adopts the ring sends it again as it was, and publish refuses what it has.
+"""
+
+from collections import deque
+
+import msgspec
+
+from pipeline.errors import NodeError
 from pipeline.frame import FrameMeta, Gap
+from pipeline.journal import Changes
+from pipeline.ledger import DROP_REASONS
+from pipeline.ring_state import RingState, epoch_of, epoch_words
 
 MERGE_NS = 1_000_000_000
+MOST_SENT = 16
+"""While publish has yet to confirm this many, no further one is sent: an open gap goes on growing instead."""
+_KEPT_FOR_DEATHS = 8  # capture may die as often while publish is away and every other place is taken
+_REASONS = (*DROP_REASONS, "capture_died")
+_FREE, _OPEN, _SENT = range(3)
+_LAST = 2  # word of a place that grows
+_UNKNOWN = (1 << 64) - 1
 
 
-class GapMerger:
-    """Adjoining frames of one epoch and reason become one gap, for at most a second each."""
-
-    def __init__(self) -> None:
-        self._open: dict[tuple[str, str], Gap] = {}
-
-    def add(self, meta: FrameMeta, reason: str, now_ns: int) -> list[Gap]:
-        """Note a frame; returns the gap that it does not adjoin, which is complete now."""
-        key = (meta.epoch, reason)
-        gap = self._open.get(key)
-        if gap is not None and gap.last == meta.frame - 1 and now_ns - gap.at_ns < MERGE_NS:
-            self._open[key] = _make(meta, gap.first, reason, gap.at_ns)
-            return []
-        self._open[key] = _make(meta, meta.frame, reason, now_ns)
-        return [gap] if gap is not None else []
-
-    def take(self, now_ns: int, *, everything: bool = False) -> list[Gap]:
-        """Gaps that have been open for a second, or all."""
-        done = [k for k, g in self._open.items() if everything or now_ns - g.at_ns >= MERGE_NS]
-        return [self._open.pop(k) for k in done]
+class _Open(msgspec.Struct):
+    place: int
+    last: int
+    since_ns: int
 
 
-def _make(meta: FrameMeta, first: int, reason: str, at_ns: int) -> Gap:
-    return Gap(camera=meta.camera, epoch=meta.epoch, first=first, last=meta.frame, reason=reason, at_ns=at_ns)
+class Gaps:
+    """The gaps of one camera. Adjoining frames of one epoch and reason become one gap, for a second if publish keeps up.
+
+    Times are monotonic but for those of the gaps themselves. ``add`` and ``died`` give changes for the caller to commit.
+    """
+
+    def __init__(self, state: RingState, camera: str) -> None:
+        self._state, self._camera = state, camera
+        self._joinable: dict[tuple[str, str], _Open] = {}
+        self._complete: deque[int] = deque()
+        self._sent: set[int] = set()
+        self._free: deque[int] = deque()
+        for place in range(state.gap_places):
+            occupied = state.words[state.gap_place(place)] != _FREE
+            (self._complete if occupied else self._free).append(place)
+
+    def __len__(self) -> int:
+        """Gaps that publish does not have yet."""
+        return len(self._joinable) + len(self._complete) + len(self._sent)
+
+    @property
+    def full(self) -> bool:
+        """Whether there may be no place for a further frame's gap: none may be dropped now."""
+        return len(self._free) <= _KEPT_FOR_DEATHS
+
+    def add(self, meta: FrameMeta, reason: str, now_ns: int, wall_ns: int) -> Changes:
+        """A frame is dropped."""
+        kind = (meta.epoch, reason)
+        gap = self._joinable.get(kind)
+        if gap is not None:
+            if gap.last == meta.frame - 1:
+                gap.last = meta.frame
+                return {self._state.gap_place(gap.place) + _LAST: meta.frame}
+            self._complete.append(gap.place)
+        place = self._free.popleft()
+        self._joinable[kind] = _Open(place, meta.frame, now_ns)
+        return self._fill(place, meta.epoch, meta.frame, meta.frame, reason, wall_ns)
+
+    def died(self, epoch: str, first: int, wall_ns: int) -> Changes:
+        """The capture node of ``epoch`` died before it had frame ``first``; what it missed is unknown."""
+        if not self._free:
+            raise NodeError(f"camera {self._camera}: no place is left for a gap; publish has taken none for {self._state.gap_places} gaps")
+        place = self._free.popleft()
+        self._complete.append(place)
+        return self._fill(place, epoch, first, _UNKNOWN, "capture_died", wall_ns)
+
+    def take(self, now_ns: int, *, everything: bool = False) -> list[tuple[int, Gap]]:
+        """Gaps to be sent now, each with its place: those that can grow no more, or have grown for a second."""
+        for kind, gap in list(self._joinable.items()):
+            if everything or (now_ns - gap.since_ns >= MERGE_NS and len(self._sent) < MOST_SENT):
+                self._complete.append(self._joinable.pop(kind).place)
+        found = []
+        while self._complete and len(self._sent) < MOST_SENT:
+            place = self._complete.popleft()
+            self._state.words[self._state.gap_place(place)] = _SENT
+            self._sent.add(place)
+            found.append((place, self._gap(place)))
+        return found
+
+    def confirm(self, place: int) -> None:
+        """Publish has it."""
+        self._state.words[self._state.gap_place(place)] = _FREE
+        self._sent.remove(place)
+        self._free.append(place)
+
+    def _fill(self, place: int, epoch: str, first: int, last: int, reason: str, wall_ns: int) -> Changes:
+        high, low = epoch_words(epoch)
+        words = (_OPEN, first, last, _REASONS.index(reason), wall_ns, high, low)
+        return dict(enumerate(words, start=self._state.gap_place(place)))
+
+    def _gap(self, place: int) -> Gap:
+        at = self._state.gap_place(place)
+        _, first, last, reason, wall_ns, high, low = self._state.words[at : at + 7]
+        return Gap(
+            camera=self._camera,
+            epoch=epoch_of(high, low),
+            first=first,
+            last=None if last == _UNKNOWN else last,
+            reason=_REASONS[reason],
+            at_ns=wall_ns,
+        )

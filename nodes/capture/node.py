@@ -5,18 +5,17 @@ import uuid
 
 import msgspec
 
+from nodes.capture.fates import Fates
 from nodes.capture.folder import FolderSource
-from nodes.capture.gaps import GapMerger
 from nodes.capture.sim.source import StripSource
 from nodes.capture.sim.truth import TruthFile
 from nodes.capture.source import Source
 from pipeline.config import Camera
 from pipeline.dispatch import Dispatcher
 from pipeline.frame import Coverage, FrameMeta, Gap, Verdict
-from pipeline.leases import LeaseTable, Slot
-from pipeline.ledger import Ledger
+from pipeline.leases import LeaseTable
 from pipeline.node_main import Node
-from pipeline.outbox import Outbox
+from pipeline.outbox import Outbox, Then
 from pipeline.ring import Ring, RingServer, new_memfd
 from pipeline.source_url import SourceUrl
 from pipeline.topology import frame_rate
@@ -33,25 +32,16 @@ def capture(node: Node) -> None:
     assert node.process.camera is not None
     camera = node.config.cameras[node.process.camera]
     fd = new_memfd("linepipe-ring") if node.ring_fd is None else node.ring_fd
-    left = _left_ring(fd)
+    left = Ring.adopt(fd)
     epoch = uuid.uuid4().hex
-    source = open_source(node, camera, epoch, None if left is None else left.next_frame)
-    ring = Ring.create(fd, camera.slots, source.slot_bytes) if left is None else left
-    work = _Capture(node, source, ring, epoch, adopt=left is not None)
+    source = open_source(node, camera, epoch, None if left is None else left.state.next_frame)
+    work = _Capture(node, source, left or Ring.create(fd, camera.slots, source.slot_bytes), epoch)
     try:
         while work.turn():
             work.waiter.wait(work.wait_ms())
         node.beat("ended", work.facts, now=True)
     finally:
         work.close()
-
-
-def _left_ring(fd: int) -> Ring | None:
-    """The ring that an earlier capture process left; None if there was none."""
-    try:
-        return Ring.adopt(fd)
-    except ValueError:  # nothing to map: the memfd is still empty
-        return None
 
 
 def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> Source:
@@ -78,19 +68,18 @@ def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> 
 class _Capture:
     """State of the loop; ``turn`` is one pass."""
 
-    def __init__(self, node: Node, source: Source, ring: Ring, epoch: str, *, adopt: bool) -> None:
-        self._node, self._source, self._ring = node, source, ring
+    def __init__(self, node: Node, source: Source, ring: Ring, epoch: str) -> None:
+        self._node, self._source, self._ring, self._epoch = node, source, ring, epoch
         self._name = node.process.camera or ""
         self._camera = node.config.cameras[self._name]
         self._live = self._camera.when_full == "drop_oldest"
         self._rate = frame_rate(self._camera, source.size and source.size[0]) or (source.fps if self._live else None)
         self._table = LeaseTable(ring.slots)
-        self._ledger = Ledger(ring.ledger)  # type: ignore[arg-type]  # an array is sequence enough
-        self._gaps = GapMerger()
         self._outbox = Outbox(node.endpoints.publish)
         self._router = Router(node.endpoints.frames(self._name))
         self._server = RingServer(node.endpoints.ring(self._name), ring)
-        self._dispatcher = Dispatcher(self._table, self._send, self._done)
+        self._fates = Fates(ring.state, self._table, self._name, self._submit, node.log)
+        self._dispatcher = Dispatcher(self._table, self._send, self._fates.done)
         self.waiter = Waiter(self._router, self._server.fileno(), self._outbox.dealer)
         self._first_ns = 0  # when the first frame of this epoch was due; 0: not armed
         self._first_frame = 0
@@ -98,18 +87,7 @@ class _Capture:
         self._covered = 0
         self._next_coverage_ns = 0
         self._last_seen = (-1, -1)
-        before = ring.epoch
-        self._epoch = ring.epoch = epoch
-        if adopt:
-            self._take_over(before)
-
-    def _take_over(self, before: str) -> None:
-        """Go on where a dead capture process stopped: its frames are whole in the ring, its counters too."""
-        for number, (generation, attempt, meta) in enumerate(self._ring.rows()):
-            self._table.adopt(number, generation, attempt, meta)
-        if self._live:
-            now = time.time_ns()
-            self._submit(Gap(camera=self._name, epoch=before, first=self._ring.next_frame, last=None, reason="capture_died", at_ns=now))
+        self._fates.begin(epoch, live=self._live)
 
     def turn(self) -> bool:
         """One pass; False when there is nothing left to do."""
@@ -128,68 +106,61 @@ class _Capture:
         self._node.beat("running" if self._first_ns else "waiting", self.facts)
         if not draining:
             return True
-        return not ((self._dispatcher.end(self._epoch) and len(self._outbox) == 0) or self._node.out_of_time)
+        heard = self._dispatcher.end(self._epoch) or self._node.out_of_time
+        return not (heard and len(self._outbox) == 0 and self._fates.unsent == 0)
 
     def wait_ms(self) -> float:
         """How long nothing is due."""
         if self._ended or not self._first_ns:
             return 5.0 if self._ended else IDLE_MS
-        if self._table.free == 0 and not self._live:
+        if self._table.free == 0 and not self._may_drop:
             return IDLE_MS
         return min(IDLE_MS, (self._due_ns() - time.monotonic_ns()) / 1e6)
+
+    @property
+    def _may_drop(self) -> bool:
+        """Whether a frame may be dropped for a newer one."""
+        return self._live and not self._fates.gaps_full
 
     def _due_ns(self) -> int:
         """When the next frame arrives, monotonic."""
         if self._rate is None:
             return 0
-        return self._first_ns + int((self._ring.next_frame - self._first_frame) / self._rate * 1e9)
+        return self._first_ns + int((self._ring.state.next_frame - self._first_frame) / self._rate * 1e9)
 
     def _acquire(self) -> None:
         """Take the frames that are due; stop at a full ring or after a few."""
         if not self._first_ns:
-            self._first_ns, self._first_frame = time.monotonic_ns(), self._ring.next_frame
+            self._first_ns, self._first_frame = time.monotonic_ns(), self._ring.state.next_frame
         for _ in range(TURN_FRAMES):
-            number = self._ring.next_frame
+            number = self._ring.state.next_frame
             if number == self._node.frames or not self._source.has(number):
                 self._end()
                 return
             if time.monotonic_ns() < self._due_ns():
                 return
-            if self._table.free == 0 and self._live:
-                self._make_room()
-            if self._table.free == 0 and not self._live:
-                return
+            if self._table.free == 0:
+                if not self._may_drop:
+                    return
+                self._fates.drop_oldest()
             self._take(number)
 
     def _end(self) -> None:
         """There is no further frame."""
         self._ended = True
-        self._ring.end()
-
-    def _make_room(self) -> None:
-        """Drop the oldest frame that nobody has leased."""
-        oldest = self._table.oldest_waiting()
-        if oldest is not None and oldest.meta is not None:
-            self._drop(oldest.meta, "full")
-            self._table.release(oldest)
-            self._ring.note(oldest)
+        self._ring.state.end()
 
     def _take(self, number: int) -> None:
-        slot = self._table.write()
-        if slot is None:  # every frame is leased: the one that arrives is dropped
-            self._count_new(number)
-            self._drop(self._describe(number, None, 0), "full")
+        slot = self._fates.writing()
+        if slot is None:  # every frame is or was leased: the one that arrives is dropped
+            self._fates.drop_next(self._describe(number, None, 0))
             return
-        self._ring.note(slot)
         shot = self._source.read(number, self._ring.slot(slot.number))
         if shot is None:
             self._table.abandon(slot)
             self._end()
             return
-        meta = self._describe(number, shot.shape, shot.length, shot.source, shot.reason)
-        self._table.ready(slot, meta)
-        self._ring.note(slot)
-        self._count_new(number)
+        self._fates.acquired(slot, self._describe(number, shot.shape, shot.length, shot.source, shot.reason))
 
     def _describe(self, number: int, shape: tuple[int, int] | None, length: int, source: str | None = None, reason: str = "") -> FrameMeta:
         return FrameMeta(
@@ -204,49 +175,25 @@ class _Capture:
             reason=reason,
         )
 
-    def _count_new(self, number: int) -> None:
-        self._ring.next_frame = number + 1
-        self._ledger.acquire()
-
-    def _drop(self, meta: FrameMeta, reason: str) -> None:
-        self._ledger.drop(reason)
-        for gap in self._gaps.add(meta, reason, time.time_ns()):
-            self._submit(gap)
-
     def _send(self, address: bytes, message: Message) -> None:
         if isinstance(message, Frame):
-            self._ring.note(self._table.slots[message.ref.slot])
+            self._fates.leased(self._table.slots[message.ref.slot])
         self._router.send(address, message)
 
-    def _done(self, slot: Slot, invalid: str) -> None:
-        """A frame has ended; its slot is released right after."""
-        assert slot.meta is not None
-        if not invalid:
-            self._ledger.inspect()
-        else:
-            self._ledger.invalidate(invalid)
-        if invalid == "poison":
-            self._node.log.error("frame %d: two workers died over it; it is invalid(poison)", slot.meta.frame)
-            self._submit(Verdict(meta=slot.meta, attempt=slot.attempt, model=None, invalid="poison"))
-        self._ring.clear(slot.number)
-
     def _drained(self) -> bool:
-        """Whether every frame has ended; out of time, the rest is dropped and said so."""
+        """Whether every frame has ended; out of time, the rest is given up and said so."""
         if self._node.out_of_time:
-            for slot in self._table.held_frames():
-                assert slot.meta is not None
-                self._drop(slot.meta, "shutdown")
-                self._table.release(slot)
-                self._ring.note(slot)
+            self._fates.give_up()
         return self._table.in_flight == 0
 
     def _report(self, now: int, *, last: bool) -> None:
         """Send gaps that are complete and, once a second while something changes, the ledger."""
-        for gap in self._gaps.take(time.time_ns(), everything=last):
-            self._submit(gap)
-        account = self._ledger.account()
+        self._fates.send_gaps(everything=last)
+        if now < self._next_coverage_ns and not last:
+            return
+        account = self._ring.state.account()
         state = (account.acquired, account.in_flight)
-        if state != self._last_seen and (now >= self._next_coverage_ns or last):
+        if state != self._last_seen:
             self._next_coverage_ns, self._last_seen = now + COVERAGE_NS, state
             record = Coverage(
                 camera=self._name,
@@ -258,8 +205,8 @@ class _Capture:
             self._covered += 1
             self._submit(record)
 
-    def _submit(self, record: Gap | Coverage | Verdict) -> None:
-        self._outbox.submit(record, time.monotonic_ns())
+    def _submit(self, record: Gap | Coverage | Verdict, then: Then | None = None) -> None:
+        self._outbox.submit(record, time.monotonic_ns(), then)
 
     def facts(self) -> dict[str, object]:
         return {

@@ -117,7 +117,7 @@ class Judge:
             defects=defects,
             stamps=Stamps(received_ns=frame.received_ns, tiled_ns=frame.tiled_ns, judged_ns=time.monotonic_ns()),
         )
-        self._outbox.submit(verdict, time.monotonic_ns(), lambda: pending.ack(invalid))
+        self._outbox.submit(verdict, time.monotonic_ns(), pending.ack)
 
 
 def _with_crop(found: Found, pixels: Pixels) -> Defect:

@@ -111,6 +111,7 @@ class _Preprocess:
     def _done(self, slot: Slot, invalid: str) -> None:
         leased, _ = self._tiled.pop(slot.number)
         leased.ack(invalid)
+        self._table.release(slot)
 
     def facts(self) -> dict[str, object]:
         return {"frames": self._frames, "held": sum(len(i.link) for i in self._intakes), "refused": self._router.refused}

@@ -10,7 +10,7 @@ import msgspec
 
 from nodes.publish.images import ImageArchive
 from nodes.publish.joiner import Joiner
-from nodes.publish.record import events_of
+from nodes.publish.record import events_of, invalid_ids
 from nodes.publish.redis_sink import RedisSink
 from nodes.publish.spool import Spool, Spooled, lock_spool
 from pipeline.embedded import running_url
@@ -119,11 +119,14 @@ class _Publish:
         ready = [(record.key, [e for e in found[record.key] if e not in held[record.key]]) for _, record in group]
         results = self._spool.append(ready, held)
         replies: dict[bytes, list[str]] = {}
+        stands: dict[str, str] = {}
         for (address, record), spooled in zip(group, results, strict=True):
             if address is not None:
                 replies.setdefault(address, []).append(record.key)
             if spooled is None:
                 self.duplicates += 1
+                if isinstance(record, Verdict):
+                    stands[record.key] = self._standing(record)
                 continue
             self._counts.update(s.type for s in spooled)
             self._join(record, held[record.key])
@@ -134,7 +137,12 @@ class _Publish:
                     self._arrived[spooled[-1].seq] = msgspec.structs.replace(record, defects=())
         self._sink.wake()
         for address, keys in replies.items():
-            self._router.send(address, Durable(keys=tuple(keys)))
+            self._router.send(address, Durable(keys=tuple(keys), stands={k: stands[k] for k in keys if k in stands}))
+
+    def _standing(self, verdict: Verdict) -> str:
+        """Why the verdict that a frame has is invalid, or empty: its events say so. What is counted is what stands."""
+        reasons = invalid_ids(verdict, self._config.line)
+        return next((reasons[found] for found in self._spool.present(reasons)), "")
 
     def _join(self, record: Publishable, held: list[DefectEvent]) -> None:
         """Tell the joiner of a record that is durable now."""

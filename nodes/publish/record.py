@@ -17,6 +17,7 @@ from pipeline.events import (
     timestamp,
 )
 from pipeline.frame import Alarm, Coverage, Defect, Gap, Publishable, Verdict
+from pipeline.ledger import REASONS
 
 
 def events_of(record: Publishable, config: Config) -> list[tuple[Event, bytes]]:
@@ -75,6 +76,12 @@ def _invalid(verdict: Verdict, config: Config) -> GapEvent:
     meta = verdict.meta
     gap = Gap(camera=meta.camera, epoch=meta.epoch, first=meta.frame, last=meta.frame, reason=verdict.invalid, at_ns=meta.captured_ns)
     return msgspec.structs.replace(_gap(gap, config), source=meta.source)
+
+
+def invalid_ids(verdict: Verdict, line: str) -> dict[str, str]:
+    """Id of the event that each reason for a frame not to be inspected would have given -> that reason."""
+    meta = verdict.meta
+    return {event_id(line, meta.camera, meta.epoch, meta.frame, meta.frame, reason): reason for reason in REASONS}
 
 
 def _gap(gap: Gap, config: Config) -> GapEvent:

@@ -133,6 +133,12 @@ class Spool:
         """Whether a record with this key has been accepted."""
         return self._db.execute("SELECT 1 FROM records WHERE key = ?", (key,)).fetchone() is not None
 
+    def present(self, ids: Iterable[str]) -> set[str]:
+        """Which of these events the spool has."""
+        wanted = tuple(ids)
+        marks = ",".join("?" * len(wanted))
+        return {row[0] for row in self._db.execute(f"SELECT id FROM events WHERE id IN ({marks})", wanted)}
+
     def unsent(self, most: int) -> list[Spooled]:
         """The oldest events that Redis has not confirmed."""
         rows = self._db.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (self.sent, most))

@@ -52,6 +52,7 @@ class Desk:
     def _done(self, slot: Slot, invalid: str) -> None:
         assert slot.meta is not None
         self.ended.append(slot.meta.frame)
+        self.table.release(slot)
 
     def pump(self, until: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20

@@ -1,5 +1,6 @@
 """The publish node at its end: what it holds becomes events, whenever it is told to stop."""
 
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,13 +8,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodes.publish.node import publish
+from nodes.publish.node import _Publish, publish
 from nodes.publish.spool import Spool
 from pipeline.client import Events
 from pipeline.config import Publish
+from pipeline.frame import Verdict
 from pipeline.node_main import Node
+from pipeline.outbox import Outbox
 from pipeline.topology import find_process
 from tests.conftest import Server
+from tests.unit.frames import meta
 from tests.unit.test_joiner import CONFIG, END, START, piece
 
 
@@ -44,3 +48,32 @@ def test_pieces_become_events_whenever_the_node_is_told_to_stop(node: Node, serv
     spool.close()
     with Events(server.url, node.config.stream) as stream:
         assert [e["frame"] for e in stream.read()] == [5]
+
+
+def submitted(node: Node, *verdicts: Verdict) -> list[str]:
+    """What publish says of these verdicts, given one after the other, each by a process of its own."""
+    work, told = _Publish(node), []
+    try:
+        for verdict in verdicts:
+            outbox = Outbox(node.endpoints.publish)
+            outbox.submit(verdict, 0, told.append)
+            deadline = time.monotonic() + 20
+            while len(outbox):
+                assert time.monotonic() < deadline
+                work.turn()
+                outbox.turn(0)
+            outbox.dealer.close()
+    finally:
+        work.close()
+    return told
+
+
+def test_the_first_verdict_of_a_frame_stands_and_later_ones_are_told_which_it_is(node: Node) -> None:
+    """Else a frame that was inspected would be counted as poison, when its worker died after it had said so."""
+
+    def verdict(frame: int, invalid: str) -> Verdict:
+        return Verdict(meta=meta(frame, camera="top"), attempt=1, model=None, invalid=invalid)
+
+    said = [(1, ""), (1, "poison"), (2, "poison"), (2, ""), (3, "truncated"), (3, "shutdown"), (3, "truncated")]
+
+    assert submitted(node, *[verdict(*s) for s in said]) == ["", "", "poison", "poison", "truncated", "truncated", "truncated"]

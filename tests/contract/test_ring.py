@@ -1,6 +1,7 @@
 """The ring: pixels are written once, read where they lie, and cannot be harmed by a reader."""
 
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,7 @@ from pipeline.config import Camera, Config, Infer, Preprocess
 from pipeline.errors import ConfigError, ProtocolError
 from pipeline.frame import FrameRef
 from pipeline.leases import LeaseTable
-from pipeline.ledger import Ledger
+from pipeline.ledger import Account
 from pipeline.model_file import Recipe
 from pipeline.ring import Ring, RingServer, fetch_ring, new_memfd
 from tests.unit.frames import meta
@@ -38,7 +39,8 @@ def write(ring: Ring, data: bytes, **more: object) -> FrameRef:
     assert slot is not None
     ring.slot(slot.number)[: len(data)] = np.frombuffer(data, np.uint8)
     table.ready(slot, meta(0, length=len(data), **more))
-    ring.note(slot)
+    ring.state.begin_writing(slot)
+    ring.state.commit(ring.state.ready(slot), ring.state.acquired())
     return table.lease("w").ref()
 
 
@@ -115,18 +117,28 @@ def test_nobody_can_shrink_it(ring: Ring) -> None:
         os.ftruncate(ring.fd, 0)
 
 
+def test_a_worker_that_asks_for_the_ring_and_dies_harms_nobody(ring: Ring, tmp_path: Path) -> None:
+    server = RingServer(tmp_path / "ring", ring)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.connect(str(tmp_path / "ring"))
+
+    server.serve()
+
+    server.close()
+
+
 def test_a_frame_that_was_replaced_while_it_was_read_is_noticed(ring: Ring) -> None:
     table = LeaseTable(1)
     slot = table.write()
     assert slot is not None
+    ring.state.begin_writing(slot)
     table.ready(slot, meta(0))
-    ring.note(slot)
     ref = table.lease("w").ref()
     assert ring.is_current(ref)
 
     table.release(slot)
     table.write()
-    ring.note(slot)
+    ring.state.begin_writing(slot)
 
     assert not ring.is_current(ref)
 
@@ -134,25 +146,53 @@ def test_a_frame_that_was_replaced_while_it_was_read_is_noticed(ring: Ring) -> N
 def test_frames_and_counters_outlive_the_process_that_wrote_them(ring: Ring) -> None:
     """A capture process dies; the next one, given the same memory, finds its frames, its count and its next number."""
     program = f"""
-import numpy as np
-from pipeline.ring import Ring
 from pipeline.leases import LeaseTable
-from pipeline.ledger import Ledger
+from pipeline.ring import Ring
 from tests.unit.frames import meta
-ring = Ring.adopt({ring.fd}); ring.next_frame = 7; ring.epoch = "f" * 32
-Ledger(ring.ledger).acquire()
-table = LeaseTable(ring.slots); table.write(); slot = table.write()
-ring.slot(1)[:4] = 9
-table.ready(slot, meta(6)); ring.note(slot)
+ring = Ring.adopt({ring.fd}); state = ring.state
+state.commit(state.begin_epoch("f" * 32))
+table = LeaseTable(ring.slots)
+for frame in range(3):
+    slot = table.write(); state.begin_writing(slot)
+    ring.slot(slot.number)[:4] = frame
+    table.ready(slot, meta(frame)); state.commit(state.ready(slot), state.acquired())
+slot = table.lease("w", 77); state.commit(state.lease(slot))
+state.commit(state.free(table.slots[1]), state.ended_as("corrupt"))
 """
     subprocess.run([sys.executable, "-c", program], pass_fds=[ring.fd], check=True, cwd=Path(__file__).parents[2])
 
     again = Ring.adopt(ring.fd)
 
-    assert (again.next_frame, again.epoch) == (7, "f" * 32)
-    assert Ledger(again.ledger).acquired == 1  # type: ignore[arg-type]
-    assert [(g, a, m.frame) for g, a, m in again.rows() if m] == [(1, 0, 6)]
-    assert again.slot(1)[:4].tolist() == [9] * 4
+    assert again is not None
+    assert (again.state.next_frame, again.state.epoch) == (3, "f" * 32)
+    assert ring.state.account() == Account(acquired=3, inspected=0, dropped={}, invalid={"corrupt": 1}, in_flight=2)
+    held = [(r.generation, r.attempt, r.holder, r.leased, r.meta.frame) for r in again.state.rows() if r.meta]
+    assert held == [(1, 1, 77, True, 0), (1, 0, 0, False, 2)]
+    assert again.slot(2)[:4].tolist() == [2] * 4
+
+
+@pytest.mark.parametrize("call", ["ftruncate", "posix_fallocate", "pwrite"])
+def test_a_ring_that_was_being_made_is_made_anew(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Capture is killed at its first system calls; the one after it needs a ring of another size."""
+    fd = new_memfd("test")
+    with monkeypatch.context() as patch:
+        real = getattr(os, call)
+
+        def killed(*args: object) -> None:
+            real(*args)
+            raise KeyboardInterrupt
+
+        patch.setattr(os, call, killed)
+        with pytest.raises(KeyboardInterrupt):
+            Ring.create(fd, slots=2, slot_bytes=4096)
+
+    left = Ring.adopt(fd)
+
+    assert (left is None) == (call != "pwrite")
+    ring = left or Ring.create(fd, slots=8, slot_bytes=4096)
+    assert ring.slots == (8 if left is None else 2)
+    with pytest.raises(PermissionError):
+        os.ftruncate(fd, 0)
 
 
 @pytest.mark.parametrize("wrong", [{"length": 10**9}, {"shape": (300, 301), "length": 90_000}, {"shape": (-1, -4)}])

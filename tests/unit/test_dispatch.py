@@ -1,7 +1,10 @@
 """Credits, dead workers, poison: what the giving side of the frame hop promises."""
 
+import pytest
+
 from pipeline.dispatch import LOST_NS, SILENT_NS, Dispatcher
-from pipeline.leases import LeaseTable, Slot
+from pipeline.errors import ProtocolError
+from pipeline.leases import LeaseTable, Row, Slot
 from pipeline.wire import VERSION, Ack, Frame, Held, Message, Ready, held
 from tests.unit.frames import meta
 
@@ -26,6 +29,14 @@ class Desk:
     def _done(self, slot: Slot, invalid: str) -> None:
         assert slot.meta is not None
         self.ended.append((slot.meta.frame, invalid))
+        self.table.release(slot)
+
+    def next_life(self) -> "Desk":
+        """The desk of the capture process that adopts this one's ring."""
+        after = Desk(frames=0, slots=len(self.table.slots))
+        after.table.adopt([Row(s.generation, s.attempt, s.holder, s.leased, s.meta) for s in self.table.slots])
+        after.dispatcher.expire(0)
+        return after
 
     def ready(self, worker: str = "w", boot: str = "1", credits: int = 4, holds: tuple[Held, ...] = (), now: int = 0) -> None:
         message = Ready(version=VERSION, worker=worker, boot=boot, credits=credits, model=None, held=holds)
@@ -126,3 +137,72 @@ def test_an_invalid_frame_ends_with_its_reason() -> None:
     desk.ack(desk.sent[0], invalid="truncated")
 
     assert desk.ended == [(0, "truncated")]
+
+
+def test_a_frame_ends_only_in_ways_that_there_are() -> None:
+    desk = Desk(frames=1)
+    desk.ready()
+
+    with pytest.raises(ProtocolError, match="no frame ends as"):
+        desk.ack(desk.sent[0], invalid="tired")
+
+
+def test_after_capture_died_a_worker_goes_on_with_what_it_has_and_nobody_is_blamed() -> None:
+    desk = Desk(frames=3)
+    desk.ready(credits=2)
+    having = tuple(held(m.ref) for m in desk.sent)
+
+    after = desk.next_life()
+    after.ready(credits=2, holds=having)
+
+    assert after.take() == []
+    after.dispatcher.receive(b"w", Ack(held=having[0], boot="1"), 0)
+    after.dispatcher.grant(0)
+    assert after.ended == [(0, "")]
+    assert after.take() == [(2, 1)]
+
+
+def test_a_frame_that_was_on_its_way_when_capture_died_is_given_again_without_blame() -> None:
+    desk = Desk(frames=1)
+    desk.ready()
+
+    after = desk.next_life()
+    after.ready(now=0)
+    after.ready(now=LOST_NS + 1)
+
+    assert after.take() == [(0, 1)]
+
+
+def test_a_worker_that_died_with_capture_is_counted_as_dead() -> None:
+    desk = Desk(frames=2)
+    desk.ready(boot="1", credits=2)
+
+    after = desk.next_life()
+    after.ready(worker="other", now=0)
+    assert after.take() == []
+    after.ready(boot="2", credits=2)
+
+    assert after.take() == [(0, 2), (1, 2)]  # each alone: one went to the other worker
+
+
+def test_the_second_death_poisons_a_frame_though_capture_died_between_the_two() -> None:
+    desk = Desk(frames=1)
+    desk.ready(boot="1")
+    after = desk.next_life()
+    after.ready(boot="2")
+
+    later = after.next_life()
+    later.ready(boot="3")
+
+    assert later.ended == [(0, "poison")]
+
+
+def test_a_worker_that_never_comes_back_after_capture_died_loses_its_frames() -> None:
+    desk = Desk(frames=1)
+    desk.ready(worker="gone")
+
+    after = desk.next_life()
+    after.dispatcher.expire(SILENT_NS + 1)
+    after.ready(worker="other", now=SILENT_NS + 1)
+
+    assert after.take() == [(0, 2)]

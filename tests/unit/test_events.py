@@ -8,7 +8,7 @@ from nodes.publish.record import events_of
 from pipeline.config import Camera, Config, Infer
 from pipeline.events import encode, event_id, schema, timestamp
 from pipeline.frame import Alarm, Coverage, Defect, Gap, ModelId, Publishable, Verdict
-from pipeline.ledger import Ledger
+from pipeline.ledger import NOTHING_YET
 from tests.unit.frames import meta
 
 CAMERA = Camera(source="sim:strip", frame_px=(900, 300), pixel_mm=(0.25, 0.5), speed_mps=1.0)
@@ -22,7 +22,7 @@ RECORDS: list[Publishable] = [
     msgspec.structs.replace(VERDICT, defects=(), invalid="truncated", model=None),
     GAP,
     msgspec.structs.replace(GAP, last=None),
-    Coverage(camera="top", epoch="e1", number=1, account=msgspec.to_builtins(Ledger().account()), at_ns=0),
+    Coverage(camera="top", epoch="e1", number=1, account=msgspec.to_builtins(NOTHING_YET), at_ns=0),
     Alarm(name="redis_away", active=True, text="gone", at_ns=0),
 ]
 

@@ -1,23 +1,45 @@
-"""Gaps: adjoining frames join, nothing is covered twice, nothing is left out."""
+"""Gaps: adjoining frames join, nothing is covered twice, nothing is left out, and nothing is forgotten with its process."""
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.capture.gaps import MERGE_NS, GapMerger
+from nodes.capture.gaps import MERGE_NS, MOST_SENT, Gaps
+from pipeline.errors import NodeError
 from pipeline.frame import Gap
+from pipeline.ring_state import RingState
 from tests.unit.frames import meta
+from tests.unit.memory import state
+
+EPOCH = "e" * 32
+
+
+def drop(gaps: Gaps, ring: RingState, frame: int, reason: str = "full", now: int = 0, epoch: str = EPOCH) -> None:
+    ring.commit(gaps.add(meta(frame, epoch), reason, now, 5))
+
+
+def take(gaps: Gaps, now: int = 0, *, everything: bool = False) -> list[Gap]:
+    """Gaps that are sent, and confirmed at once."""
+    found = gaps.take(now, everything=everything)
+    for place, _ in found:
+        gaps.confirm(place)
+    return [gap for _, gap in found]
 
 
 def merged(frames: list[tuple[int, str, int]]) -> list[Gap]:
     """Gaps of (frame, reason, time) in this order."""
-    gaps, found = GapMerger(), []
+    ring = state()
+    gaps, found = Gaps(ring, "top"), []
     for frame, reason, now in frames:
-        found += gaps.add(meta(frame), reason, now)
-    return found + gaps.take(0, everything=True)
+        found += take(gaps, now)
+        drop(gaps, ring, frame, reason, now)
+    return found + take(gaps, everything=True)
 
 
 def test_adjoining_frames_are_one_gap() -> None:
-    assert [(g.first, g.last) for g in merged([(3, "full", 0), (4, "full", 1), (5, "full", 2)])] == [(3, 5)]
+    (gap,) = merged([(3, "full", 0), (4, "full", 1), (5, "full", 2)])
+
+    assert gap == Gap(camera="top", epoch=EPOCH, first=3, last=5, reason="full", at_ns=5)
 
 
 def test_a_frame_that_was_inspected_parts_two_gaps() -> None:
@@ -32,11 +54,12 @@ def test_reasons_are_kept_apart() -> None:
 
 
 def test_a_gap_is_told_after_a_second_at_the_latest() -> None:
-    gaps = GapMerger()
-    gaps.add(meta(1), "full", 0)
+    ring = state()
+    gaps = Gaps(ring, "top")
+    drop(gaps, ring, 1)
 
-    assert gaps.take(MERGE_NS - 1) == []
-    assert [g.first for g in gaps.take(MERGE_NS)] == [1]
+    assert take(gaps, MERGE_NS - 1) == []
+    assert [g.first for g in take(gaps, MERGE_NS)] == [1]
 
 
 @given(st.lists(st.tuples(st.integers(1, 3), st.integers(0, MERGE_NS // 3)), max_size=60))
@@ -49,3 +72,57 @@ def test_every_dropped_frame_lies_in_exactly_one_gap(steps: list[tuple[int, int]
     covered = [k for g in merged(dropped) for k in range(g.first, (g.last or 0) + 1)]
 
     assert sorted(covered) == [f for f, _, _ in dropped]
+
+
+def test_what_publish_does_not_have_is_sent_again_by_the_next_process_as_it_was() -> None:
+    """One gap was sent and not confirmed, one was open, one confirmed: with the same keys, so that publish knows them again."""
+    ring = state()
+    gaps = Gaps(ring, "top")
+    drop(gaps, ring, 1)
+    take(gaps, MERGE_NS)
+    drop(gaps, ring, 3)
+    ((_, sent),) = gaps.take(MERGE_NS, everything=True)
+    drop(gaps, ring, 4)
+    ring.commit(gaps.died(EPOCH, 9, 5))
+
+    again = take(Gaps(ring, "top"))
+
+    assert sorted((g.first, g.last, g.reason) for g in again) == [(3, 3, "full"), (4, 4, "full"), (9, None, "capture_died")]
+    assert sent in again
+    assert take(Gaps(ring, "top")) == []
+
+
+def test_while_publish_is_away_drops_without_end_take_one_place() -> None:
+    """An hour at 50 frames a second, four frames of which stay in the ring for good."""
+    ring = state()
+    gaps = Gaps(ring, "top")
+    frames = [k for k in range(180_000) if k not in (5, 900, 1700, 60_000)]
+    sent: list[tuple[int, Gap]] = []
+    for frame in frames:
+        now = frame * 20_000_000
+        drop(gaps, ring, frame, now=now)
+        sent += gaps.take(now)
+
+    assert not gaps.full
+    assert len(sent) == MOST_SENT
+    told, waiting = [], sent
+    while waiting:
+        for place, gap in waiting:
+            told += range(gap.first, (gap.last or 0) + 1)
+            gaps.confirm(place)
+        waiting = gaps.take(0, everything=True)
+    assert told == frames
+
+
+def test_a_table_without_places_says_so_and_keeps_some_for_deaths() -> None:
+    ring = state()
+    gaps = Gaps(ring, "top")
+    frame = 0
+    while not gaps.full:
+        drop(gaps, ring, frame)
+        frame += 2
+    for death in range(8):
+        ring.commit(gaps.died(EPOCH, frame + death, 5))
+
+    with pytest.raises(NodeError, match="no place is left"):
+        gaps.died(EPOCH, frame + 8, 5)

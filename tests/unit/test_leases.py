@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
 from pipeline.errors import LinepipeError
-from pipeline.leases import LeaseTable, SlotState
+from pipeline.leases import LeaseTable, Row, SlotState
 from pipeline.wire import Held, held
 from tests.unit.frames import meta
 
@@ -53,6 +53,50 @@ def test_a_message_about_another_life_of_the_slot_is_refused_and_counted(change:
     assert table.find(right) is not None
 
 
+def test_a_frame_that_was_ever_leased_is_not_droppable() -> None:
+    """Lost on the way or held by a dead worker: its verdict may be durable all the same."""
+    table = filled(3, 3)
+    lost = table.lease("w")
+    table.revoke([lost])
+
+    dropped = table.oldest_droppable()
+
+    assert dropped is not None and dropped.ref().meta.frame == 1
+    table.release(dropped)
+    table.lease("w")
+    table.lease("w")
+    assert table.oldest_droppable() is None
+
+
+def test_a_settling_frame_goes_to_nobody_and_is_still_held() -> None:
+    table = filled(2, 2)
+    slot = table.lease("w")
+    told = held(slot.ref())
+
+    table.settle(slot)
+
+    assert table.find(told) is slot
+    assert (table.in_flight, table.leased_to("w")) == (2, [])
+    table.release(slot)
+    assert table.in_flight == 1
+
+
+def test_adopted_frames_go_on_in_their_order() -> None:
+    """Slots are used in turn, so their order says nothing; leased ones stay with whoever has them."""
+    table = LeaseTable(4)
+    frames = [meta(7), meta(4), None, meta(5)]
+
+    table.adopt([Row(3, 1, 9, k == 1, m) for k, m in enumerate(frames)])
+
+    assert (table.free, table.in_flight, table.waiting) == (1, 3, 2)
+    assert [s.number for s in table.unclaimed()] == [1]
+    assert [table.lease("w").ref().meta.frame for _ in range(2)] == [5, 7]
+    slot = table.slots[1]
+    table.claim(slot, "w")
+    assert slot in table.leased_to("w")
+    assert table.unclaimed() == []
+
+
 def test_generation_grows_with_each_use() -> None:
     table = LeaseTable(1)
     seen = []
@@ -81,7 +125,6 @@ class Table(RuleBasedStateMachine):
         super().__init__()
         self.table = LeaseTable(4)
         self.next = 0
-        self.writing: list[object] = []
 
     @precondition(lambda self: self.table.free)
     @rule()
@@ -99,6 +142,12 @@ class Table(RuleBasedStateMachine):
     @rule(worker=st.sampled_from("ab"))
     def die(self, worker: str) -> None:
         self.table.revoke(self.table.leased_to(worker))
+
+    @rule(data=st.data())
+    def settle(self, data: st.DataObject) -> None:
+        found = [s for s in self.table.held_frames() if s.state is not SlotState.SETTLING]
+        if found:
+            self.table.settle(data.draw(st.sampled_from(found)))
 
     @precondition(lambda self: self.table.in_flight)
     @rule(data=st.data())

@@ -1,0 +1,115 @@
+"""The capture node at its end, over real sockets: no frame is given up while its verdict may become durable unseen."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nodes.capture.node import _Capture, open_source
+from pipeline.config import Camera, Config, Infer
+from pipeline.frame import FrameRef, Gap, Publishable, Verdict
+from pipeline.link import FrameLink
+from pipeline.node_main import Node
+from pipeline.ring import Ring, new_memfd
+from pipeline.topology import find_process
+from pipeline.transport import Router
+from pipeline.wire import Durable, Submit
+
+EPOCH = "a" * 32
+
+
+class Hasty(Node):
+    """A node whose time to finish is over as soon as it is told to stop."""
+
+    @property
+    def out_of_time(self) -> bool:
+        return self.stopping
+
+
+class Line:
+    """A capture node with a worker that holds what it gets, and a publish that answers when the test wants."""
+
+    def __init__(self, folder: Path, images: Path, frames: int) -> None:
+        camera = Camera(source=f"folder:{images}", slots=8)
+        config = Config(line="l", cameras={"top": camera}, infer=Infer(model="m"), state_dir=str(folder))
+        self.node = Hasty(config, find_process(config, "capture.top"), folder, frames=frames)
+        self.publish = Router(self.node.endpoints.publish)
+        source = open_source(self.node, camera, EPOCH, None)
+        self.ring = Ring.create(new_memfd("test"), camera.slots, source.slot_bytes)
+        self.capture = _Capture(self.node, source, self.ring, EPOCH)
+        self.held: list[FrameRef] = []
+        self.worker = FrameLink(self.node.endpoints.frames("top"), "w", 2, lambda message, _: self.held.append(message.ref))
+        self.submitted: dict[str, tuple[bytes, Publishable]] = {}
+        self.alive = True
+
+    def wait(self, until: Callable[[], object], *, turns: int = 0) -> None:
+        """Turn everything until it is so, and for some turns more."""
+        deadline = time.monotonic() + 30
+        while not until() or (turns := turns - 1) >= 0:
+            assert time.monotonic() < deadline
+            self.alive = self.alive and self.capture.turn()
+            self.worker.turn(time.monotonic_ns())
+            for address, message, _ in self.publish.receive():
+                assert isinstance(message, Submit)
+                self.submitted[message.record.key] = address, message.record
+            time.sleep(0.001)
+
+    def ended(self) -> bool:
+        """Confirm whatever comes; whether capture has ended over it."""
+        self.confirm()
+        return not self.alive
+
+    def gaps(self) -> list[Gap]:
+        """Those that wait for an answer."""
+        return [r for _, r in self.submitted.values() if isinstance(r, Gap)]
+
+    def confirm(self, **stands: str) -> None:
+        """Everything that was submitted is durable; of these frames another verdict stands."""
+        known = {f"verdict/top/{EPOCH}/{frame.removeprefix('f')}": s for frame, s in stands.items()}
+        for key, (address, _) in self.submitted.items():
+            self.publish.send(address, Durable(keys=(key,), stands={k: s for k, s in known.items() if k == key}))
+        self.submitted.clear()
+
+    def close(self) -> None:
+        self.capture.close()
+        self.publish.close()
+        self.worker.dealer.close()
+        self.node.close()
+
+
+@pytest.fixture
+def line(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Iterator[Line]:
+    make_images(tmp_path / "images", 6)
+    found = Line(tmp_path, tmp_path / "images", frames=6)
+    yield found
+    found.close()
+
+
+def test_out_of_time_it_asks_publish_what_became_of_the_frames_that_were_leased(line: Line) -> None:
+    """Of six frames a worker has two; the verdict of one of them is durable already."""
+    line.wait(lambda: len(line.held) == 2 and line.ring.state.ended)
+    line.node.stop()
+    line.wait(lambda: sum(isinstance(r, Verdict) for _, r in line.submitted.values()) == 2)
+    verdicts = [r for _, r in line.submitted.values() if isinstance(r, Verdict)]
+    assert sorted((v.meta.frame, v.invalid) for v in verdicts) == [(0, "shutdown"), (1, "shutdown")]
+
+    line.confirm(f1="")
+    line.wait(lambda: line.gaps() or not line.alive)
+    assert [(g.first, g.last, g.reason) for g in line.gaps()] == [(2, 5, "shutdown")]
+    line.wait(line.ended)
+
+    account = line.ring.state.account()
+    assert (account.inspected, account.dropped, account.in_flight) == (1, {"shutdown": 5}, 0)
+
+
+def test_it_does_not_end_before_publish_has_its_gaps(line: Line) -> None:
+    line.wait(lambda: len(line.held) == 2 and line.ring.state.ended)
+    line.node.stop()
+
+    line.wait(lambda: sum(isinstance(r, Verdict) for _, r in line.submitted.values()) == 2)
+    line.confirm()
+    line.wait(line.gaps, turns=50)
+    assert line.alive
+
+    line.wait(line.ended)
