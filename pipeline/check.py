@@ -62,5 +62,5 @@ def _no_file(path: Path) -> str:
 def check_redis(config: Config) -> None:
     """Raises ``RedisUnreachableError`` unless the configured server answers; nothing to check for ``embedded``."""
     if config.publish.redis != "embedded":
-        with Events(config.publish.redis, config.stream, redis_password(config)) as events:
+        with Events.of_line(config) as events:
             events.ping()

@@ -24,6 +24,7 @@ from pipeline.frame import Alarm
 from pipeline.ledger import Account, Ledger
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
+from pipeline.private import keep_private, private_folder, write_private
 from pipeline.ring import Ring, new_memfd
 from pipeline.summary import status, summary
 from pipeline.topology import Endpoints, processes, runtime_dir
@@ -33,6 +34,7 @@ from pipeline.wire import Status
 TURN_MS = 50.0
 STATUS_NS = 500_000_000
 SERVER_ASK_NS = 2_000_000_000
+LOCK_TRIES = 20
 SERVER_HUNG_NS = 10_000_000_000
 STOP_S = DRAIN_S + 10.0
 Say = Callable[[str], None]
@@ -43,18 +45,21 @@ class Supervisor:
 
     def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
         self.config, self._for_s, self._say = config, for_s, say
+        keep_private()
+        if changed := private_folder(config.state):
+            say(changed)
         self._lock = _lock(config.state)
         snapshot = config.state / "line.json"  # what restarted nodes read, whatever becomes of the file it came from
         try:
-            _write_private(snapshot, msgspec.json.encode(config))
-            _write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
+            write_private(snapshot, msgspec.json.encode(config))
+            write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
         except OSError as exc:
             raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
         endpoints = Endpoints(runtime_dir(config))
         self._router = Router(endpoints.supervisor)
         self._outbox = Outbox(endpoints.publish)
         self._waiter = Waiter(self._router, self._outbox.dealer)
-        self._server = EmbeddedServer(config.state) if config.publish.redis == "embedded" else None
+        self._server = EmbeddedServer(config) if config.publish.redis == "embedded" else None
         self._rings: dict[str, int] = {}
         self._mapped: dict[str, Ring] = {}
         self._children = [self._child(p, snapshot, frames) for p in processes(config)]
@@ -152,11 +157,14 @@ class Supervisor:
         if not self._server.alive():
             self._say("the embedded Redis died; starting it again")
             self._alarm("redis_died", True, "the embedded Redis died")
+            before = self.url
             try:
                 self._server.start()
             except NodeError as exc:
                 self._say(str(exc))
                 return
+            if self.url != before:
+                self._say(f"somebody took the port of the embedded Redis; it is at {self.url} now")
             self._server_seen_ns = time.monotonic_ns()
             self._alarm("redis_died", False, "the embedded Redis runs again")
 
@@ -215,7 +223,7 @@ class Supervisor:
     def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
         now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase)
         try:
-            _write_private(self.config.state / "status.json", msgspec.json.encode(now))
+            write_private(self.config.state / "status.json", msgspec.json.encode(now))
         except OSError as exc:
             if not self._mute:
                 self._say(f"status.json cannot be written: {exc.strerror}; `linepipe status` shows what was")
@@ -253,9 +261,15 @@ def _stop_order(children: list[Child]) -> list[list[Child]]:
 def _lock(state: Path) -> int:
     """Take the state folder for this run; the kernel gives it back when the process ends."""
     try:
-        state.mkdir(parents=True, exist_ok=True)
         fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for last in range(LOCK_TRIES):  # `is_running` of another command may have it for a moment
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if last == LOCK_TRIES - 1:
+                    raise
+                time.sleep(0.01)
     except BlockingIOError:
         raise ConfigError(f"state_dir: another line runs on {state}; stop it or choose another state_dir") from None
     except OSError as exc:
@@ -279,12 +293,3 @@ def is_running(state: Path) -> bool:
 def write_summary(path: Path, found: dict[str, Any]) -> None:
     """Write the summary as JSON for people and programs."""
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Replace a file in one step; only its owner may read it."""
-    part = path.with_name(f".{path.name}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-    part.replace(path)

@@ -103,6 +103,11 @@ class Endpoints:
     def supervisor(self) -> str:
         return f"ipc://{self.folder}/supervisor"
 
+    @property
+    def redis(self) -> Path:
+        """The embedded server's own socket, for the line's processes."""
+        return self.folder / "redis"
+
 
 def runtime_dir(config: Config) -> Path:
     """A short private folder (0700) for the line's sockets; the same for every process of the line.

@@ -19,7 +19,7 @@ from pipeline.events import DefectEvent, Event
 from pipeline.frame import Alarm, Gap, Publishable, Verdict
 from pipeline.metrics import Histogram
 from pipeline.node_main import Node
-from pipeline.secret import redis_password
+from pipeline.secret import Login, writer_login
 from pipeline.transport import Router, Waiter
 from pipeline.wire import Durable, Submit
 
@@ -62,9 +62,10 @@ class _Publish:
             self._joiner.add(piece, time.monotonic_ns())
         self._begin_run(state / "run.json")
         self._router = Router(node.endpoints.publish)
+        login = _login(node)
         self._sink = RedisSink(
-            _url(node),
-            redis_password(node.config),
+            login.url,
+            login.password,
             node.config.stream,
             path,
             keep_ms=int(node.config.publish.keep_days * 86_400_000),
@@ -228,12 +229,9 @@ class _Publish:
         os.close(self._lock)
 
 
-def _url(node: Node) -> str:
-    if node.config.publish.redis != "embedded":
-        return node.config.publish.redis
-    url = running_url(node.config.state)
-    if url is None:
+def _login(node: Node) -> Login:
+    if node.config.publish.redis == "embedded" and running_url(node.config.state) is None:
         raise ConfigError(
             "publish.redis: embedded is started by `linepipe run`, which does not run; for a node of its own give a redis:// URL"
         )
-    return url
+    return writer_login(node.config)
