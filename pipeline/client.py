@@ -86,7 +86,10 @@ def reason(exc: redis.RedisError) -> str:
     """What a Redis error means, for a person."""
     text = str(exc)
     if "HELLO must be called" in text or "NOAUTH" in text:
-        return "it wants a password: set LINEPIPE_REDIS_PASSWORD or publish.password_file"
+        return (
+            "it wants a password: set LINEPIPE_REDIS_PASSWORD or publish.password_file; that of an embedded server's user `reader`"
+            " is in STATE_DIR/redis/reader"
+        )
     return text
 
 

@@ -19,7 +19,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, NodeError
-from pipeline.private import UMASK
+from pipeline.private import UMASK, write_private
 from pipeline.redis_users import WRITER, password_of, write_users
 from pipeline.topology import Endpoints, runtime_dir
 
@@ -67,7 +67,7 @@ class EmbeddedServer:
             logged = self._log.stat().st_size if self._log.exists() else 0
             self._spawn()
             if self._wait():
-                (self.folder / "url").write_text(self.url)
+                write_private(self.folder / "url", self.url.encode())
                 return
             self.kill()
             if not self._says(_PORT_TAKEN, logged):
