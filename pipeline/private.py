@@ -14,19 +14,29 @@ def keep_private() -> None:
     os.umask(UMASK)
 
 
+def check_owner(folder: Path) -> None:
+    """Raises ``ConfigError`` if ``folder`` is there and another user's."""
+    try:
+        owner = folder.stat().st_uid
+    except (FileNotFoundError, NotADirectoryError):  # the latter is told where the configuration is checked
+        return
+    except OSError as exc:
+        raise ConfigError(f"state_dir: {folder} cannot be used: {exc.strerror}") from exc
+    if owner != os.geteuid():
+        raise ConfigError(f"state_dir: {folder} belongs to another user; chown it, or choose a folder of your own")
+
+
 def private_folder(folder: Path) -> str:
     """Make ``folder`` or see that nobody else can look into it; returns what had to be changed, or nothing.
 
     Raises ``ConfigError`` for a folder of somebody else, or one that many share, like /tmp.
     """
+    check_owner(folder)
     try:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-        if found.st_uid != os.geteuid():
-            raise ConfigError(f"state_dir: {folder} belongs to another user; chown it, or choose a folder of your own")
-        if found.st_mode & stat.S_ISVTX:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if mode & stat.S_ISVTX:
             raise ConfigError(f"state_dir: {folder} is a folder that many share; choose one within it")
-        mode = stat.S_IMODE(found.st_mode)
         if not mode & 0o077:
             return ""
         folder.chmod(0o700)  # first: from now on nobody else can get in

@@ -17,7 +17,7 @@ from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer, running_url
 from pipeline.errors import LinepipeError
 from pipeline.events import TYPES
-from pipeline.private import keep_private
+from pipeline.private import check_owner, keep_private
 from pipeline.supervisor import is_running
 
 WATCH_S = 0.2
@@ -36,6 +36,7 @@ def events(config: Path, overrides: tuple[str, ...], follow: bool, which: str, k
     Example: linepipe events deploy/line1.yaml --run last --type defect
     """
     settings = read_config(config, overrides)
+    check_owner(settings.state)
     first = _first_id(settings) if which == "last" else "-"
     try:
         with _open(settings) as stream:
