@@ -121,9 +121,9 @@ def status_table(status: dict[str, Any]) -> Any:
 
     phase = status["phase"] if status["running"] else f"not running, last seen {status['phase']}"
     title = f"line {status['line']}: {phase}, {status['duration_s']} s"
-    nodes = Table("node", "state", "pid", "restarts")
+    nodes = Table("node", "state", "pid", "restarts", "refused")
     for name, node in status["nodes"].items():
-        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]))
+        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]), str(node.get("refused", 0)))
     ledger = Table("camera", "acquired", "inspected", "dropped", "invalid", "in flight")
     for name, c in status["cameras"].items():
         ledger.add_row(name, str(c["acquired"]), str(c["inspected"]), _reasons(c["dropped"]), _reasons(c["invalid"]), str(c["in_flight"]))
@@ -135,6 +135,8 @@ def status_table(status: dict[str, Any]) -> Any:
         f"engine {status['engine'] or '-'}, {status['throughput']['frames_per_s']} frames/s; events: {events}\n"
         f"Redis {status['redis']['url']}: {status['spool']['redis'] or '-'}; {status['spool']['backlog'] or 0} events wait in the spool"
     )
+    if refused := status.get("refused"):
+        text += f"\nthe supervisor refused {refused} messages that no node of the line sends"
     return Group(title, nodes, ledger, latency, text)
 
 

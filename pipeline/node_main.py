@@ -62,7 +62,7 @@ class Node:
         stamp = time.monotonic_ns()
         if now or stamp >= self._next_ns:
             self._next_ns = stamp + BEAT_NS
-            self._dealer.send(Status(node=self.process.name, boot=BOOT, state=state, progress=self._progress, facts=facts()))
+            self._dealer.send(Status(node=self.process.name, pid=os.getpid(), boot=BOOT, state=state, progress=self._progress, facts=facts()))
 
     def close(self) -> None:
         """Let the last heartbeat out."""

@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from pipeline.errors import ProtocolError
 from pipeline.frame import Publishable
 from pipeline.transport import Dealer
-from pipeline.wire import Durable, Submit
+from pipeline.wire import Durable, Message, Submit
 
 RESEND_NS = 1_000_000_000
 
@@ -27,13 +28,16 @@ class Outbox:
 
     def turn(self, now_ns: int) -> None:
         """Take confirmations; repeat what has waited for ``RESEND_NS``."""
-        for message, _ in self.dealer.receive():
-            if isinstance(message, Durable):
-                for key in message.keys:
-                    _, _, then = self._waiting.pop(key, (None, 0, None))
-                    if then is not None:
-                        then()
+        self.dealer.deliver(self._confirmed)
         for key, (record, due_ns, then) in list(self._waiting.items()):
             if now_ns >= due_ns:
                 self._waiting[key] = (record, now_ns + RESEND_NS, then)
                 self.dealer.send(Submit(record=record))
+
+    def _confirmed(self, message: Message, _: list[memoryview]) -> None:
+        if not isinstance(message, Durable):
+            raise ProtocolError(f"publish does not send {type(message).__name__}")
+        for key in message.keys:
+            _record, _due_ns, then = self._waiting.pop(key, (None, 0, None))
+            if then is not None:
+                then()

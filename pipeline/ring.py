@@ -195,7 +195,10 @@ class RingServer:
             except BlockingIOError:
                 return
             with peer:
-                socket.send_fds(peer, [b"ring"], [self._fd])
+                try:
+                    socket.send_fds(peer, [b"ring"], [self._fd])
+                except OSError:  # it has gone already; a worker asks again
+                    continue
 
     def close(self) -> None:
         self._socket.close()

@@ -26,6 +26,7 @@ from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
 from pipeline.private import keep_private, private_folder, write_private
 from pipeline.ring import Ring, new_memfd
+from pipeline.senders import from_child
 from pipeline.summary import status, summary
 from pipeline.topology import Endpoints, processes, runtime_dir
 from pipeline.transport import Router, Waiter
@@ -132,16 +133,17 @@ class Supervisor:
         return bool(self._stages)
 
     def _hear(self) -> None:
-        by_name = {c.name: c for c in self._children}
-        for _, message, _ in self._router.receive():
-            if isinstance(message, Status) and message.node in by_name:
-                child = by_name[message.node]
-                child.hear(message)
-                if message.state == "running" and (name := f"node_died:{child.name}") in self._alarmed and child.alive:
-                    self._alarm(name, False, f"{child.name} runs again")
-                epoch, camera = message.facts.get("epoch"), child.process.camera
-                if camera is not None and isinstance(epoch, str) and epoch not in self._epochs[camera]:
-                    self._epochs[camera].append(epoch)
+        pids = {c.name: c.pids for c in self._children}
+        self._router.deliver(lambda _, message: self._take(from_child(message, pids)))
+
+    def _take(self, message: Status) -> None:
+        child = next(c for c in self._children if c.name == message.node)
+        child.hear(message)
+        if message.state == "running" and (name := f"node_died:{child.name}") in self._alarmed and child.alive:
+            self._alarm(name, False, f"{child.name} runs again")
+        epoch, camera = message.facts.get("epoch"), child.process.camera
+        if camera is not None and epoch and epoch not in self._epochs[camera]:
+            self._epochs[camera].append(epoch)
 
     def _watch_server(self) -> None:
         if self._server is None:
@@ -222,6 +224,7 @@ class Supervisor:
 
     def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
         now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase)
+        now["refused"] = self._router.refused + self._outbox.dealer.refused
         try:
             write_private(self.config.state / "status.json", msgspec.json.encode(now))
         except OSError as exc:

@@ -1,6 +1,12 @@
 """Credits, dead workers, poison: what the giving side of the frame hop promises."""
 
-from pipeline.dispatch import LOST_NS, SILENT_NS, Dispatcher
+import os
+import subprocess
+
+import pytest
+
+from pipeline.dispatch import LOST_NS, SILENT_NS, Dispatcher, process_lives
+from pipeline.errors import ProtocolError
 from pipeline.leases import LeaseTable, Slot
 from pipeline.wire import VERSION, Ack, Frame, Held, Message, Ready, held
 from tests.unit.frames import meta
@@ -27,8 +33,8 @@ class Desk:
         assert slot.meta is not None
         self.ended.append((slot.meta.frame, invalid))
 
-    def ready(self, worker: str = "w", boot: str = "1", credits: int = 4, holds: tuple[Held, ...] = (), now: int = 0) -> None:
-        message = Ready(version=VERSION, worker=worker, boot=boot, credits=credits, model=None, held=holds)
+    def ready(self, worker: str = "w", boot: str = "1", credits: int = 4, holds: tuple[Held, ...] = (), now: int = 0, pid: int = 0) -> None:
+        message = Ready(version=VERSION, worker=worker, boot=boot, credits=credits, model=None, held=holds, pid=pid)
         self.dispatcher.receive(worker.encode(), message, now)
         self.dispatcher.grant(now)
 
@@ -126,3 +132,26 @@ def test_an_invalid_frame_ends_with_its_reason() -> None:
     desk.ack(desk.sent[0], invalid="truncated")
 
     assert desk.ended == [(0, "truncated")]
+
+
+def test_a_worker_that_lives_is_not_replaced_by_whoever_takes_its_name() -> None:
+    """Its frames stay its own, and none of them counts a death."""
+    desk = Desk(frames=3)
+    desk.ready(boot="1", credits=2, pid=os.getpid())
+    assert desk.take() == [(0, 1), (1, 1)]
+
+    for _ in range(3):
+        with pytest.raises(ProtocolError, match="somebody else says to be it"):
+            desk.ready(boot="impostor", credits=16)
+
+    assert desk.take() == []
+    assert [slot.attempt for slot in desk.table.leased_to("w")] == [1, 1]
+
+
+def test_a_process_that_has_ended_does_not_live() -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie: it has ended, nobody has asked for it
+    assert not process_lives(process.pid)
+    process.wait()
+    assert not process_lives(process.pid)
+    assert process_lives(os.getpid())
