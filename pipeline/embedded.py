@@ -36,8 +36,8 @@ class EmbeddedServer:
     def __init__(self, config: Config) -> None:
         self.folder = config.state / "redis"
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._config = config
         self._socket = Endpoints(runtime_dir(config)).redis
-        self._stream = config.stream
         self._log = self.folder / "server.log"
         self._port = _free_port(PREFERRED_PORT)
         self._lock: int | None = None
@@ -62,7 +62,8 @@ class EmbeddedServer:
         if self._lock is None:
             self._lock = _take(self.folder)
         if self._users is None:
-            self._users = write_users(self.folder, self._stream)
+            self._users = write_users(self.folder, self._config.stream)
+        self._socket = Endpoints(runtime_dir(self._config)).redis  # the folder is made anew if somebody has removed it
         for _ in range(PORTS_TRIED):
             logged = self._log.stat().st_size if self._log.exists() else 0
             self._spawn()
@@ -93,7 +94,8 @@ class EmbeddedServer:
             stdout=subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=(self._lock,),  # held for as long as the server lives, whoever started it
-            preexec_fn=lambda: _begin(parent),
+            umask=UMASK,
+            preexec_fn=lambda: _die_with(parent),
         )
 
     def _wait(self) -> bool:
@@ -205,9 +207,8 @@ def _free_port(first: int) -> int:
     raise NodeError("no TCP port is free on 127.0.0.1")
 
 
-def _begin(parent: int) -> None:
-    """In the child, before it becomes the server: it dies with its parent, and what it writes is private."""
-    os.umask(UMASK)
+def _die_with(parent: int) -> None:
+    """In the child, before it becomes the server."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; its append-only file has all it replied to
     if os.getppid() != parent:
         os._exit(1)

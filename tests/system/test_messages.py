@@ -17,7 +17,7 @@ from pipeline.wire import encode
 from tests.system.line import Line, balanced
 from tests.unit.test_senders import READY, TO_DISPATCHER, TO_PUBLISH, TO_SUPERVISOR, VERDICT, Submit, change
 
-FRAMES = 400
+FRAMES = 200
 IMPOSTORS = [change(READY, worker=name, credits=16) for name in ("inspect", "pre", "gpu")]
 
 
