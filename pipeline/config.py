@@ -150,10 +150,6 @@ class Config(_Tree, frozen=True, kw_only=True):
         """``state_dir`` as an absolute path."""
         return Path(self.state_dir).absolute()
 
-    def workers(self, stage: Literal["preprocess", "infer"]) -> tuple[str, ...]:
-        """Names of the processes that a stage runs in."""
-        return tuple(name for name, stages in self.placement.items() if stage in stages)
-
     def digest(self) -> str:
         """Short digest of line and state folder: names the line's runtime folder."""
         return hashlib.sha256(f"{self.line}\0{self.state}".encode()).hexdigest()[:12]

@@ -11,6 +11,7 @@ import ctypes
 import fcntl
 import importlib.util
 import os
+import shlex
 import signal
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.errors import ConfigError, NodeError
 from pipeline.private import UMASK, write_private
-from pipeline.redis_users import WRITER, password_of, write_users
+from pipeline.redis_users import READER, WRITER, password_of, write_users
 from pipeline.topology import Endpoints, runtime_dir
 
 PREFERRED_PORT = 6380
@@ -48,6 +49,12 @@ class EmbeddedServer:
     def url(self) -> str:
         """Where clients reach it; may change when it is started again."""
         return f"redis://127.0.0.1:{self._port}/0"
+
+    @property
+    def how_to_read(self) -> str:
+        """A command that shows the newest events; the password does not stand in it."""
+        reader = shlex.quote(str(self.folder / READER))
+        return f"REDISCLI_AUTH=$(cat {reader}) redis-cli -p {self._port} --user {READER} XREVRANGE {self._config.stream} + - COUNT 3"
 
     @property
     def pid(self) -> int:

@@ -99,6 +99,8 @@ class Supervisor:
             if self._server is not None:
                 self._server.start()
             self._say(f"line {self.config.line}: events go to {self.url}, stream {self.config.stream}")
+            if self._server is not None:
+                self._say(f"to read them: {self._server.how_to_read}")
             for child in self._children:
                 child.start()
             while self._turn(tick):

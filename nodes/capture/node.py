@@ -18,7 +18,7 @@ from pipeline.outbox import Outbox
 from pipeline.ring import Ring, RingServer, new_memfd
 from pipeline.senders import from_worker
 from pipeline.source_url import SourceUrl
-from pipeline.topology import frame_rate
+from pipeline.topology import frame_rate, workers
 from pipeline.transport import Router, Waiter
 from pipeline.wire import Frame, Message
 
@@ -81,7 +81,7 @@ class _Capture:
         self._node, self._source, self._ring = node, source, ring
         self._name = node.process.camera or ""
         self._camera = node.config.cameras[self._name]
-        self._workers = node.config.workers("preprocess")
+        self._workers = workers(node.config, "preprocess")
         self._live = self._camera.when_full == "drop_oldest"
         self._rate = frame_rate(self._camera, source.size and source.size[0]) or (source.fps if self._live else None)
         self._table = LeaseTable(ring.slots)

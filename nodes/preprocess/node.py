@@ -16,7 +16,7 @@ from pipeline.model_file import find_model, read_model
 from pipeline.node_main import Node
 from pipeline.senders import from_worker
 from pipeline.stage import Pixels, TiledFrame
-from pipeline.topology import credits_for
+from pipeline.topology import credits_for, workers
 from pipeline.transport import Router, Waiter
 from pipeline.wire import Frame, Message, Tiled
 
@@ -46,7 +46,7 @@ class _Preprocess:
         self._tiled: dict[int, tuple[Leased, TiledFrame]] = {}
         self._router = Router(node.endpoints.tiles)
         self._dispatcher = Dispatcher(self._table, self._send, self._done)
-        self._workers = node.config.workers("infer")
+        self._workers = workers(node.config, "infer")
         self._told = False
         self._frames = 0
         self.waiter = Waiter(self._router, *[i.link.dealer for i in self._intakes])
