@@ -101,7 +101,7 @@ class Dispatcher:
         worker = self._workers.get(message.worker)
         if worker is not None and worker.boot != message.boot:
             if self._lives(worker.pid):
-                raise ProtocolError(f"worker {message.worker} lives, and somebody else says to be it")
+                raise ProtocolError(f"worker {message.worker!r} lives, and somebody else says to be it")
             self.forget(message.worker)
             worker = None
         if worker is None:

@@ -64,8 +64,12 @@ class EmbeddedServer:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> None:
-        """Start and wait until it has proved that it is ours and has loaded its data. Raises ``NodeError`` with what to do."""
+    def start(self) -> str:
+        """Start and wait until it has proved that it is ours and has loaded its data; returns what a person should know, or nothing.
+
+        Raises ``NodeError`` with what to do.
+        """
+        before = self.url if self._process is not None else None
         if self._lock is None:
             self._lock = _take(self.folder)
         if self._users is None:
@@ -76,7 +80,7 @@ class EmbeddedServer:
             self._spawn()
             if self._wait():
                 write_private(self.folder / "url", self.url.encode())
-                return
+                return f"somebody took the port of the embedded Redis; it is at {self.url} now" if before not in (None, self.url) else ""
             self.kill()
             if not self._says(_PORT_TAKEN, logged):
                 break

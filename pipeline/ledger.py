@@ -14,6 +14,11 @@ DROP_REASONS = ("full", "shutdown")
 INVALID_REASONS = ("empty", "format", "truncated", "corrupt", "too_large", "unreadable", "poison", "model")
 """``empty``: no bytes. ``format``: not JPEG, PNG or BMP. ``truncated``, ``corrupt``: damaged. ``too_large``: over a
 limit. ``unreadable``: the file could not be read. ``poison``: two workers died over it. ``model``: scores not finite."""
+REASONS = (*DROP_REASONS, *INVALID_REASONS)
+"""Why a frame was not inspected."""
+
+FATES = ("", *REASONS)
+"""How a frame can end: by its reason, or empty: it was inspected."""
 
 _FIELDS = ("acquired", "inspected", *(f"dropped:{r}" for r in DROP_REASONS), *(f"invalid:{r}" for r in INVALID_REASONS))
 _INDEX = {name: k for k, name in enumerate(_FIELDS)}
@@ -47,8 +52,8 @@ class Ledger:
         self._add(f"dropped:{reason}")
 
     def invalidate(self, reason: str) -> None:
-        """``reason``: one of ``INVALID_REASONS``."""
-        self._add(f"invalid:{reason}")
+        """``reason``: one of ``REASONS``."""
+        self._add(f"{'dropped' if reason in DROP_REASONS else 'invalid'}:{reason}")
 
     @property
     def acquired(self) -> int:

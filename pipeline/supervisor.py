@@ -161,14 +161,13 @@ class Supervisor:
         if not self._server.alive():
             self._say("the embedded Redis died; starting it again")
             self._alarm("redis_died", True, "the embedded Redis died")
-            before = self.url
             try:
-                self._server.start()
+                news = self._server.start()
             except NodeError as exc:
                 self._say(str(exc))
                 return
-            if self.url != before:
-                self._say(f"somebody took the port of the embedded Redis; it is at {self.url} now")
+            if news:
+                self._say(news)
             self._server_seen_ns = time.monotonic_ns()
             self._alarm("redis_died", False, "the embedded Redis runs again")
 

@@ -66,7 +66,7 @@ TO_DISPATCHER: list[Any] = [
     *(change(READY, held=h) for h in (("x",), (change(HELD, slot=-1),), (change(HELD, slot=HUGE),), (change(HELD, epoch=""),), {})),
     *(change(READY, ended=e) for e in (("",), (1,), ("e",) * 70_000, "e")),
     *(change(ACK, held=change(HELD, **{name: value})) for name in ("frame", "slot", "generation") for value in (-1, HUGE, "0", None)),
-    *(change(ACK, invalid=i) for i in ("because", "full", LONG, 1)),
+    *(change(ACK, invalid=i) for i in ("because", LONG, 1)),
     change(ACK, boot=""),
     End(epoch="e"),
     Durable(keys=("k",)),
