@@ -6,6 +6,7 @@ from pipeline.client import Events
 from pipeline.config import Config
 from pipeline.errors import ConfigError
 from pipeline.model_file import find_model, read_model
+from pipeline.private import check_owner
 from pipeline.secret import redis_password
 from pipeline.source_url import SourceUrl
 from pipeline.topology import frame_rate
@@ -32,6 +33,16 @@ def check(config: Config) -> list[str]:
         except ConfigError as exc:
             text = str(exc)
             found.append(text if text.startswith(("publish.", "infer.")) else f"infer.model: {text}")
+    return found + _check_state(config)
+
+
+def _check_state(config: Config) -> list[str]:
+    """What is wrong with ``state_dir`` as it lies there."""
+    try:
+        check_owner(config.state)
+    except ConfigError as exc:
+        return [str(exc)]
+    found = []
     parent = next(p for p in (config.state, *config.state.parents) if p.exists())
     if not parent.is_dir():
         found.append(f"state_dir: {parent} is a file; choose a folder")
@@ -62,5 +73,5 @@ def _no_file(path: Path) -> str:
 def check_redis(config: Config) -> None:
     """Raises ``RedisUnreachableError`` unless the configured server answers; nothing to check for ``embedded``."""
     if config.publish.redis != "embedded":
-        with Events(config.publish.redis, config.stream, redis_password(config)) as events:
+        with Events.of_line(config) as events:
             events.ping()

@@ -34,6 +34,8 @@ class Child:
         self._progress = -1
         self._stopping = self._given_up = False
         self.restarts = 0
+        self.pids: set[int] = set()
+        """Of all its lives."""
         self.state = "stopped"
         self.facts: dict[str, Any] = {}
         self.lives: dict[str, dict[str, Any]] = {}
@@ -56,6 +58,7 @@ class Child:
     def start(self) -> None:
         command = [*self._command, "--drain"] if self._stopping else self._command
         self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True)
+        self.pids.add(self._popen.pid)
         self.state = "starting"
         self._seen_ns = time.monotonic_ns()
         self._progress = -1

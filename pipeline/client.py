@@ -8,7 +8,9 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
+from pipeline.config import Config
 from pipeline.errors import LinepipeError
+from pipeline.secret import reader_login
 
 PAGE = 1000
 TIMEOUT_S = 3.0
@@ -26,6 +28,15 @@ class Events:
         self._redis: Any = redis.Redis.from_url(
             url, password=password, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
+
+    @classmethod
+    def of_line(cls, config: Config) -> "Events":
+        """The events of the line that a configuration describes, with the password that its reader has.
+
+        The embedded server answers while the line runs. Raises ``ConfigError`` where there is no password to be had.
+        """
+        login = reader_login(config)
+        return cls(login.url, config.stream, login.password)
 
     def __enter__(self) -> "Events":
         return self
@@ -75,7 +86,10 @@ def reason(exc: redis.RedisError) -> str:
     """What a Redis error means, for a person."""
     text = str(exc)
     if "HELLO must be called" in text or "NOAUTH" in text:
-        return "it wants a password: set LINEPIPE_REDIS_PASSWORD or publish.password_file"
+        return (
+            "it wants a password: set LINEPIPE_REDIS_PASSWORD or publish.password_file; that of an embedded server's user `reader`"
+            " is in STATE_DIR/redis/reader"
+        )
     return text
 
 

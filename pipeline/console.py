@@ -5,9 +5,9 @@ import sys
 import time
 from typing import Any
 
-from pipeline.client import Events, RedisUnreachableError
+from pipeline.client import Events
 from pipeline.config import Config
-from pipeline.secret import redis_password
+from pipeline.errors import LinepipeError
 
 EVENTS_PER_TICK = 4  # shown; the rest is counted
 EVENTS_LOOKED_AT = 1000  # per tick
@@ -30,7 +30,7 @@ class Console:
 
     def tick(self, status: dict[str, Any]) -> None:
         """Show new events; on a terminal also where things stand."""
-        for line in self._new_events(status["redis"]["url"]):
+        for line in self._new_events():
             self.say(line)
         if self._terminal:
             sys.stderr.write("\r\x1b[K" + progress_line(status))
@@ -50,12 +50,12 @@ class Console:
             sys.stderr.write("\r\x1b[K")
             sys.stderr.flush()
 
-    def _new_events(self, url: str) -> list[str]:
+    def _new_events(self) -> list[str]:
         if time.monotonic() < self._retry_at:
             return []
         try:
             if self._stream is None:
-                self._stream = Events(url, self._config.stream, redis_password(self._config))
+                self._stream = Events.of_line(self._config)
                 self._last_id = self._stream.last_id()
             newest = self._stream.last_id()
             found = itertools.islice(self._stream.read(f"({self._last_id}", newest), EVENTS_LOOKED_AT)
@@ -63,7 +63,7 @@ class Console:
             self._last_id = newest
             more = len(lines) - EVENTS_PER_TICK
             return lines[:EVENTS_PER_TICK] + ([f"  ... and {more} more events"] if more > 0 else [])
-        except RedisUnreachableError:
+        except LinepipeError:
             self._retry_at = time.monotonic() + 5.0
             return []
 
@@ -121,9 +121,9 @@ def status_table(status: dict[str, Any]) -> Any:
 
     phase = status["phase"] if status["running"] else f"not running, last seen {status['phase']}"
     title = f"line {status['line']}: {phase}, {status['duration_s']} s"
-    nodes = Table("node", "state", "pid", "restarts")
+    nodes = Table("node", "state", "pid", "restarts", "refused")
     for name, node in status["nodes"].items():
-        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]))
+        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]), str(node.get("refused", 0)))
     ledger = Table("camera", "acquired", "inspected", "dropped", "invalid", "in flight")
     for name, c in status["cameras"].items():
         ledger.add_row(name, str(c["acquired"]), str(c["inspected"]), _reasons(c["dropped"]), _reasons(c["invalid"]), str(c["in_flight"]))
@@ -135,6 +135,8 @@ def status_table(status: dict[str, Any]) -> Any:
         f"engine {status['engine'] or '-'}, {status['throughput']['frames_per_s']} frames/s; events: {events}\n"
         f"Redis {status['redis']['url']}: {status['spool']['redis'] or '-'}; {status['spool']['backlog'] or 0} events wait in the spool"
     )
+    if refused := status.get("refused"):
+        text += f"\nthe supervisor refused {refused} messages that no node of the line sends"
     return Group(title, nodes, ledger, latency, text)
 
 

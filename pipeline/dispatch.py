@@ -4,6 +4,7 @@ Capture drives one for its ring; preprocess drives one for its tiles when infer 
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from pipeline.errors import ProtocolError
 from pipeline.leases import LeaseTable, Slot, holder_id, same_worker
@@ -18,9 +19,18 @@ SILENT_NS = 15_000_000_000
 """A worker not heard of for this long is gone; the supervisor notices far earlier, this is the backstop."""
 
 
+def process_lives(pid: int) -> bool:
+    """Whether there is such a process, and more of it than a line in the table."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state not in "ZX"
+
+
 class _Worker:
     def __init__(self, address: bytes, ready: Ready) -> None:
-        self.address, self.boot, self.credits = address, ready.boot, ready.credits
+        self.address, self.boot, self.pid, self.credits = address, ready.boot, ready.pid, ready.credits
         self.holder = holder_id(ready.worker, ready.boot)
         self.seen_ns = 0
         self.ended: tuple[str, ...] = ()
@@ -31,7 +41,8 @@ class Dispatcher:
     """Grants frames of ``table`` to workers against their credits.
 
     ``send(address, message)`` transmits; ``done(slot, invalid)`` is called for each frame that ended: acknowledged (``invalid``
-    holds the reason or is empty) or poison. It releases the slot, or settles it first.
+    holds the reason or is empty) or poison. It releases the slot, or settles it first. ``lives(pid)``: whether a worker's
+    process is there still; nobody else gets its name then.
 
     Frames of a table that was adopted stay with the workers that have them: these are known again by their first heartbeat.
     """
@@ -41,8 +52,9 @@ class Dispatcher:
         table: LeaseTable,
         send: Callable[[bytes, Message], None],
         done: Callable[[Slot, str], None],
+        lives: Callable[[int], bool] = process_lives,
     ) -> None:
-        self.table, self._send, self._done = table, send, done
+        self.table, self._send, self._done, self._lives = table, send, done, lives
         self._workers: dict[str, _Worker] = {}
         self._begun_ns: int | None = None
 
@@ -97,6 +109,8 @@ class Dispatcher:
             raise ProtocolError(f"worker {message.worker} speaks version {message.version}, this is {VERSION}")
         worker = self._workers.get(message.worker)
         if worker is not None and worker.boot != message.boot:
+            if self._lives(worker.pid):
+                raise ProtocolError(f"worker {message.worker!r} lives, and somebody else says to be it")
             self.forget(message.worker)
             worker = None
         if worker is None:

@@ -13,7 +13,6 @@ from pipeline.client import Events, RedisUnreachableError
 from pipeline.config import Camera, Config
 from pipeline.errors import ConfigError
 from pipeline.finding import Finding, failed, ok, warning
-from pipeline.secret import redis_password
 from pipeline.source_url import FOLDER_SUFFIXES, SourceUrl
 from pipeline.topology import runtime_dir
 
@@ -105,7 +104,7 @@ def _redis(config: Config) -> Iterator[Finding]:
     if url == "embedded":
         return
     try:
-        with Events(url, config.stream, redis_password(config)) as events:
+        with Events.of_line(config) as events:
             events.ping()
             yield ok("redis", f"{url} answers")
             try:

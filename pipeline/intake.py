@@ -76,6 +76,11 @@ class Intake:
         self._on_frame(Leased(message.ref, self._ring, self.link))
 
     def _fetch(self) -> None:
-        if (ring := fetch_ring(self._path)) is not None:
+        try:
+            ring = fetch_ring(self._path)
+        except (ProtocolError, ValueError) as exc:  # the latter: it cannot be mapped
+            self.link.dealer.refuse(ProtocolError(f"{self._path} gives no ring: {exc}"))
+            return
+        if ring is not None:
             self._ring = ring
             self._on_ring(self._camera, ring.memory)

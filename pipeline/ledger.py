@@ -7,6 +7,8 @@ from collections.abc import Sequence
 
 import msgspec
 
+from pipeline.bounds import Count
+
 DROP_REASONS = ("full", "shutdown")
 """``full``: the ring had no free slot. ``shutdown``: the line was stopped before the frame was inspected."""
 INVALID_REASONS = ("empty", "format", "truncated", "corrupt", "too_large", "unreadable", "poison", "model")
@@ -22,11 +24,11 @@ FATES = ("", *REASONS)
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """A ledger at one moment, as the summary and the ``coverage`` event show it."""
 
-    acquired: int
-    inspected: int
-    dropped: dict[str, int]
-    invalid: dict[str, int]
-    in_flight: int
+    acquired: Count
+    inspected: Count
+    dropped: dict[str, Count]
+    invalid: dict[str, Count]
+    in_flight: Count
 
 
 def account(acquired: int, ended: Sequence[int]) -> Account:

@@ -1,13 +1,17 @@
 """The taking side of the frame hop: asks a dispatcher for frames, holds them, acknowledges them."""
 
+import os
 import uuid
 from collections.abc import Callable
 
+from pipeline.errors import ProtocolError
 from pipeline.frame import FrameRef, ModelId
 from pipeline.transport import Dealer
-from pipeline.wire import VERSION, Ack, End, Frame, Held, Ready, held
+from pipeline.wire import VERSION, Ack, End, Frame, Held, Message, Ready, held
 
 HEARTBEAT_NS = 500_000_000
+EPOCHS = 1000  # ended ones that are still confirmed
+PID = os.getpid()
 BOOT = uuid.uuid4().hex
 """This process's life; a dispatcher that meets a new one under a known name knows the old one is dead."""
 
@@ -39,18 +43,28 @@ class FrameLink:
 
     def turn(self, now_ns: int) -> None:
         """Take what has arrived and send the heartbeat when it is due."""
-        for message, payload in self.dealer.receive():
-            if isinstance(message, Frame):
-                key = held(message.ref)
-                if key not in self._held:
-                    self._held[key] = message.ref
-                    self._on_frame(message, payload)
-            elif isinstance(message, End) and message.epoch not in self._ended:
-                self._ended.append(message.epoch)
-                self._next_beat_ns = 0
+        self.dealer.deliver(self._take)
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + HEARTBEAT_NS
             self._beat()
+
+    def _take(self, message: Message, payload: list[memoryview]) -> None:
+        if isinstance(message, Frame):
+            key = held(message.ref)
+            if key in self._held:
+                return
+            self._held[key] = message.ref
+            try:
+                self._on_frame(message, payload)
+            except ProtocolError:
+                self.forget(message.ref)
+                raise
+        elif isinstance(message, End):
+            if message.epoch not in self._ended:
+                self._ended = [*self._ended, message.epoch][-EPOCHS:]
+                self._next_beat_ns = 0
+        else:
+            raise ProtocolError(f"a dispatcher does not send {type(message).__name__}")
 
     def ack(self, ref: FrameRef, invalid: str = "") -> None:
         """The frame's verdict is durable."""
@@ -75,6 +89,7 @@ class FrameLink:
                 version=VERSION,
                 worker=self._worker,
                 boot=BOOT,
+                pid=PID,
                 credits=self._credits,
                 model=self._model,
                 held=tuple(self._held),

@@ -14,6 +14,7 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.errors import LinepipeError
 from pipeline.link import BOOT
+from pipeline.private import keep_private
 from pipeline.topology import Endpoints, Process, runtime_dir
 from pipeline.transport import Dealer
 from pipeline.wire import Status
@@ -61,7 +62,9 @@ class Node:
         stamp = time.monotonic_ns()
         if now or stamp >= self._next_ns:
             self._next_ns = stamp + BEAT_NS
-            self._dealer.send(Status(node=self.process.name, boot=BOOT, state=state, progress=self._progress, facts=facts()))
+            self._dealer.send(
+                Status(node=self.process.name, pid=os.getpid(), boot=BOOT, state=state, progress=self._progress, facts=facts())
+            )
 
     def close(self) -> None:
         """Let the last heartbeat out."""
@@ -71,6 +74,7 @@ class Node:
 def run_node(config: Config, process: Process, *, ring_fd: int | None = None, frames: int | None = None, drain: bool = False) -> int:
     """Run one node in this process until it ends; returns the exit code."""
     _die_with_parent()
+    keep_private()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {process.name} %(levelname)s %(message)s")
     node = Node(config, process, runtime_dir(config), ring_fd=ring_fd, frames=frames)
     for number in (signal.SIGTERM, signal.SIGINT):

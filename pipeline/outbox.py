@@ -2,9 +2,10 @@
 
 from collections.abc import Callable
 
+from pipeline.errors import ProtocolError
 from pipeline.frame import Publishable, Verdict
 from pipeline.transport import Dealer
-from pipeline.wire import Durable, Submit
+from pipeline.wire import Durable, Message, Submit
 
 RESEND_NS = 1_000_000_000
 Then = Callable[[str], None]
@@ -34,14 +35,17 @@ class Outbox:
 
     def turn(self, now_ns: int) -> None:
         """Take confirmations; repeat what has waited for ``RESEND_NS``."""
-        for message, _ in self.dealer.receive():
-            if isinstance(message, Durable):
-                for key in message.keys:
-                    record, _, waiting = self._waiting.pop(key, (None, 0, []))
-                    own = record.invalid if isinstance(record, Verdict) else ""
-                    for then in waiting:
-                        then(message.stands.get(key, own))
-        for key, (submitted, due_ns, waiting) in list(self._waiting.items()):
+        self.dealer.deliver(self._confirmed)
+        for key, (record, due_ns, waiting) in list(self._waiting.items()):
             if now_ns >= due_ns:
-                self._waiting[key] = (submitted, now_ns + RESEND_NS, waiting)
-                self.dealer.send(Submit(record=submitted))
+                self._waiting[key] = (record, now_ns + RESEND_NS, waiting)
+                self.dealer.send(Submit(record=record))
+
+    def _confirmed(self, message: Message, _: list[memoryview]) -> None:
+        if not isinstance(message, Durable):
+            raise ProtocolError(f"publish does not send {type(message).__name__}")
+        for key in message.keys:
+            record, _due_ns, waiting = self._waiting.pop(key, (None, 0, []))
+            own = record.invalid if isinstance(record, Verdict) else ""
+            for then in waiting:
+                then(message.stands.get(key, own))

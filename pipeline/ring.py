@@ -148,7 +148,7 @@ class RingServer:
             with peer:
                 try:
                     socket.send_fds(peer, [b"ring"], [self._fd])
-                except (BrokenPipeError, ConnectionResetError):  # it is gone again; it asks anew if it lives
+                except OSError:  # it has gone already; a worker asks again
                     continue
 
     def close(self) -> None:

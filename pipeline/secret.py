@@ -1,17 +1,48 @@
-"""The Redis password: from the environment or a 0600 file, never from configuration or command line."""
+"""How to log in to a line's Redis. Passwords come from the environment or 0600 files, never from configuration or command line."""
 
 import os
 import stat
 from pathlib import Path
 
+import msgspec
+
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.redis_users import READER, WRITER, password_of
+from pipeline.topology import Endpoints, runtime_dir
 
 VARIABLE = "LINEPIPE_REDIS_PASSWORD"
 
 
+class Login(msgspec.Struct, frozen=True):
+    """Address (with the user's name, if it has one) and password of a Redis."""
+
+    url: str
+    password: str | None
+
+    def __repr__(self) -> str:
+        return f"Login({self.url!r}, password not shown)"
+
+
+def reader_login(config: Config) -> Login:
+    """For those who read the line's events."""
+    return _login(config, READER)
+
+
+def writer_login(config: Config) -> Login:
+    """For the publish node, which writes them."""
+    return _login(config, WRITER)
+
+
+def _login(config: Config, user: str) -> Login:
+    """The embedded server is reached over its socket in the runtime folder: nobody else's server can be there."""
+    if config.publish.redis != "embedded":
+        return Login(config.publish.redis, redis_password(config))
+    return Login(f"unix://{user}@{Endpoints(runtime_dir(config)).redis}", password_of(config.state / "redis", user))
+
+
 def redis_password(config: Config) -> str | None:
-    """The password, or None where there is none. Raises ``ConfigError`` for a file that others may read."""
+    """The password of a Redis of the user's own, or None where there is none. Raises ``ConfigError`` for a file that others may read."""
     name = config.publish.password_file
     if name is None:
         return os.environ.get(VARIABLE)

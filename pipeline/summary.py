@@ -41,7 +41,7 @@ def status(config: Config, children: list[Child], accounts: dict[str, Account], 
         "line": config.line,
         "phase": phase,
         "duration_s": round(duration_s, 1),
-        "nodes": {c.name: {"state": c.state, "pid": c.pid, "restarts": c.restarts} for c in children},
+        "nodes": {c.name: {"state": c.state, "pid": c.pid, "restarts": c.restarts, "refused": _refused(c)} for c in children},
         "cameras": {name: msgspec.to_builtins(account) for name, account in accounts.items()},
         "events": publish.facts.get("events", {}),
         "spool": {"backlog": publish.facts.get("backlog"), "redis": publish.facts.get("redis")},
@@ -50,6 +50,11 @@ def status(config: Config, children: list[Child], accounts: dict[str, Account], 
         "engine": next((c.facts["engine"] for c in children if "engine" in c.facts), None),
         "redis": {"url": url, "stream": config.stream},
     }
+
+
+def _refused(child: Child) -> int:
+    """Messages that a node did not believe, over all its lives."""
+    return sum(life.get("refused", 0) for life in child.lives.values())
 
 
 def _latency(publish: Child) -> dict[str, dict[str, float | None]]:

@@ -24,8 +24,10 @@ from pipeline.frame import Alarm
 from pipeline.ledger import NOTHING_YET, Account
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
+from pipeline.private import keep_private, private_folder, write_private
 from pipeline.ring import Ring, new_memfd
 from pipeline.ring_state import NO_EPOCH
+from pipeline.senders import from_child
 from pipeline.summary import status, summary
 from pipeline.topology import Endpoints, processes, runtime_dir
 from pipeline.transport import Router, Waiter
@@ -34,6 +36,7 @@ from pipeline.wire import Status
 TURN_MS = 50.0
 STATUS_NS = 500_000_000
 SERVER_ASK_NS = 2_000_000_000
+LOCK_TRIES = 20
 SERVER_HUNG_NS = 10_000_000_000
 STOP_S = DRAIN_S + 10.0
 Say = Callable[[str], None]
@@ -44,18 +47,21 @@ class Supervisor:
 
     def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
         self.config, self._for_s, self._say = config, for_s, say
+        keep_private()
+        if changed := private_folder(config.state):
+            say(changed)
         self._lock = _lock(config.state)
         snapshot = config.state / "line.json"  # what restarted nodes read, whatever becomes of the file it came from
         try:
-            _write_private(snapshot, msgspec.json.encode(config))
-            _write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
+            write_private(snapshot, msgspec.json.encode(config))
+            write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
         except OSError as exc:
             raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
         endpoints = Endpoints(runtime_dir(config))
         self._router = Router(endpoints.supervisor)
         self._outbox = Outbox(endpoints.publish)
         self._waiter = Waiter(self._router, self._outbox.dealer)
-        self._server = EmbeddedServer(config.state) if config.publish.redis == "embedded" else None
+        self._server = EmbeddedServer(config) if config.publish.redis == "embedded" else None
         self._rings: dict[str, int] = {}
         self._mapped: dict[str, Ring] = {}
         self._children = [self._child(p, snapshot, frames) for p in processes(config)]
@@ -94,6 +100,8 @@ class Supervisor:
             if self._server is not None:
                 self._server.start()
             self._say(f"line {self.config.line}: events go to {self.url}, stream {self.config.stream}")
+            if self._server is not None:
+                self._say(f"to read them: {self._server.how_to_read}")
             for child in self._children:
                 child.start()
             while self._turn(tick):
@@ -128,13 +136,14 @@ class Supervisor:
         return bool(self._stages)
 
     def _hear(self) -> None:
-        by_name = {c.name: c for c in self._children}
-        for _, message, _ in self._router.receive():
-            if isinstance(message, Status) and message.node in by_name:
-                child = by_name[message.node]
-                child.hear(message)
-                if message.state == "running" and (name := f"node_died:{child.name}") in self._alarmed and child.alive:
-                    self._alarm(name, False, f"{child.name} runs again")
+        pids = {c.name: c.pids for c in self._children}
+        self._router.deliver(lambda _, message: self._take(from_child(message, pids)))
+
+    def _take(self, message: Status) -> None:
+        child = next(c for c in self._children if c.name == message.node)
+        child.hear(message)
+        if message.state == "running" and (name := f"node_died:{child.name}") in self._alarmed and child.alive:
+            self._alarm(name, False, f"{child.name} runs again")
 
     def _watch_server(self) -> None:
         if self._server is None:
@@ -151,10 +160,12 @@ class Supervisor:
             self._say("the embedded Redis died; starting it again")
             self._alarm("redis_died", True, "the embedded Redis died")
             try:
-                self._server.start()
+                news = self._server.start()
             except NodeError as exc:
                 self._say(str(exc))
                 return
+            if news:
+                self._say(news)
             self._server_seen_ns = time.monotonic_ns()
             self._alarm("redis_died", False, "the embedded Redis runs again")
 
@@ -220,8 +231,9 @@ class Supervisor:
 
     def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
         now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase)
+        now["refused"] = self._router.refused + self._outbox.dealer.refused
         try:
-            _write_private(self.config.state / "status.json", msgspec.json.encode(now))
+            write_private(self.config.state / "status.json", msgspec.json.encode(now))
         except OSError as exc:
             if not self._mute:
                 self._say(f"status.json cannot be written: {exc.strerror}; `linepipe status` shows what was")
@@ -259,9 +271,15 @@ def _stop_order(children: list[Child]) -> list[list[Child]]:
 def _lock(state: Path) -> int:
     """Take the state folder for this run; the kernel gives it back when the process ends."""
     try:
-        state.mkdir(parents=True, exist_ok=True)
         fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        for last in range(LOCK_TRIES):  # `is_running` of another command may have it for a moment
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except BlockingIOError:
+                if last == LOCK_TRIES - 1:
+                    raise
+                time.sleep(0.01)
     except BlockingIOError:
         raise ConfigError(f"state_dir: another line runs on {state}; stop it or choose another state_dir") from None
     except OSError as exc:
@@ -285,12 +303,3 @@ def is_running(state: Path) -> bool:
 def write_summary(path: Path, found: dict[str, Any]) -> None:
     """Write the summary as JSON for people and programs."""
     path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")
-
-
-def _write_private(path: Path, data: bytes) -> None:
-    """Replace a file in one step; only its owner may read it."""
-    part = path.with_name(f".{path.name}.part")
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-    part.replace(path)

@@ -43,6 +43,11 @@ def processes(config: Config) -> list[Process]:
     return found
 
 
+def workers(config: Config, stage: str) -> tuple[str, ...]:
+    """Names of the processes that run ``preprocess`` or ``infer``."""
+    return tuple(name for name, stages in config.placement.items() if stage in stages)
+
+
 def find_process(config: Config, name: str) -> Process:
     """The process of that name. Raises ``ConfigError`` listing the names there are."""
     for process in processes(config):
@@ -102,6 +107,11 @@ class Endpoints:
     @property
     def supervisor(self) -> str:
         return f"ipc://{self.folder}/supervisor"
+
+    @property
+    def redis(self) -> Path:
+        """The embedded server's own socket, for the line's processes."""
+        return self.folder / "redis"
 
 
 def runtime_dir(config: Config) -> Path:

@@ -4,8 +4,9 @@ Limits: a message has at most two parts after its first, a part at most ``MAX_PA
 queues: whoever needs an answer keeps the message until the answer comes, so closing never lingers.
 """
 
+import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -26,8 +27,8 @@ class _Socket:
         self._socket.setsockopt(zmq.SNDHWM, _HWM)
         self._socket.setsockopt(zmq.RCVHWM, _HWM)
         self._socket.setsockopt(zmq.MAXMSGSIZE, MAX_PART_BYTES)
-        self.refused = 0
-        """Messages that no correct peer sends."""
+        self.refused = self.unsent = 0
+        """Messages that no correct peer sends; messages that the queue had no room for."""
 
     @property
     def zmq_socket(self) -> Any:
@@ -36,6 +37,13 @@ class _Socket:
     def close(self, *, flush_ms: int = 0) -> None:
         """Close; ``flush_ms`` is how long messages on their way may still take."""
         self._socket.close(linger=flush_ms)
+
+    def refuse(self, why: ProtocolError) -> None:
+        """Count a message that no correct peer sends; the first is told."""
+        if not self.refused:
+            where = self._socket.getsockopt_string(zmq.LAST_ENDPOINT)
+            logging.getLogger("messages").warning("%s: refused a message (%s); further ones are counted in the status", where, why)
+        self.refused += 1
 
     def _receive(self) -> list[Any] | None:
         try:
@@ -65,8 +73,16 @@ class Router(_Socket):
                 if not 2 <= len(parts) <= MAX_PARTS + 1:
                     raise ProtocolError(f"{len(parts)} parts")
                 yield bytes(parts[0].buffer), decode(bytes(parts[1].buffer)), [p.buffer for p in parts[2:]]
-            except ProtocolError:
-                self.refused += 1
+            except ProtocolError as exc:
+                self.refuse(exc)
+
+    def deliver(self, take: Callable[[bytes, Message], None]) -> None:
+        """Hand what has arrived to ``take(address, message)``; one for which it raises ``ProtocolError`` is counted."""
+        for address, message, _ in self.receive():
+            try:
+                take(address, message)
+            except ProtocolError as exc:
+                self.refuse(exc)
 
     def send(self, address: bytes, message: Message, payload: tuple[Any, ...] = ()) -> None:
         """Queue for one peer; a peer that is gone gets nothing, its lease or its retry puts that right."""
@@ -93,15 +109,23 @@ class Dealer(_Socket):
                 if not 1 <= len(parts) <= MAX_PARTS:
                     raise ProtocolError(f"{len(parts)} parts")
                 yield decode(bytes(parts[0].buffer)), [p.buffer for p in parts[1:]]
-            except ProtocolError:
-                self.refused += 1
+            except ProtocolError as exc:
+                self.refuse(exc)
+
+    def deliver(self, take: Callable[[Message, list[memoryview]], None]) -> None:
+        """Hand what has arrived to ``take(message, parts)``; one for which it raises ``ProtocolError`` is counted."""
+        for message, payload in self.receive():
+            try:
+                take(message, payload)
+            except ProtocolError as exc:
+                self.refuse(exc)
 
     def send(self, message: Message) -> None:
         """Queue for the peer; when the queue is full the message is dropped, and sent again by whoever keeps it."""
         try:
             self._socket.send(encode(message), zmq.DONTWAIT)
         except zmq.Again:
-            self.refused += 1
+            self.unsent += 1
 
 
 class Waiter:

@@ -1,17 +1,18 @@
 """The messages of linepipe's protocols and their bytes. No sockets.
 
 A message is one msgpack map; tiles that travel between processes follow it as further parts. Decoding checks types
-and refuses what no peer sends (``ProtocolError``).
+and bounds and refuses what no peer sends (``ProtocolError``); ``pipeline.senders`` checks what a sender may say.
 
 Frame hop (worker <-> dispatcher): Ready, Ack up; Frame, End down.
 Publish hop (client <-> publish):  Submit up; Durable down.
 Status (node -> supervisor):       Status.
 """
 
-from typing import Any
+from typing import Annotated, Any
 
 import msgspec
 
+from pipeline.bounds import MANY, Count, Key, Number, Reason, Word
 from pipeline.errors import ProtocolError
 from pipeline.frame import FrameRef, ModelId, Publishable, Record
 
@@ -21,10 +22,10 @@ VERSION = 1
 class Held(Record, frozen=True, kw_only=True):
     """One frame that a worker has: enough to find its lease again."""
 
-    epoch: str
-    frame: int
-    slot: int
-    generation: int
+    epoch: Word
+    frame: Count
+    slot: Number
+    generation: Count
 
 
 class Ready(Record, frozen=True, kw_only=True, tag="ready"):
@@ -33,27 +34,29 @@ class Ready(Record, frozen=True, kw_only=True, tag="ready"):
     A dispatcher leases again what it believes leased and the worker no longer holds: a lost message heals itself.
     """
 
-    version: int
-    worker: str
-    boot: str
-    credits: int
+    version: Number
+    worker: Word
+    boot: Word
+    credits: Number
     model: ModelId | None
-    held: tuple[Held, ...] = ()
-    ended: tuple[str, ...] = ()
+    pid: Number = 0
+    """Its process; another life under its name is believed once that is gone."""
+    held: Annotated[tuple[Held, ...], MANY] = ()
+    ended: Annotated[tuple[Word, ...], MANY] = ()
     """Epochs whose End the worker has seen and has nothing left of."""
 
 
 class Tiled(Record, frozen=True, kw_only=True):
     """What preprocess made of a frame; the tiles and then the frame's pixels follow as parts of the message."""
 
-    boxes: tuple[tuple[int, int, int, int], ...]
-    columns: int
-    side: int
-    size: tuple[int, int]
+    boxes: Annotated[tuple[tuple[Number, Number, Number, Number], ...], MANY]
+    columns: Number
+    side: Number
+    size: tuple[Number, Number]
     """Height and width of the frame."""
-    invalid: str
-    received_ns: int
-    tiled_ns: int
+    invalid: Reason
+    received_ns: Count
+    tiled_ns: Count
 
 
 class Frame(Record, frozen=True, kw_only=True, tag="frame"):
@@ -67,14 +70,14 @@ class Ack(Record, frozen=True, kw_only=True, tag="ack"):
     """The frame's verdict is durable; its slot may be used again. ``invalid``: why the verdict that stands is invalid, or empty."""
 
     held: Held
-    boot: str
-    invalid: str = ""
+    boot: Word
+    invalid: Reason = ""
 
 
 class End(Record, frozen=True, kw_only=True, tag="end"):
     """No frame of this epoch will follow."""
 
-    epoch: str
+    epoch: Word
 
 
 class Submit(Record, frozen=True, kw_only=True, tag="submit"):
@@ -86,19 +89,20 @@ class Submit(Record, frozen=True, kw_only=True, tag="submit"):
 class Durable(Record, frozen=True, kw_only=True, tag="durable"):
     """The records with these keys survive whatever is killed now."""
 
-    keys: tuple[str, ...]
-    stands: dict[str, str] = msgspec.field(default_factory=dict)
+    keys: Annotated[tuple[Key, ...], MANY]
+    stands: dict[Key, Reason] = msgspec.field(default_factory=dict)
     """For a verdict that was refused because its frame had one: why that one is invalid, or empty. One fate for each frame."""
 
 
 class Status(Record, frozen=True, kw_only=True, tag="status"):
     """A node's heartbeat: ``progress`` grows with each turn of its work loop."""
 
-    node: str
-    boot: str
-    state: str
-    progress: int
-    facts: dict[str, Any]
+    node: Word
+    pid: Number
+    boot: Word
+    state: Word
+    progress: Count
+    facts: Annotated[dict[Word, Any], MANY]
 
 
 Message = Ready | Frame | Ack | End | Submit | Durable | Status

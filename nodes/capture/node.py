@@ -3,8 +3,6 @@
 import time
 import uuid
 
-import msgspec
-
 from nodes.capture.fates import Fates
 from nodes.capture.folder import FolderSource
 from nodes.capture.sim.source import StripSource
@@ -17,8 +15,9 @@ from pipeline.leases import LeaseTable
 from pipeline.node_main import Node
 from pipeline.outbox import Outbox, Then
 from pipeline.ring import Ring, RingServer, new_memfd
+from pipeline.senders import from_worker
 from pipeline.source_url import SourceUrl
-from pipeline.topology import frame_rate
+from pipeline.topology import frame_rate, workers
 from pipeline.transport import Router, Waiter
 from pipeline.wire import Frame, Message
 
@@ -72,6 +71,7 @@ class _Capture:
         self._node, self._source, self._ring, self._epoch = node, source, ring, epoch
         self._name = node.process.camera or ""
         self._camera = node.config.cameras[self._name]
+        self._workers = workers(node.config, "preprocess")
         self._live = self._camera.when_full == "drop_oldest"
         self._rate = frame_rate(self._camera, source.size and source.size[0]) or (source.fps if self._live else None)
         self._table = LeaseTable(ring.slots)
@@ -92,8 +92,7 @@ class _Capture:
     def turn(self) -> bool:
         """One pass; False when there is nothing left to do."""
         now = time.monotonic_ns()
-        for address, message, _ in self._router.receive():
-            self._dispatcher.receive(address, message, now)
+        self._router.deliver(lambda address, message: self._dispatcher.receive(address, from_worker(message, self._workers), now))
         self._dispatcher.expire(now)
         self._server.serve()
         self._ended = self._ended or self._node.stopping
@@ -199,7 +198,7 @@ class _Capture:
                 camera=self._name,
                 epoch=self._epoch,
                 number=self._covered,
-                account=msgspec.to_builtins(account),
+                account=account,
                 at_ns=time.time_ns(),
             )
             self._covered += 1
@@ -213,7 +212,7 @@ class _Capture:
             "camera": self._name,
             "epoch": self._epoch,
             "stale": self._table.stale,
-            "refused": self._router.refused,
+            "refused": self._router.refused + self._outbox.dealer.refused,
             "waiting": self._table.waiting,
         }
 

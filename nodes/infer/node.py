@@ -8,6 +8,7 @@ import numpy as np
 
 from nodes.infer.engines.load import Loaded, load_engine
 from nodes.infer.judge import Judge, Pending
+from pipeline.errors import ProtocolError
 from pipeline.intake import Intake, Leased
 from pipeline.link import FrameLink
 from pipeline.node_main import Node, resolve
@@ -94,6 +95,7 @@ def _loop(
             "batches": judge.batches,
             "held": sum(map(len, links)),
             "stale": judge.stale,
+            "refused": outbox.dealer.refused + sum(link.dealer.refused for link in links),
             "golden_checks": judge.runner.checks,
         }
 
@@ -121,13 +123,19 @@ def _loop(
 
 
 def _unpack(message: Frame, payload: list[memoryview]) -> TiledFrame:
-    """A frame and its tiles from the parts of a message."""
+    """A frame and its tiles from the parts of a message. Raises ``ProtocolError``."""
     tiled = message.tiled
-    assert tiled is not None and len(payload) == 2
+    if tiled is None or len(payload) != 2:
+        raise ProtocolError("a frame came without its tiles")
+    try:
+        tiles = np.frombuffer(payload[0], np.uint8).reshape(len(tiled.boxes), tiled.side, tiled.side)
+        pixels = np.frombuffer(payload[1], np.uint8).reshape(tiled.size)
+    except ValueError as exc:
+        raise ProtocolError(f"tiles and pixels of frame {message.ref.meta.frame} have other sizes than was said") from exc
     return TiledFrame(
         ref=message.ref,
-        tiles=np.frombuffer(payload[0], np.uint8).reshape(len(tiled.boxes), tiled.side, tiled.side),
-        pixels=np.frombuffer(payload[1], np.uint8).reshape(tiled.size),
+        tiles=tiles,
+        pixels=pixels,
         boxes=tiled.boxes,
         columns=tiled.columns,
         invalid=tiled.invalid,

@@ -14,8 +14,9 @@ from pipeline.intake import Intake, Leased
 from pipeline.leases import LeaseTable, Slot
 from pipeline.model_file import find_model, read_model
 from pipeline.node_main import Node
+from pipeline.senders import from_worker
 from pipeline.stage import Pixels, TiledFrame
-from pipeline.topology import credits_for
+from pipeline.topology import credits_for, workers
 from pipeline.transport import Router, Waiter
 from pipeline.wire import Frame, Message, Tiled
 
@@ -45,14 +46,14 @@ class _Preprocess:
         self._tiled: dict[int, tuple[Leased, TiledFrame]] = {}
         self._router = Router(node.endpoints.tiles)
         self._dispatcher = Dispatcher(self._table, self._send, self._done)
+        self._workers = workers(node.config, "infer")
         self._told = False
         self._frames = 0
         self.waiter = Waiter(self._router, *[i.link.dealer for i in self._intakes])
 
     def turn(self) -> bool:
         now = time.monotonic_ns()
-        for address, message, _ in self._router.receive():
-            self._dispatcher.receive(address, message, now)
+        self._router.deliver(lambda address, message: self._dispatcher.receive(address, from_worker(message, self._workers), now))
         self._dispatcher.expire(now)
         if self._dispatcher.has_worker:
             for intake in self._intakes:
@@ -114,7 +115,8 @@ class _Preprocess:
         self._table.release(slot)
 
     def facts(self) -> dict[str, object]:
-        return {"frames": self._frames, "held": sum(len(i.link) for i in self._intakes), "refused": self._router.refused}
+        refused = self._router.refused + sum(i.link.dealer.refused for i in self._intakes)
+        return {"frames": self._frames, "held": sum(len(i.link) for i in self._intakes), "refused": refused}
 
     def close(self) -> None:
         for intake in self._intakes:

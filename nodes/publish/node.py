@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from nodes.publish.images import ImageArchive
-from nodes.publish.joiner import Joiner
+from nodes.publish.joiner import REMEMBERED, Joiner
 from nodes.publish.record import events_of, invalid_ids
 from nodes.publish.redis_sink import RedisSink
 from nodes.publish.spool import Spool, Spooled, lock_spool
@@ -19,9 +19,10 @@ from pipeline.events import DefectEvent, Event
 from pipeline.frame import Alarm, Gap, Publishable, Verdict
 from pipeline.metrics import Histogram
 from pipeline.node_main import Node
-from pipeline.secret import redis_password
+from pipeline.secret import Login, writer_login
+from pipeline.senders import from_client
 from pipeline.transport import Router, Waiter
-from pipeline.wire import Durable, Submit
+from pipeline.wire import Durable
 
 IDLE_MS = 50.0
 GROUP = 256  # records made durable by one fsync at most
@@ -62,9 +63,10 @@ class _Publish:
             self._joiner.add(piece, time.monotonic_ns())
         self._begin_run(state / "run.json")
         self._router = Router(node.endpoints.publish)
+        login = _login(node)
         self._sink = RedisSink(
-            _url(node),
-            redis_password(node.config),
+            login.url,
+            login.password,
             node.config.stream,
             path,
             keep_ms=int(node.config.publish.keep_days * 86_400_000),
@@ -104,9 +106,7 @@ class _Publish:
     def _accept(self) -> bool:
         """Make what has arrived durable and say so; whether anything had."""
         waiting: list[tuple[bytes | None, Publishable]] = []
-        for address, message, _ in self._router.receive():
-            if isinstance(message, Submit):
-                waiting.append((address, message.record))
+        self._router.deliver(lambda address, message: waiting.append((address, from_client(message, self._config))))
         while not self._alarms.empty():
             waiting.append((None, self._alarms.get()))
         for start in range(0, len(waiting), GROUP):
@@ -153,7 +153,7 @@ class _Publish:
                 if len(self._pieces) < MEASURED:
                     self._pieces[piece.id] = msgspec.structs.replace(record, defects=())
         elif isinstance(record, Gap) and record.last is not None:
-            self._joiner.know(record.camera, record.epoch, range(record.first, record.last + 1))
+            self._joiner.know(record.camera, record.epoch, range(max(record.first, record.last - REMEMBERED), record.last + 1))
 
     def _settle(self, now: int, *, everything: bool) -> None:
         """Spool the defects whose pieces are complete."""
@@ -236,12 +236,9 @@ class _Publish:
         os.close(self._lock)
 
 
-def _url(node: Node) -> str:
-    if node.config.publish.redis != "embedded":
-        return node.config.publish.redis
-    url = running_url(node.config.state)
-    if url is None:
+def _login(node: Node) -> Login:
+    if node.config.publish.redis == "embedded" and running_url(node.config.state) is None:
         raise ConfigError(
             "publish.redis: embedded is started by `linepipe run`, which does not run; for a node of its own give a redis:// URL"
         )
-    return url
+    return writer_login(node.config)

@@ -110,7 +110,7 @@ def _coverage(coverage: Coverage, line: str) -> CoverageEvent:
         camera=coverage.camera,
         epoch=coverage.epoch,
         at=timestamp(coverage.at_ns),
-        **coverage.account,
+        **msgspec.structs.asdict(coverage.account),
     )
 
 

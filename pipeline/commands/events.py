@@ -4,19 +4,23 @@ import contextlib
 import json
 import os
 import sys
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from pipeline.client import Events
+from pipeline.client import Events, RedisUnreachableError
 from pipeline.commands.options import read_config, with_config
 from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer, running_url
 from pipeline.errors import LinepipeError
 from pipeline.events import TYPES
-from pipeline.secret import redis_password
+from pipeline.private import check_owner, keep_private
 from pipeline.supervisor import is_running
+
+WATCH_S = 0.2
 
 
 @click.command()
@@ -27,24 +31,28 @@ from pipeline.supervisor import is_running
 def events(config: Path, overrides: tuple[str, ...], follow: bool, which: str, kinds: tuple[str, ...]) -> None:
     """Print a line's events as JSON lines, oldest first, and exit.
 
-    With `redis: embedded` it works while the line runs and after it has ended.
+    With `redis: embedded` it works while the line runs and after it has ended; --follow waits for a line that does not run.
 
     Example: linepipe events deploy/line1.yaml --run last --type defect
     """
     settings = read_config(config, overrides)
+    check_owner(settings.state)
     first = _first_id(settings) if which == "last" else "-"
-    with _url(settings) as url, Events(url, settings.stream, redis_password(settings)) as stream:
-        try:
-            _dump(stream, first, kinds, follow=follow)
-        except BrokenPipeError:  # the reader has enough, as in `linepipe events ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    try:
+        with _open(settings) as stream:
+            last = stream.last_id()
+            for event in stream.read(first, last):
+                _print(event, kinds)
+        if follow:
+            _follow(settings, last, kinds)
+    except BrokenPipeError:  # the reader has enough, as in `linepipe events ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _dump(stream: Events, first: str, kinds: tuple[str, ...], *, follow: bool) -> None:
-    last = stream.last_id()
-    for event in stream.read(first, last):
-        _print(event, kinds)
-    if follow:
+def _follow(settings: Config, last: str, kinds: tuple[str, ...]) -> None:
+    """Events behind stream id ``last`` as they come; a line that does not run is waited for."""
+    _wait_for_line(settings)
+    with _open(settings) as stream:
         for found in stream.follow(last):
             if found is not None:
                 _print(found, kinds)
@@ -69,22 +77,43 @@ def _first_id(settings: Config) -> str:
 
 
 @contextlib.contextmanager
-def _url(settings: Config) -> Iterator[str]:
-    """URL of the line's Redis; an embedded server whose line has ended is started for as long as this takes."""
-    if settings.publish.redis != "embedded":
-        yield settings.publish.redis
-        return
-    if is_running(settings.state):
-        url = running_url(settings.state)
-        if url is None:
+def _open(settings: Config) -> Iterator[Events]:
+    """The line's events; an embedded server whose line does not run is started for as long as this takes."""
+    if settings.publish.redis != "embedded" or is_running(settings.state):
+        if settings.publish.redis == "embedded" and running_url(settings.state) is None:
             raise LinepipeError(f"line {settings.line} is starting; try again in a moment")
-        yield url
+        with Events.of_line(settings) as events:
+            yield events
         return
     if not (settings.state / "redis").is_dir():
         raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`")
-    server = EmbeddedServer(settings.state)
+    keep_private()
+    server, done = EmbeddedServer(settings), threading.Event()
     server.start()
+    watch = threading.Thread(target=_give_way, args=(server, settings.state, done), daemon=True)
+    watch.start()
     try:
-        yield server.url
+        with Events.of_line(settings) as events:
+            yield events
+    except RedisUnreachableError as exc:
+        if not is_running(settings.state):
+            raise
+        raise LinepipeError(f"line {settings.line} has started meanwhile; call this again") from exc
     finally:
+        done.set()
+        watch.join()
         server.stop()
+
+
+def _give_way(server: EmbeddedServer, state: Path, done: threading.Event) -> None:
+    """A line that starts needs the data that this server has."""
+    while not done.wait(WATCH_S):
+        if is_running(state):
+            server.stop()
+            return
+
+
+def _wait_for_line(settings: Config) -> None:
+    """Until a line with an embedded server runs."""
+    while settings.publish.redis == "embedded" and not (is_running(settings.state) and running_url(settings.state)):
+        time.sleep(WATCH_S)

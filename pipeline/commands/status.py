@@ -10,6 +10,7 @@ import click
 from pipeline.commands.options import read_config, with_config
 from pipeline.config import Config
 from pipeline.errors import LinepipeError
+from pipeline.private import check_owner
 from pipeline.supervisor import is_running
 
 REFRESH_S = 0.5
@@ -51,6 +52,7 @@ def status(config: Path, overrides: tuple[str, ...], follow: bool, as_json: bool
 
 
 def _read(settings: Config) -> dict[str, Any]:
+    check_owner(settings.state)
     path = settings.state / "status.json"
     if not path.exists():
         raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`")

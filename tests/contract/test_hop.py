@@ -1,6 +1,7 @@
 """The frame hop over real ZeroMQ, by every carrier: frames, acknowledgements, end, lost messages, garbage."""
 
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -74,6 +75,12 @@ class Desk:
         self.router.close()
 
 
+def ended_process() -> int:
+    process = subprocess.Popen(["true"])
+    process.wait()
+    return process.pid
+
+
 @pytest.fixture
 def desk(endpoint: str) -> Iterator[Desk]:
     found = Desk(endpoint, FRAMES)
@@ -109,6 +116,7 @@ def test_the_end_is_confirmed_only_when_nothing_is_held(desk: Desk, endpoint: st
 
 
 def test_a_worker_that_comes_back_under_its_name_gets_the_frames_it_had(desk: Desk, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.link.PID", ended_process())
     dead = desk.link(endpoint, "w", acks=False)
     desk.pump(lambda: len(desk.got) == 8)
     desk.links.remove(dead)

@@ -233,3 +233,25 @@ def test_a_hung_embedded_redis_is_replaced(make_line: Callable[..., Line]) -> No
     summary = line.finish()
 
     assert len(line.defects()) == summary["events"]["defect"] == summary["cameras"]["top"]["inspected"]
+
+
+def test_a_stranger_on_the_embedded_redis_s_port_gets_no_event(line: Line, server: Server) -> None:
+    """It dies and somebody else takes its port before it is back: it moves, and everything is delivered."""
+    line.start()
+    before = line.wait_inspected(50)["redis"]["url"]
+    assert line.process is not None
+    line.process.send_signal(signal.SIGSTOP)
+    os.kill(line.server_pid(), signal.SIGKILL)
+    server.kill()
+    server.port = int(before.split(":")[2].split("/")[0])
+    server.start()
+    line.process.send_signal(signal.SIGCONT)
+
+    after = line.wait_until(lambda s: s["redis"]["url"] != before and s["spool"]["redis"] == "up", "a server elsewhere")["redis"]["url"]
+    summary = line.finish()
+
+    check_complete(line, summary)
+    assert summary["redis"]["url"] == after
+    assert f"it is at {after} now" in line.log
+    with Events(f"redis://127.0.0.1:{server.port}/0", "linepipe:test:events") as stream:
+        assert list(stream.read()) == []

@@ -1,8 +1,11 @@
 """Credits, dead workers, poison: what the giving side of the frame hop promises."""
 
+import os
+import subprocess
+
 import pytest
 
-from pipeline.dispatch import LOST_NS, SILENT_NS, Dispatcher
+from pipeline.dispatch import LOST_NS, SILENT_NS, Dispatcher, process_lives
 from pipeline.errors import ProtocolError
 from pipeline.leases import LeaseTable, Row, Slot
 from pipeline.wire import VERSION, Ack, Frame, Held, Message, Ready, held
@@ -38,8 +41,8 @@ class Desk:
         after.dispatcher.expire(0)
         return after
 
-    def ready(self, worker: str = "w", boot: str = "1", credits: int = 4, holds: tuple[Held, ...] = (), now: int = 0) -> None:
-        message = Ready(version=VERSION, worker=worker, boot=boot, credits=credits, model=None, held=holds)
+    def ready(self, worker: str = "w", boot: str = "1", credits: int = 4, holds: tuple[Held, ...] = (), now: int = 0, pid: int = 0) -> None:
+        message = Ready(version=VERSION, worker=worker, boot=boot, credits=credits, model=None, held=holds, pid=pid)
         self.dispatcher.receive(worker.encode(), message, now)
         self.dispatcher.grant(now)
 
@@ -206,3 +209,26 @@ def test_a_worker_that_never_comes_back_after_capture_died_loses_its_frames() ->
     after.ready(worker="other", now=SILENT_NS + 1)
 
     assert after.take() == [(0, 2)]
+
+
+def test_a_worker_that_lives_is_not_replaced_by_whoever_takes_its_name() -> None:
+    """Its frames stay its own, and none of them counts a death."""
+    desk = Desk(frames=3)
+    desk.ready(boot="1", credits=2, pid=os.getpid())
+    assert desk.take() == [(0, 1), (1, 1)]
+
+    for _ in range(3):
+        with pytest.raises(ProtocolError, match="somebody else says to be it"):
+            desk.ready(boot="impostor", credits=16)
+
+    assert desk.take() == []
+    assert [slot.attempt for slot in desk.table.leased_to("w")] == [1, 1]
+
+
+def test_a_process_that_has_ended_does_not_live() -> None:
+    process = subprocess.Popen(["true"])
+    os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # a zombie: it has ended, nobody has asked for it
+    assert not process_lives(process.pid)
+    process.wait()
+    assert not process_lives(process.pid)
+    assert process_lives(os.getpid())

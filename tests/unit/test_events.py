@@ -22,7 +22,7 @@ RECORDS: list[Publishable] = [
     msgspec.structs.replace(VERDICT, defects=(), invalid="truncated", model=None),
     GAP,
     msgspec.structs.replace(GAP, last=None),
-    Coverage(camera="top", epoch="e1", number=1, account=msgspec.to_builtins(NOTHING_YET), at_ns=0),
+    Coverage(camera="top", epoch="e1", number=1, account=NOTHING_YET, at_ns=0),
     Alarm(name="redis_away", active=True, text="gone", at_ns=0),
 ]
 

@@ -18,7 +18,7 @@ MESSAGES: list[Message] = [
     End(epoch="e"),
     Submit(record=Verdict(meta=REF.meta, attempt=1, model=None, defects=(DEFECT,))),
     Durable(keys=("a", "b")),
-    Status(node="n", boot="b", state="running", progress=1, facts={"latency": {"total": {3: 1}}}),
+    Status(node="n", pid=1, boot="b", state="running", progress=1, facts={"latency": {"total": {3: 1}}}),
 ]
 
 

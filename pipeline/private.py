@@ -1,0 +1,64 @@
+"""What keeps a line's files to its user: mode 0700 for folders, 0600 for files."""
+
+import os
+import stat
+from pathlib import Path
+
+from pipeline.errors import ConfigError
+
+UMASK = 0o077
+
+
+def keep_private() -> None:
+    """Everything that this process and its children create from now on is for its user alone."""
+    os.umask(UMASK)
+
+
+def check_owner(folder: Path) -> None:
+    """Raises ``ConfigError`` if ``folder`` is there and another user's."""
+    try:
+        owner = folder.stat().st_uid
+    except (FileNotFoundError, NotADirectoryError):  # the latter is told where the configuration is checked
+        return
+    except OSError as exc:
+        raise ConfigError(f"state_dir: {folder} cannot be used: {exc.strerror}") from exc
+    if owner != os.geteuid():
+        raise ConfigError(f"state_dir: {folder} belongs to another user; chown it, or choose a folder of your own")
+
+
+def private_folder(folder: Path) -> str:
+    """Make ``folder`` or see that nobody else can look into it; returns what had to be changed, or nothing.
+
+    Raises ``ConfigError`` for a folder of somebody else, or one that many share, like /tmp.
+    """
+    check_owner(folder)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(folder.stat().st_mode)
+        if mode & stat.S_ISVTX:
+            raise ConfigError(f"state_dir: {folder} is a folder that many share; choose one within it")
+        if not mode & 0o077:
+            return ""
+        folder.chmod(0o700)  # first: from now on nobody else can get in
+        for path, folders, files in os.walk(folder):
+            for name in (*folders, *files):
+                _narrow(Path(path) / name)
+    except OSError as exc:
+        raise ConfigError(f"state_dir: {folder} cannot be used: {exc.strerror}") from exc
+    return f"state_dir: {folder} could be looked into by others (mode {mode:04o}); it is private now (0700)"
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace a file in one step; only its owner may read it."""
+    part = path.with_name(f".{path.name}.part")
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+    part.replace(path)
+
+
+def _narrow(path: Path) -> None:
+    """Take the rights of group and others; what a symbolic link leads to is not the line's."""
+    found = path.lstat()
+    if not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o077 and found.st_uid == os.geteuid():
+        path.chmod(stat.S_IMODE(found.st_mode) & ~0o077)

@@ -1,0 +1,227 @@
+"""Another user of the machine, a real one: reads nothing of a line, forges nothing, and is told plainly."""
+
+import importlib
+import io
+import json
+import os
+import pwd
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.cli import main
+from pipeline.config import load
+from pipeline.embedded import running_url
+from pipeline.private import private_folder
+from pipeline.topology import runtime_dir
+from tests.system.line import Line
+
+LIVE = {"source": "sim:strip?seed=1&fps=20", "frame_px": [300, 300], "when_full": "drop_oldest"}
+USER = "linepipe-other"
+
+
+@pytest.fixture
+def other() -> Iterator[pwd.struct_passwd]:
+    """A user made for the test."""
+    if os.geteuid() != 0 or shutil.which("useradd") is None:
+        pytest.skip("needs root and useradd: a second user of the machine is made")
+    subprocess.run(["useradd", "--system", "--no-create-home", USER], check=True, capture_output=True)
+    yield pwd.getpwnam(USER)
+    subprocess.run(["userdel", USER], check=True, capture_output=True)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody can look into; pytest's own are private."""
+    folder = Path(tempfile.mkdtemp(prefix="linepipe-private-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)
+
+
+@pytest.fixture
+def line(open_folder: Path, engines: Path) -> Iterator[Line]:
+    """A live line whose ``state_dir`` is there already, readable by all, as an earlier version left it."""
+    found = Line(open_folder, engines, cameras={"top": LIVE}, preprocess={"layout": "grid"})
+    found.state.chmod(0o755)
+    (found.state / "old").mkdir(mode=0o755)
+    (found.state / "old" / "note").write_text("x")
+    (found.state / "old" / "note").chmod(0o644)
+    yield found
+    found.close()
+
+
+def become(user: pwd.struct_passwd, act: Callable[[], Any]) -> Any:
+    """What ``act`` returns in a process of that user."""
+    "127.0.0.1".encode("idna")  # loaded now: that user may not read Python's own files
+    reading, writing = os.pipe()
+    if (pid := os.fork()) == 0:
+        try:
+            os.setgroups([])
+            os.setgid(user.pw_gid)
+            os.setuid(user.pw_uid)
+            os.write(writing, json.dumps(act()).encode())
+        except BaseException as exc:  # the parent shows it
+            os.write(writing, json.dumps(repr(exc)).encode())
+        finally:
+            os._exit(0)
+    os.close(writing)
+    with os.fdopen(reading, "rb") as file:
+        told = json.loads(file.read() or b"null")
+    os.waitpid(pid, 0)
+    return told
+
+
+def say(port: int, command: str) -> str:
+    with socket.create_connection(("127.0.0.1", port), timeout=5) as peer:
+        peer.sendall(command.encode() + b"\r\n")
+        return peer.recv(200).decode()
+
+
+def readable(paths: list[str]) -> list[str]:
+    """Which of these files and folders can be opened."""
+    found = []
+    for path in paths:
+        try:
+            os.close(os.open(path, os.O_RDONLY))
+        except OSError:
+            continue
+        found.append(path)
+    return found
+
+
+def connectable(paths: list[str]) -> list[str]:
+    found = []
+    for path in paths:
+        with socket.socket(socket.AF_UNIX) as peer:
+            try:
+                peer.connect(path)
+            except OSError:
+                continue
+            found.append(path)
+    return found
+
+
+def test_another_user_reads_nothing_and_forges_nothing(line: Line, other: pwd.struct_passwd) -> None:
+    line.start()
+    line.wait_until(lambda s: s["events"].get("defect", 0) >= 20, "events")
+    sockets = runtime_dir(load(line.config))
+    files = [str(p) for p in (line.state, sockets) for p in (p, *p.rglob("*"))]
+    assert {"events.db", "events.db-wal", "top.jsonl", "server.log", "reader", "status.json"} <= {Path(p).name for p in files}
+    assert any(p.endswith(".png") for p in files) and any(".aof" in p for p in files)
+    port = int((running_url(line.state) or "").split(":")[2].split("/")[0])
+    commands = ("PING", "INFO", "XADD linepipe:test:events * data {}", "FLUSHALL", "SHUTDOWN NOSAVE", "XRANGE linepipe:test:events - +")
+    pids = [line.pid(node) for node in ("capture.top", "inspect", "publish")] + [line.server_pid()]
+    kept = [f"/proc/{pid}/{what}" for pid in pids for what in ("environ", "fd")]
+
+    def try_everything() -> dict[str, Any]:
+        return {"files": readable([*files, *kept]), "sockets": connectable(files), "redis": [say(port, c) for c in commands]}
+
+    told = become(other, try_everything)
+
+    assert told == {"files": [], "sockets": [], "redis": ["-NOAUTH Authentication required.\r\n"] * len(commands)}
+    before = line.status()["cameras"]["top"]["inspected"]
+    line.wait_inspected(before + 10)
+    os.kill(line.process.pid, signal.SIGTERM)  # type: ignore[union-attr]
+    summary = line.finish()
+    assert len(line.events("--run", "last")) == sum(summary["events"].values())
+
+
+def test_everything_under_the_state_folder_is_private(line: Line) -> None:
+    """Also what was there before, and what the nodes and the server write while it runs; and it is said once."""
+    line.start()
+    line.wait_until(lambda s: s["events"].get("defect", 0) >= 20, "events")
+    found = [line.state, *line.state.rglob("*"), *runtime_dir(load(line.config)).rglob("*")]
+
+    assert [str(p) for p in found if not p.is_symlink() and stat.S_IMODE(p.lstat().st_mode) & 0o077] == []
+
+    os.kill(line.process.pid, signal.SIGTERM)  # type: ignore[union-attr]
+    line.finish()
+    assert line.log.count(f"state_dir: {line.state} could be looked into by others (mode 0755); it is private now (0700)") == 1
+    line.start("--frames", "5")
+    line.finish()
+    assert "could be looked into" not in line.log
+
+
+def test_no_secret_is_on_a_command_line_or_in_an_environment(line: Line) -> None:
+    """What every user may see of the processes (argv), and what children inherit."""
+    line.start()
+    line.wait_inspected(5)
+    secrets = [(line.state / "redis" / name).read_bytes() for name in ("reader", "writer")]
+    assert line.process is not None
+    pids = [line.process.pid, line.server_pid(), *map(line.pid, ("capture.top", "inspect", "publish"))]
+
+    seen = b"".join(Path(f"/proc/{pid}/{what}").read_bytes() for pid in pids for what in ("cmdline", "environ"))
+    seen += line.log.encode() + (line.state / "status.json").read_bytes() + (line.state / "line.json").read_bytes()
+
+    assert not any(secret in seen for secret in secrets)
+
+
+def test_a_client_gets_the_reader_s_password_as_the_line_says(line: Line) -> None:
+    """The command that is printed works in a shell, and warns of no password on its command line."""
+    if shutil.which("redis-cli") is None:
+        pytest.skip("needs redis-cli: apt-get install redis-tools")
+    line.start()
+    line.wait_until(lambda s: s["events"].get("defect", 0) >= 3, "events")
+    (command,) = [text.removeprefix("to read them: ") for text in line.log.splitlines() if text.startswith("to read them: ")]
+
+    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
+
+    assert done.stdout.count("data\n") == 3
+    assert done.stderr == ""
+
+
+def test_another_user_s_folder_or_a_shared_one_is_refused(line: Line, open_folder: Path, other: pwd.struct_passwd) -> None:
+    os.chown(line.state, other.pw_uid, other.pw_gid)
+    assert "belongs to another user" in line.cli("run", code=2).stderr
+
+    shared = open_folder / "shared"
+    shared.mkdir()
+    shared.chmod(0o1777)
+    assert "many share" in line.cli("run", "--set", f"state_dir={shared}", code=2).stderr
+    assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
+
+
+@pytest.mark.parametrize("command", ["status --json", "events", "validate", "run"])
+def test_another_user_is_told_plainly_that_the_line_is_not_his(line: Line, other: pwd.struct_passwd, command: str) -> None:
+    line.state.chmod(0o700)
+    (line.folder / "images").mkdir()
+    name, *options = command.split()
+    importlib.import_module(f"pipeline.commands.{name}")
+
+    def call() -> list[Any]:
+        sys.stderr = io.StringIO()
+        try:
+            main([name, str(line.config), *options])
+        except SystemExit as exc:
+            return [exc.code, sys.stderr.getvalue()]
+        return []
+
+    code, text = become(other, call)
+
+    assert code in (1, 2)
+    assert f"state_dir: {line.state} belongs to another user" in text
+
+
+def test_what_a_link_leads_to_is_left_alone(tmp_path: Path) -> None:
+    outside, state = tmp_path / "outside", tmp_path / "state"
+    outside.mkdir(mode=0o755)
+    (outside / "file").write_text("x")
+    (outside / "file").chmod(0o644)
+    state.mkdir()
+    state.chmod(0o755)
+    (state / "engines").symlink_to(outside)
+
+    assert "could be looked into" in private_folder(state)
+
+    assert [stat.S_IMODE(p.stat().st_mode) for p in (state, outside, outside / "file")] == [0o700, 0o755, 0o644]
+    assert private_folder(state) == ""
