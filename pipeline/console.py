@@ -121,9 +121,9 @@ def status_table(status: dict[str, Any]) -> Any:
 
     phase = status["phase"] if status["running"] else f"not running, last seen {status['phase']}"
     title = f"line {status['line']}: {phase}, {status['duration_s']} s"
-    nodes = Table("node", "state", "pid", "restarts")
+    nodes = Table("node", "state", "pid", "restarts", "why it does not run")
     for name, node in status["nodes"].items():
-        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]))
+        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]), _why(node))
     ledger = Table("camera", "acquired", "inspected", "dropped", "invalid", "in flight")
     for name, c in status["cameras"].items():
         ledger.add_row(name, str(c["acquired"]), str(c["inspected"]), _reasons(c["dropped"]), _reasons(c["invalid"]), str(c["in_flight"]))
@@ -136,6 +136,11 @@ def status_table(status: dict[str, Any]) -> Any:
         f"Redis {status['redis']['url']}: {status['spool']['redis'] or '-'}; {status['spool']['backlog'] or 0} events wait in the spool"
     )
     return Group(title, nodes, ledger, latency, text)
+
+
+def _why(node: dict[str, Any]) -> str:
+    reason, retry_s = printable(node.get("reason") or ""), node.get("retry_in_s")
+    return reason if retry_s is None or not reason else f"{reason} (next try in {retry_s:.0f} s)"
 
 
 def _reasons(counts: dict[str, int]) -> str:

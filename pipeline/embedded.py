@@ -3,15 +3,14 @@
 Always that server: data files of different servers are not interchangeable.
 """
 
-import ctypes
 import importlib.util
-import signal
 import socket
 import subprocess
 import time
 from pathlib import Path
 
 from pipeline.errors import ConfigError, NodeError
+from pipeline.launch import bound
 
 PREFERRED_PORT = 6380
 START_S = 10.0
@@ -47,8 +46,8 @@ class EmbeddedServer:
         }  # fmt: skip
         command = [str(server_program()), *[part for key, value in args.items() for part in (f"--{key}", value)]]
         self._process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True, preexec_fn=_die_with_parent
-        )
+            bound(command), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True
+        )  # its append-only file has all it replied to
         (self._folder / "url").write_text(self.url)
         deadline = time.monotonic() + START_S
         while not self.answers():
@@ -113,7 +112,3 @@ def _free_port() -> int:
                 continue
             return int(probe.getsockname()[1])
     raise NodeError("no TCP port is free on 127.0.0.1")
-
-
-def _die_with_parent() -> None:
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; its append-only file has all it replied to

@@ -16,24 +16,25 @@ from typing import Any
 
 import msgspec
 
-from pipeline.child import Child, program
+from pipeline.child import AwakeClock, Child, program
 from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer
-from pipeline.errors import ConfigError, LinepipeError, NodeError
+from pipeline.errors import ConfigError, LinepipeError
 from pipeline.frame import Alarm
 from pipeline.ledger import Account, Ledger
+from pipeline.model_file import digest, find_model
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
 from pipeline.ring import Ring, new_memfd
 from pipeline.summary import status, summary
-from pipeline.topology import Endpoints, processes, runtime_dir
+from pipeline.run_folder import RunFolder
+from pipeline.topology import PUBLISH, Endpoints, Process, processes
 from pipeline.transport import Router, Waiter
+from pipeline.watch import Alarms, NodeWatch, ServerWatch
 from pipeline.wire import Status
 
 TURN_MS = 50.0
 STATUS_NS = 500_000_000
-SERVER_ASK_NS = 2_000_000_000
-SERVER_HUNG_NS = 10_000_000_000
 STOP_S = DRAIN_S + 10.0
 Say = Callable[[str], None]
 
@@ -44,20 +45,21 @@ class Supervisor:
     def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
         self.config, self._for_s, self._say = config, for_s, say
         self._lock = _lock(config.state)
-        snapshot = config.state / "line.json"  # what restarted nodes read, whatever becomes of the file it came from
         try:
-            _write_private(snapshot, msgspec.json.encode(config))
+            _write_private(config.state / "line.json", msgspec.json.encode(config))
             _write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
         except OSError as exc:
             raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
-        endpoints = Endpoints(runtime_dir(config))
+        self._folder = RunFolder(config)
+        endpoints = Endpoints(self._folder.path)
         self._router = Router(endpoints.supervisor)
         self._outbox = Outbox(endpoints.publish)
         self._waiter = Waiter(self._router, self._outbox.dealer)
         self._server = EmbeddedServer(config.state) if config.publish.redis == "embedded" else None
         self._rings: dict[str, int] = {}
         self._mapped: dict[str, Ring] = {}
-        self._children = [self._child(p, snapshot, frames) for p in processes(config)]
+        model = digest(find_model(config.infer.model))
+        self._children = [self._child(p, model, frames) for p in processes(config)]
         self._stages = _stop_order(self._children)
         self._epochs: dict[str, list[str]] = {name: [] for name in config.cameras}
         self._first_ns = 0
@@ -66,17 +68,27 @@ class Supervisor:
         self._stop_at_ns = 0
         self._signals = 0
         self._mute = False
-        self._alarmed: set[str] = set()
-        self._server_seen_ns = self._server_asked_ns = time.monotonic_ns()
+        self._clock = AwakeClock()
+        self._alarm = Alarms(self._send_alarm)
+        self._watch = NodeWatch(self._children, say, self._alarm)
+        self._server_watch = ServerWatch(self._server, say, self._alarm) if self._server is not None else None
         self._phase = "starting"
 
-    def _child(self, process: Any, snapshot: Path, frames: int | None) -> Child:
-        command = [*program(), "node", process.name, str(snapshot)]
-        if process.camera is None:
-            return Child(process, command)
-        fd = self._rings[process.camera] = new_memfd(f"linepipe-{process.camera}")
+    def _child(self, process: Process, model: str, frames: int | None) -> Child:
+        snapshot = str(self.config.state / "line.json")  # what restarted nodes read, whatever becomes of the file it came from
+        command = [*program(), "node", process.name, snapshot, "--sockets", str(self._folder.path), "--model", model]
+        camera = process.camera
+        if camera is None:
+            return Child(process, command, left=lambda: process.name == PUBLISH)
+        fd = self._rings[camera] = new_memfd(f"linepipe-{camera}")
         command += ["--ring-fd", str(fd)] + (["--frames", str(frames)] if frames is not None else [])
-        return Child(process, command, (fd,), lambda: (ring := self._ring(process.camera)) is not None and ring.ended)
+        return Child(
+            process,
+            command,
+            (fd,),
+            may_end=lambda: (ring := self._ring(camera)) is not None and ring.ended,
+            left=lambda: self._ring(camera) is not None,
+        )
 
     @property
     def url(self) -> str:
@@ -94,7 +106,7 @@ class Supervisor:
                 self._server.start()
             self._say(f"line {self.config.line}: events go to {self.url}, stream {self.config.stream}")
             for child in self._children:
-                child.start()
+                child.start(self._clock.turn())
             while self._turn(tick):
                 self._waiter.wait(TURN_MS)
             return self._finish(tick)
@@ -108,59 +120,31 @@ class Supervisor:
 
     def _turn(self, tick: Callable[[dict[str, Any]], None]) -> bool:
         """One pass; False when every process has ended."""
-        now = time.monotonic_ns()
-        self._hear()
+        now, awake = time.monotonic_ns(), self._clock.turn()
+        self._hear(awake)
         self._outbox.turn(now)
-        for child in self._children:
-            if (news := child.check(now)) is not None:
-                self._say(news)
-                self._alarm(f"node_died:{child.name}", True, news)
-            if child.exit_code == 2:
-                raise ConfigError(f"{child.name} cannot run; see its message above")
-        self._watch_server()
+        self._watch.turn(awake, started=bool(self._first_ns))
+        if self._server_watch is not None:
+            self._server_watch.turn(awake)
         if self._signals > 1:
             raise KeyboardInterrupt
-        self._progress(now)
+        self._progress(now, awake)
         if now >= self._next_status_ns:
             self._next_status_ns = now + STATUS_NS
-            self._publish_status(tick)
+            self._publish_status(tick, awake)
+            if gone := self._folder.turn():
+                self._say(gone)
+            self._alarm("sockets_removed", bool(gone), gone or "the sockets are there again")
         return bool(self._stages)
 
-    def _hear(self) -> None:
-        by_name = {c.name: c for c in self._children}
+    def _hear(self, awake: int) -> None:
         for _, message, _ in self._router.receive():
-            if isinstance(message, Status) and message.node in by_name:
-                child = by_name[message.node]
-                child.hear(message)
-                if message.state == "running" and (name := f"node_died:{child.name}") in self._alarmed and child.alive:
-                    self._alarm(name, False, f"{child.name} runs again")
+            if isinstance(message, Status) and (child := self._watch.hear(message, awake)) is not None:
                 epoch, camera = message.facts.get("epoch"), child.process.camera
                 if camera is not None and isinstance(epoch, str) and epoch not in self._epochs[camera]:
                     self._epochs[camera].append(epoch)
 
-    def _watch_server(self) -> None:
-        if self._server is None:
-            return
-        now = time.monotonic_ns()
-        if now - self._server_asked_ns > SERVER_ASK_NS:
-            self._server_asked_ns = now
-            if self._server.answers():
-                self._server_seen_ns = now
-            elif now - self._server_seen_ns > SERVER_HUNG_NS:
-                self._say("the embedded Redis hangs; killed")
-                self._server.kill()
-        if not self._server.alive():
-            self._say("the embedded Redis died; starting it again")
-            self._alarm("redis_died", True, "the embedded Redis died")
-            try:
-                self._server.start()
-            except NodeError as exc:
-                self._say(str(exc))
-                return
-            self._server_seen_ns = time.monotonic_ns()
-            self._alarm("redis_died", False, "the embedded Redis runs again")
-
-    def _progress(self, now: int) -> None:
+    def _progress(self, now: int, awake: int) -> None:
         """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
         accounts = self.accounts()
         if not self._first_ns and any(a.acquired for a in accounts.values()):
@@ -171,25 +155,25 @@ class Supervisor:
         if self._phase != "stopping" and (due or ended or self._signals):
             self._phase = "stopping"
             self._last_ns = now
-            self._stop_next(now)
+            self._stop_next(awake)
         if self._phase != "stopping":
             return
         if all(c.exit_code is not None for c in self._stages[0]):
             self._stages.pop(0)
             if self._stages:
-                self._stop_next(now)
-        elif now >= self._stop_at_ns:
+                self._stop_next(awake)
+        elif awake >= self._stop_at_ns:
             for child in self._stages[0]:
                 if child.exit_code is None:
                     self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
                     child.give_up()
-            self._stop_at_ns = now + int(STOP_S * 1e9)
+            self._stop_at_ns = awake + int(STOP_S * 1e9)
 
-    def _stop_next(self, now: int) -> None:
-        self._stop_at_ns = now + int(STOP_S * 1e9)
+    def _stop_next(self, awake: int) -> None:
+        self._stop_at_ns = awake + int(STOP_S * 1e9)
         for child in self._stages[0]:
             if child.exit_code is None:
-                child.stop()
+                child.stop(awake)
 
     def accounts(self) -> dict[str, Account]:
         """Every camera's ledger, read from its ring: true even when its capture node is dead."""
@@ -212,8 +196,8 @@ class Supervisor:
     def _duration_s(self) -> float:
         return ((self._last_ns or time.monotonic_ns()) - self._first_ns) / 1e9 if self._first_ns else 0.0
 
-    def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
-        now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase)
+    def _publish_status(self, tick: Callable[[dict[str, Any]], None], awake: int) -> None:
+        now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase, awake)
         try:
             _write_private(self.config.state / "status.json", msgspec.json.encode(now))
         except OSError as exc:
@@ -222,15 +206,15 @@ class Supervisor:
             self._mute = True
         tick(now)
 
-    def _alarm(self, name: str, active: bool, text: str) -> None:
-        (self._alarmed.add if active else self._alarmed.discard)(name)
+    def _send_alarm(self, name: str, active: bool, text: str) -> None:
         alarm = Alarm(name=name, active=active, text=text, at_ns=time.time_ns())
         self._outbox.submit(alarm, time.monotonic_ns())
 
     def _finish(self, tick: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        self._hear()
+        awake = self._clock.turn()
+        self._hear(awake)
         self._phase = "ended"
-        self._publish_status(tick)
+        self._publish_status(tick, awake)
         return summary(self.config, self._children, self.accounts(), self._epochs, self._duration_s(), self.url)
 
     def _close(self) -> None:
@@ -241,6 +225,7 @@ class Supervisor:
             self._server.stop()
         self._router.close()
         self._outbox.dealer.close()
+        self._folder.close()
         os.close(self._lock)
 
 

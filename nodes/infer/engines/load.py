@@ -10,7 +10,7 @@ from pipeline.config import Config
 from pipeline.device import has_cuda
 from pipeline.errors import ConfigError, NodeError
 from pipeline.frame import ModelId
-from pipeline.model_file import Model, find_model, read_model
+from pipeline.model_file import Model, find_model, read_model, same_model
 
 
 class Loaded:
@@ -21,15 +21,15 @@ class Loaded:
         self.id = ModelId(name=model.name, digest=digest)
 
 
-def load_engine(config: Config) -> Loaded:
+def load_engine(config: Config, began_with: str | None = None) -> Loaded:
     """Load, run the smallest and the largest batch, and compare with the known answers.
 
-    Raises ``ConfigError`` for a model that cannot be used, ``NodeError`` for an engine that does not work here.
+    ``began_with``: digest of the model with which the line began; None: any will do. Raises ``ConfigError`` for a model
+    that cannot be used, ``NodeError`` for another one than that, or an engine that does not work here.
     """
-    from ilcs_model.info import digest
-
     path = find_model(config.infer.model)
-    model, sha = read_model(path), digest(path)
+    sha = same_model(path, began_with)
+    model = read_model(path)
     kind = config.infer.engine if config.infer.engine != "auto" else _best()
     return Loaded(open_engine(kind, path, config.state / "engines", config.infer.max_batch), model, sha)
 
