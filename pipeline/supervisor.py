@@ -26,8 +26,8 @@ from pipeline.model_file import digest, find_model
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
 from pipeline.ring import Ring, new_memfd
-from pipeline.summary import status, summary
 from pipeline.run_folder import RunFolder
+from pipeline.summary import status, summary
 from pipeline.topology import PUBLISH, Endpoints, Process, processes
 from pipeline.transport import Router, Waiter
 from pipeline.watch import Alarms, NodeWatch, ServerWatch

@@ -114,7 +114,10 @@ def runtime_dir(config: Config) -> Path:
 
 
 def make_private(folder: Path) -> Path:
-    """Make a folder (0700) below /tmp/linepipe-UID, and what lies between, where missing. Raises ``ConfigError`` unless all are ours alone."""
+    """Make a folder (0700) below /tmp/linepipe-UID, and what lies between, where missing.
+
+    Raises ``ConfigError`` unless all of them are ours alone.
+    """
     for path in [p for p in reversed((folder, *folder.parents)) if f"linepipe-{os.getuid()}" in p.parts]:
         try:
             path.mkdir(mode=0o700, exist_ok=True)

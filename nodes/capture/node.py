@@ -9,7 +9,7 @@ from nodes.capture.folder import FolderSource
 from nodes.capture.gaps import GapMerger
 from nodes.capture.sim.source import StripSource
 from nodes.capture.sim.truth import TruthFile
-from nodes.capture.source import Source
+from nodes.capture.source import NoSource, Source
 from pipeline.config import Camera
 from pipeline.dispatch import Dispatcher
 from pipeline.frame import Coverage, FrameMeta, Gap, Verdict
@@ -35,7 +35,10 @@ def capture(node: Node) -> None:
     fd = new_memfd("linepipe-ring") if node.ring_fd is None else node.ring_fd
     left = _left_ring(fd)
     epoch = uuid.uuid4().hex
-    source = open_source(node, camera, epoch, None if left is None else left.next_frame)
+    if left is not None and node.stopping:
+        source: Source = NoSource()
+    else:
+        source = open_source(node, camera, epoch, None if left is None else left.next_frame)
     ring = Ring.create(fd, camera.slots, source.slot_bytes) if left is None else left
     work = _Capture(node, source, ring, epoch, adopt=left is not None)
     try:
