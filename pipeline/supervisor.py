@@ -20,7 +20,7 @@ from pipeline.child import AwakeClock, Child, program
 from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer
 from pipeline.errors import ConfigError, LinepipeError
-from pipeline.frame import Alarm
+from pipeline.frame import Alarm, Gap
 from pipeline.ledger import Account, Ledger
 from pipeline.model_file import digest, find_model
 from pipeline.node_main import DRAIN_S
@@ -165,9 +165,24 @@ class Supervisor:
         elif awake >= self._stop_at_ns:
             for child in self._stages[0]:
                 if child.exit_code is None:
-                    self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
-                    child.give_up()
+                    self._give_up(child)
             self._stop_at_ns = awake + int(STOP_S * 1e9)
+
+    def _give_up(self, child: Child) -> None:
+        """Waiting longer is no use. What a capture node leaves then may or may not have been inspected: an open gap says so."""
+        self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
+        child.give_up()
+        camera = child.process.camera
+        ring = self._ring(camera) if camera is not None else None
+        held = [meta for _, _, meta in ring.rows() if meta is not None] if ring is not None else []
+        if camera is None or not held:
+            return
+        first = min(held, key=lambda meta: meta.frame)
+        text = f"camera {camera}: {len(held)} frames from number {first.frame} on stay in flight; whether they were inspected is not known"
+        self._say(text)
+        self._alarm(f"frames_unaccounted:{camera}", True, text)
+        gap = Gap(camera=camera, epoch=first.epoch, first=first.frame, last=None, reason="capture_died", at_ns=time.time_ns())
+        self._outbox.submit(gap, time.monotonic_ns())
 
     def _stop_next(self, awake: int) -> None:
         self._stop_at_ns = awake + int(STOP_S * 1e9)
