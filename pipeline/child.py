@@ -66,7 +66,7 @@ class Child:
         self.process, self._command, self._fds, self._may_end, self._left = process, command, fds, may_end, left
         self._popen: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
-        self._start_at_ns = self._seen_ns = self._alive_ns = self._still_ns = self._gone_ns = 0
+        self._start_at_ns = self._seen_ns = self._alive_ns = self._still_ns = self._gone_ns = self._down_ns = 0
         self._main_thread: tuple[str, int | None] | None = None
         self._progress = -1
         self._boot = self._dead_boot = self._why = ""
@@ -82,6 +82,8 @@ class Child:
         self.facts: dict[str, Any] = {}
         self.lives: dict[str, dict[str, Any]] = {}
         """Last facts of each life, by boot id."""
+        self.cut_short = False
+        """The run goes to its end without what it should have done."""
         self.exit_code: int | None = None
         """Set once the node has ended for good."""
 
@@ -101,6 +103,10 @@ class Child:
     def retry_in_s(self, now_ns: int) -> float | None:
         """Seconds to the next start; None while it runs or has ended for good."""
         return None if self._popen is not None or self.exit_code is not None else max(0.0, (self._start_at_ns - now_ns) / 1e9)
+
+    def down_s(self, now_ns: int) -> float:
+        """For how long it has not worked since it died."""
+        return (now_ns - self._down_ns) / 1e9 if self._down_ns else 0.0
 
     def storm(self, now_ns: int) -> bool:
         """Whether it keeps dying."""
@@ -130,7 +136,7 @@ class Child:
             self._progress, self._seen_ns = status.progress, now_ns
             if self.alive:
                 self._alive_ns = self._alive_ns or now_ns
-                self.ran, self.reason = True, ""
+                self.ran, self.reason, self._down_ns = True, "", 0
 
     def check(self, now_ns: int) -> str | None:
         """Reap, restart, kill what hangs. Returns what a person should know, if anything happened."""
@@ -146,9 +152,11 @@ class Child:
 
     def _gone(self, code: int, now_ns: int) -> str | None:
         self._popen, self._dead_boot, self._gone_ns = None, self._boot, 0
-        ended = code == 0 and (self._stopping or self._may_end())
-        if ended or self._given_up or (self._stopping and not self._left()):
+        if self._given_up or (code == 0 and (self._stopping or self._may_end())):
             self._end(code)
+            return None
+        if self._stopping and not self._left():
+            self._end(0)
             return None
         self.refused = code == 2 and not self.ran
         self.restarts += 1
@@ -156,6 +164,7 @@ class Child:
         return self._retry(self._why or how, now_ns)
 
     def _retry(self, why: str, now_ns: int) -> str:
+        self._down_ns = self._down_ns or now_ns
         wait_s = self._backoff.died(self._seen_ns - self._alive_ns if self._alive_ns else 0)
         if self._stopping:
             wait_s = min(wait_s, DRAIN_WAIT_S)
@@ -188,7 +197,7 @@ class Child:
         if self._popen is not None:
             self._popen.send_signal(signal.SIGTERM)
         elif not self._left():
-            self._end(1)
+            self._end(0)
         else:
             self._start_at_ns = now_ns
 
@@ -200,6 +209,7 @@ class Child:
             self._end(1)
 
     def _end(self, code: int) -> None:
+        code = code or int(self.cut_short)
         self.exit_code, self.state = code, "ended" if code == 0 else "failed"
 
     def kill(self) -> None:

@@ -28,9 +28,9 @@ from pipeline.outbox import Outbox
 from pipeline.ring import Ring, new_memfd
 from pipeline.run_folder import RunFolder
 from pipeline.summary import status, summary
-from pipeline.topology import PUBLISH, Endpoints, Process, processes
+from pipeline.topology import PUBLISH, Endpoints, Process, is_finite, processes
 from pipeline.transport import Router, Waiter
-from pipeline.watch import Alarms, NodeWatch, ServerWatch
+from pipeline.watch import Alarms, NodeWatch, ServerWatch, finished
 from pipeline.wire import Status
 
 TURN_MS = 50.0
@@ -43,7 +43,7 @@ class Supervisor:
     """One run of a line."""
 
     def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
-        self.config, self._for_s, self._say = config, for_s, say
+        self.config, self._for_s, self._frames, self._say = config, for_s, frames, say
         self._lock = _lock(config.state)
         try:
             _write_private(config.state / "line.json", msgspec.json.encode(config))
@@ -151,9 +151,11 @@ class Supervisor:
             self._first_ns, self._phase = now, "running"
         due = self._for_s is not None and self._first_ns and now - self._first_ns >= self._for_s * 1e9
         captures = [c for c in self._children if c.process.camera is not None]
-        ended = all(c.exit_code is not None for c in captures)
+        ended = finished(captures, self._finite, awake)
         if self._phase != "stopping" and (due or ended or self._signals):
             self._phase = "stopping"
+            for child in captures if ended else ():
+                child.cut_short = child.exit_code is None
             self._last_ns = now
             self._stop_next(awake)
         if self._phase != "stopping":
@@ -167,6 +169,9 @@ class Supervisor:
                 if child.exit_code is None:
                     self._give_up(child)
             self._stop_at_ns = awake + int(STOP_S * 1e9)
+
+    def _finite(self, child: Child) -> bool:
+        return self._frames is not None or is_finite(self.config.cameras[child.process.camera or ""])
 
     def _give_up(self, child: Child) -> None:
         """Waiting longer is no use. What a capture node leaves then may or may not have been inspected: an open gap says so."""

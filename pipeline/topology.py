@@ -66,6 +66,12 @@ def frame_rate(camera: Camera, height: int | None = None) -> float | None:
     return None
 
 
+def is_finite(camera: Camera) -> bool:
+    """Whether the source ends by itself."""
+    url = SourceUrl.parse(camera.source)
+    return url.scheme != "sim" and url.options.get("loop") != "true"
+
+
 def credits_for(config: Config, camera: str) -> int:
     """Frames of one camera that a worker asks for: at least two batches' worth, at most half of the ring."""
     tiles = 1

@@ -10,6 +10,7 @@ from pipeline.wire import Status
 
 ASK_NS = 2_000_000_000
 HUNG_NS = 10_000_000_000
+GONE_S = 30.0
 Say = Callable[[str], None]
 Alarm = Callable[[str, bool, str], None]
 """Name, whether it is on, text."""
@@ -58,6 +59,15 @@ class NodeWatch:
             storm = child.storm(now_ns)
             text = f"{child.name} keeps dying: {child.reason}" if storm else f"{child.name} has run for a minute"
             self._alarm(f"node_storm:{child.name}", storm, text)
+
+
+def finished(captures: list[Child], finite: Callable[[Child], bool], now_ns: int) -> bool:
+    """Whether no camera has more to give: each has ended, but for finite sources that are gone for good.
+
+    A replay of many folders is not kept from its end by one that was removed; one that waits for a live camera goes on.
+    """
+    going = [c for c in captures if c.exit_code is None]
+    return len(going) < len(captures) and all(finite(c) and c.down_s(now_ns) > GONE_S for c in going)
 
 
 class ServerWatch:

@@ -200,3 +200,29 @@ def test_sockets_that_a_cleaner_removed_are_made_anew(
     assert balanced(summary["cameras"]["top"])
     assert "was removed; it is made anew" in line.log
     assert alarms(line, "sockets_removed")[:2] == [True, False]
+
+
+def test_a_capture_node_that_never_comes_back_does_not_hold_up_the_stop(
+    make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """Nobody knows what became of its frames, and the line says so."""
+    make_images(tmp_path / "images", 20)
+    line = make_line(cameras={"top": endless(tmp_path / "images", fps=100)})
+    line.start()
+    line.wait_inspected(10)
+    assert line.process is not None
+    line.process.send_signal(signal.SIGTERM)
+    deadline = time.monotonic() + START_S
+    while "did not finish within" not in line.log:
+        assert time.monotonic() < deadline, line.log
+        for child in psutil.Process(line.process.pid).children():
+            if child.status() != psutil.STATUS_ZOMBIE and "capture.top" in child.cmdline():
+                child.kill()
+        time.sleep(0.01)
+
+    summary = line.finish()
+
+    assert summary["cameras"]["top"]["in_flight"] > 0
+    assert "capture.top did not finish" in line.log
+    assert alarms(line, "frames_unaccounted:top") == [True]
+    assert {"reason": "capture_died", "last": None}.items() <= line.events("--run", "last", "--type", "gap")[-1].items()

@@ -18,7 +18,7 @@ from pipeline.child import SILENT_S, START_S, STOPPED_S, AwakeClock, Child, main
 from pipeline.errors import ConfigError
 from pipeline.launch import bound
 from pipeline.topology import Process
-from pipeline.watch import Alarms, NodeWatch
+from pipeline.watch import GONE_S, Alarms, NodeWatch, finished
 from pipeline.wire import Status
 
 SECOND = 1_000_000_000
@@ -220,9 +220,25 @@ def test_a_dead_node_that_left_nothing_does_not_hold_up_the_stop(watch: Callable
 
         node.child.stop(node.now)
 
-        assert (node.child.exit_code is None) is left
+        assert node.child.exit_code == (None if left else 0)
         if left:
             assert node.child.retry_in_s(node.now) == 0.0
+
+
+def test_a_replay_ends_without_a_finite_source_that_is_gone_for_good(watch: Callable[..., Watched]) -> None:
+    ended, gone_one = watch(FAILS), watch(FAILS)
+    ended.child.give_up()
+    ended.end()
+    assert ended.wait(1.0, lambda: ended.child.exit_code is not None)
+    both, later = [ended.child, gone_one.child], int((GONE_S + 1) * SECOND)
+    gone_one.says()
+    gone_one.end()
+    gone_one.wait(1.0, lambda: gone_one.child.pid is None)
+
+    assert not finished(both, lambda _: True, gone_one.now)
+    assert finished(both, lambda _: True, gone_one.now + later)
+    assert not finished(both, lambda _: False, gone_one.now + later)
+    assert not finished([gone_one.child], lambda _: True, gone_one.now + later)
 
 
 def test_a_process_is_not_started_for_a_parent_that_is_gone(tmp_path: Path) -> None:
