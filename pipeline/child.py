@@ -1,4 +1,7 @@
-"""One node's process as its supervisor sees it: start, watch, restart with back-off, stop."""
+"""One node's process as its supervisor sees it: start, watch, restart with back-off, stop.
+
+Times are those of an ``AwakeClock``: a supervisor that was itself stopped learns nothing about its nodes meanwhile.
+"""
 
 import os
 import shutil
@@ -11,35 +14,78 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.backoff import Backoff
+from pipeline.launch import bound
 from pipeline.topology import Process
 from pipeline.wire import Status
 
+STOPPED_S = 2.0
+"""A node whose main thread has not run at all for this long while its work loop should turn: stopped, or stuck in one call."""
 SILENT_S = 10.0
-"""A node whose work loop has not turned for this long is hung; the engine runs in a thread of its own."""
+"""A node whose main thread runs, or waits for a disk, without its work loop turning: a large image, a slow fsync; then it is hung."""
 START_S = 600.0
 """How long a node may take to load before that; compiling the network takes minutes on a small, busy machine."""
+LOOK_S = 0.5
+"""Two missed heartbeats: time to look at the thread itself."""
+MOST_WORDS = 1000
+LAST_WORDS_NS = 50_000_000
+"""How long what a node said before it ended may be on its way."""
+DRAIN_WAIT_S = 1.0
+"""The longest wait before a restart while the line stops."""
+
+
+class AwakeClock:
+    """Monotonic time less the time in which its owner did not run: SIGSTOP, a suspended machine, a call that took long."""
+
+    LATE_NS = 500_000_000
+
+    def __init__(self) -> None:
+        self._last_ns, self._lost_ns = time.monotonic_ns(), 0
+
+    def turn(self) -> int:
+        """Called in each turn of the owner's loop; of the time since the last turn at most ``LATE_NS`` counts."""
+        now = time.monotonic_ns()
+        self._lost_ns += max(0, now - self._last_ns - self.LATE_NS)
+        self._last_ns = now
+        return now - self._lost_ns
 
 
 class Child:
-    """A node that should be running until it is told to stop."""
+    """A node that should be running until it is told to stop.
+
+    ``may_end``: whether it may end by itself now. ``left``: whether a dead one has left what only its next life can finish.
+    """
 
     def __init__(
-        self, process: Process, command: list[str], fds: tuple[int, ...] = (), may_end: Callable[[], bool] = lambda: False
+        self,
+        process: Process,
+        command: list[str],
+        fds: tuple[int, ...] = (),
+        may_end: Callable[[], bool] = lambda: False,
+        left: Callable[[], bool] = lambda: False,
     ) -> None:
-        self.process, self._command, self._fds, self._may_end = process, command, fds, may_end
+        self.process, self._command, self._fds, self._may_end, self._left = process, command, fds, may_end, left
         self._popen: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
-        self._start_at_ns = 0
-        self._seen_ns = 0
+        self._start_at_ns = self._seen_ns = self._alive_ns = self._still_ns = self._gone_ns = self._down_ns = 0
+        self._main_thread: tuple[str, int | None] | None = None
         self._progress = -1
+        self._boot = self._dead_boot = self._why = ""
         self._stopping = self._given_up = False
         self.restarts = 0
         self.pids: set[int] = set()
         """Of all its lives."""
         self.state = "stopped"
+        self.reason = ""
+        """Why it is not running, until it runs again."""
+        self.ran = False
+        """Whether its work loop has ever turned."""
+        self.refused = False
+        """It has ended with exit code 2 without ever having run: a person must mend the configuration."""
         self.facts: dict[str, Any] = {}
         self.lives: dict[str, dict[str, Any]] = {}
         """Last facts of each life, by boot id."""
+        self.cut_short = False
+        """The run goes to its end without what it should have done."""
         self.exit_code: int | None = None
         """Set once the node has ended for good."""
 
@@ -49,82 +95,147 @@ class Child:
 
     @property
     def alive(self) -> bool:
+        """Whether its work loop turns."""
         return self._popen is not None and self._progress > 1
 
     @property
     def pid(self) -> int | None:
         return self._popen.pid if self._popen is not None else None
 
-    def start(self) -> None:
-        command = [*self._command, "--drain"] if self._stopping else self._command
-        self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True)
+    def retry_in_s(self, now_ns: int) -> float | None:
+        """Seconds to the next start; None while it runs or has ended for good."""
+        return None if self._popen is not None or self.exit_code is not None else max(0.0, (self._start_at_ns - now_ns) / 1e9)
+
+    def down_s(self, now_ns: int) -> float:
+        """For how long it has not worked since it died."""
+        return (now_ns - self._down_ns) / 1e9 if self._down_ns else 0.0
+
+    def storm(self, now_ns: int) -> bool:
+        """Whether it keeps dying."""
+        return self._backoff.storm(now_ns - self._alive_ns if self.alive else 0)
+
+    def start(self, now_ns: int) -> str | None:
+        """Start it; returns what a person should know if that fails."""
+        command = bound([*self._command, "--drain"] if self._stopping else self._command)
+        self._seen_ns, self._progress, self._alive_ns, self._why = now_ns, -1, 0, ""
+        try:
+            self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True)
+        except OSError as exc:  # no memory or process left, or the program is being replaced
+            return self._retry(f"could not be started: {exc.strerror}", now_ns)
         self.pids.add(self._popen.pid)
         self.state = "starting"
-        self._seen_ns = time.monotonic_ns()
-        self._progress = -1
+        return None
 
-    def hear(self, status: Status) -> None:
+    def hear(self, status: Status, now_ns: int) -> None:
         """Take a heartbeat; only a work loop that turns counts as life."""
+        if status.state == "failed":
+            self._why = "failed: " + " ".join(str(status.facts.get("error")).split())[:MOST_WORDS]
+            return
         self.lives[status.boot] = self.facts = status.facts
-        self.state = status.state
+        if status.boot == self._dead_boot:  # it was on its way when the node died
+            return
+        self._boot, self.state = status.boot, status.state
         if status.progress != self._progress:
-            self._progress = status.progress
-            self._seen_ns = time.monotonic_ns()
+            self._progress, self._seen_ns = status.progress, now_ns
+            if self.alive:
+                self._alive_ns = self._alive_ns or now_ns
+                self.ran, self.reason, self._down_ns = True, "", 0
 
     def check(self, now_ns: int) -> str | None:
         """Reap, restart, kill what hangs. Returns what a person should know, if anything happened."""
         if self.exit_code is not None:
             return None
         if self._popen is None:
-            if now_ns >= self._start_at_ns:
-                self.start()
-            return None
+            return self.start(now_ns) if now_ns >= self._start_at_ns else None
         code = self._popen.poll()
         if code is None:
             return self._kill_if_hung(now_ns)
-        self._popen = None
-        ended = code == 0 and (self._stopping or self._may_end())
-        if ended or code == 2 or self._given_up:
-            self.exit_code, self.state = code, "ended" if code == 0 else "failed"
+        self._gone_ns = self._gone_ns or now_ns
+        return self._gone(code, now_ns) if now_ns - self._gone_ns >= LAST_WORDS_NS else None
+
+    def _gone(self, code: int, now_ns: int) -> str | None:
+        self._popen, self._dead_boot, self._gone_ns = None, self._boot, 0
+        if self._given_up or (code == 0 and (self._stopping or self._may_end())):
+            self._end(code)
             return None
-        wait_s = self._backoff.died(now_ns)
+        if self._stopping and not self._left():
+            self._end(0)
+            return None
+        self.refused = code == 2 and not self.ran
         self.restarts += 1
-        self.state = "restarting"
+        how = f"was killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
+        return self._retry(self._why or how, now_ns)
+
+    def _retry(self, why: str, now_ns: int) -> str:
+        self._down_ns = self._down_ns or now_ns
+        wait_s = self._backoff.died(self._seen_ns - self._alive_ns if self._alive_ns else 0)
+        if self._stopping:
+            wait_s = min(wait_s, DRAIN_WAIT_S)
+        self.state, self.reason, self._alive_ns = "restarting", why, 0
         self._start_at_ns = now_ns + int(wait_s * 1e9)
-        how = f"killed by {signal.Signals(-code).name}" if code < 0 else f"ended with exit code {code}"
-        storm = "; it keeps dying, see its messages above" if self._backoff.storm else ""
-        return f"{self.name} was {how}; starting it again in {wait_s:.1f} s{storm}"
+        return f"{self.name} {why}; starting it again in {wait_s:.1f} s"
 
     def _kill_if_hung(self, now_ns: int) -> str | None:
-        limit = START_S if self._progress <= 1 else SILENT_S
-        silent_s = (now_ns - self._seen_ns) / 1e9
-        if silent_s < limit:
+        """Kill it if its work loop does not turn, the sooner if its main thread does not even run."""
+        silent_ns = now_ns - self._seen_ns
+        if silent_ns < LOOK_S * 1e9:
+            self._still_ns, self._main_thread = self._seen_ns, None
+            return None
+        assert self._popen is not None
+        before, self._main_thread = self._main_thread, main_thread(self._popen.pid)
+        stopped = self._main_thread is not None and self._main_thread[0] == "T"
+        stuck = self.alive and self._main_thread == before and before is not None and before[0] == "S" and before[1] is not None
+        if not stopped and not stuck:
+            self._still_ns = now_ns
+        still = now_ns - self._still_ns >= STOPPED_S * 1e9
+        if not still and silent_ns < (SILENT_S if self.alive else START_S) * 1e9:
             return None
         self.kill()
-        self._seen_ns = now_ns
-        return f"{self.name} has not turned its work loop for {silent_s:.0f} s; killed"
+        self._why = f"hung: its work loop had not turned for {silent_ns / 1e9:.1f} s"
+        return None
 
-    def stop(self) -> None:
-        """Ask it to finish. If it dies over that it is started again, to finish what it left."""
+    def stop(self, now_ns: int) -> None:
+        """Ask it to finish. If it dies over that, or is dead, it is started again only to finish what it left."""
         self._stopping = True
         if self._popen is not None:
             self._popen.send_signal(signal.SIGTERM)
+        elif not self._left():
+            self._end(0)
+        else:
+            self._start_at_ns = now_ns
 
     def give_up(self) -> None:
         """Kill it and let it be."""
         self._given_up = True
         self.kill()
         if self._popen is None and self.exit_code is None:
-            self.exit_code, self.state = 1, "failed"
+            self._end(1)
+
+    def _end(self, code: int) -> None:
+        code = code or int(self.cut_short)
+        self.exit_code, self.state = code, "ended" if code == 0 else "failed"
 
     def kill(self) -> None:
-        if self._popen is not None:
-            self._popen.kill()
+        """Kill it with what it started, a compiler for instance."""
+        if self._popen is not None and self._popen.poll() is None:
+            os.killpg(self._popen.pid, signal.SIGKILL)
 
     def wait(self) -> None:
         """Reap a process that was killed."""
         if self._popen is not None:
             self._popen.wait()
+
+
+def main_thread(pid: int) -> tuple[str, int | None] | None:
+    """State of a process's main thread (R, S, D, T, ...) and the nanoseconds it has run; None where the kernel does not say."""
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:  # it has just ended
+        return None
+    try:
+        return state, int(Path(f"/proc/{pid}/schedstat").read_text().split()[0])
+    except OSError:  # a kernel without CONFIG_SCHED_INFO
+        return state, None
 
 
 def program() -> list[str]:

@@ -121,9 +121,9 @@ def status_table(status: dict[str, Any]) -> Any:
 
     phase = status["phase"] if status["running"] else f"not running, last seen {status['phase']}"
     title = f"line {status['line']}: {phase}, {status['duration_s']} s"
-    nodes = Table("node", "state", "pid", "restarts", "refused")
+    nodes = Table("node", "state", "pid", "restarts", "refused", "why it does not run")
     for name, node in status["nodes"].items():
-        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]), str(node.get("refused", 0)))
+        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]), str(node.get("refused", 0)), _why(node))
     ledger = Table("camera", "acquired", "inspected", "dropped", "invalid", "in flight")
     for name, c in status["cameras"].items():
         ledger.add_row(name, str(c["acquired"]), str(c["inspected"]), _reasons(c["dropped"]), _reasons(c["invalid"]), str(c["in_flight"]))
@@ -138,6 +138,11 @@ def status_table(status: dict[str, Any]) -> Any:
     if refused := status.get("refused"):
         text += f"\nthe supervisor refused {refused} messages that no node of the line sends"
     return Group(title, nodes, ledger, latency, text)
+
+
+def _why(node: dict[str, Any]) -> str:
+    reason, retry_s = printable(node.get("reason") or ""), node.get("retry_in_s")
+    return reason if retry_s is None or not reason else f"{reason} (next try in {retry_s:.0f} s)"
 
 
 def _reasons(counts: dict[str, int]) -> str:

@@ -7,12 +7,10 @@ reach it on 127.0.0.1. It counts as started once whoever answers on that socket 
 names the process that was started here: by then it has its port, for a server that cannot have it ends.
 """
 
-import ctypes
 import fcntl
 import importlib.util
 import os
 import shlex
-import signal
 import socket
 import subprocess
 import time
@@ -20,6 +18,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError, NodeError
+from pipeline.launch import bound
 from pipeline.private import UMASK, write_private
 from pipeline.redis_users import READER, WRITER, password_of, write_users
 from pipeline.topology import Endpoints, runtime_dir
@@ -97,16 +96,14 @@ class EmbeddedServer:
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
         }  # fmt: skip
         command = [str(server_program()), *[part for key, value in args.items() for part in (f"--{key}", value)]]
-        parent = os.getpid()
         assert self._lock is not None
         self._process = subprocess.Popen(
-            command,
+            bound(command),  # its append-only file has all it replied to
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
             pass_fds=(self._lock,),  # held for as long as the server lives, whoever started it
             umask=UMASK,
-            preexec_fn=lambda: _die_with(parent),
         )
 
     def _wait(self) -> bool:
@@ -216,10 +213,3 @@ def _free_port(first: int) -> int:
                 continue
             return int(probe.getsockname()[1])
     raise NodeError("no TCP port is free on 127.0.0.1")
-
-
-def _die_with(parent: int) -> None:
-    """In the child, before it becomes the server."""
-    ctypes.CDLL(None).prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG; its append-only file has all it replied to
-    if os.getppid() != parent:
-        os._exit(1)

@@ -1,5 +1,6 @@
 """What a line must know of a model before it loads one: where its file lies, its classes, its recipe. No torch."""
 
+import hashlib
 import importlib.util
 import json
 import struct
@@ -8,7 +9,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.errors import ConfigError
+from pipeline.errors import ConfigError, NodeError
 
 MAX_HEADER_BYTES = 16 << 20
 
@@ -61,6 +62,26 @@ def read_model(path: Path) -> Model:
     if model.recipe.decode != "grey" or model.recipe.resize != "bilinear" or not 16 <= model.recipe.size_px <= 4096:
         raise ConfigError(f"{path} asks for preprocessing that this version does not know: {model.recipe}")
     return model
+
+
+def digest(path: Path) -> str:
+    """``sha256:<hex>`` of a file. Raises ``ConfigError`` if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def same_model(path: Path, began_with: str | None) -> str:
+    """Digest of a model file. Raises ``NodeError`` if it is not the one with which the line began: it would judge otherwise."""
+    found = digest(path)
+    if began_with is not None and found != began_with:
+        raise NodeError(
+            f"{path} is not the model with which the line began: its digest is {found}, the line judges with {began_with}."
+            " Put that file back, or stop the line and start it again to judge with the new one"
+        )
+    return found
 
 
 def _shipped_folder() -> Path:

@@ -1,6 +1,5 @@
 """The life of a node's process: signals, the context its entry point gets, heartbeats, exit code."""
 
-import ctypes
 import importlib
 import logging
 import os
@@ -15,7 +14,7 @@ from pipeline.config import Config
 from pipeline.errors import LinepipeError
 from pipeline.link import BOOT
 from pipeline.private import keep_private
-from pipeline.topology import Endpoints, Process, runtime_dir
+from pipeline.topology import Endpoints, Process, make_private, runtime_dir
 from pipeline.transport import Dealer
 from pipeline.wire import Status
 
@@ -27,13 +26,24 @@ DRAIN_S = 20.0
 class Node:
     """What an entry point works with: configuration, addresses, the wish to stop, the heartbeat."""
 
-    def __init__(self, config: Config, process: Process, folder: Path, *, ring_fd: int | None = None, frames: int | None = None) -> None:
+    def __init__(
+        self,
+        config: Config,
+        process: Process,
+        folder: Path,
+        *,
+        ring_fd: int | None = None,
+        frames: int | None = None,
+        model: str | None = None,
+    ) -> None:
         self.config, self.process = config, process
         self.endpoints = Endpoints(folder)
         self.ring_fd = ring_fd
         """The ring's memfd, empty or left by an earlier life of this camera; None: make one."""
         self.frames = frames
         """Capture ends after this many frames; None: never by count."""
+        self.model = model
+        """Digest of the model file with which the line began; None: whatever file is there."""
         self.log = logging.getLogger(process.name)
         self._stop_ns: int | None = None
         self._progress = 0
@@ -62,21 +72,38 @@ class Node:
         stamp = time.monotonic_ns()
         if now or stamp >= self._next_ns:
             self._next_ns = stamp + BEAT_NS
-            self._dealer.send(
-                Status(node=self.process.name, pid=os.getpid(), boot=BOOT, state=state, progress=self._progress, facts=facts())
-            )
+            self._send(state, facts())
+
+    def fail(self, error: str) -> None:
+        """The last heartbeat of a node that cannot go on: the supervisor shows why."""
+        self._send("failed", {"error": error})
+
+    def _send(self, state: str, facts: dict[str, object]) -> None:
+        self._dealer.send(Status(node=self.process.name, pid=os.getpid(), boot=BOOT, state=state, progress=self._progress, facts=facts))
 
     def close(self) -> None:
         """Let the last heartbeat out."""
         self._dealer.close(flush_ms=500)
 
 
-def run_node(config: Config, process: Process, *, ring_fd: int | None = None, frames: int | None = None, drain: bool = False) -> int:
-    """Run one node in this process until it ends; returns the exit code."""
-    _die_with_parent()
+def run_node(
+    config: Config,
+    process: Process,
+    *,
+    sockets: Path | None = None,
+    ring_fd: int | None = None,
+    frames: int | None = None,
+    model: str | None = None,
+    drain: bool = False,
+) -> int:
+    """Run one node in this process until it ends; returns the exit code.
+
+    ``sockets``: the folder of the run it belongs to; None: the one where nodes meet that are run by themselves.
+    """
     keep_private()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {process.name} %(levelname)s %(message)s")
-    node = Node(config, process, runtime_dir(config), ring_fd=ring_fd, frames=frames)
+    folder = runtime_dir(config) if sockets is None else make_private(sockets)
+    node = Node(config, process, folder, ring_fd=ring_fd, frames=frames, model=model)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
     if drain:
@@ -86,12 +113,15 @@ def run_node(config: Config, process: Process, *, ring_fd: int | None = None, fr
         resolve(process.entry)(node)
     except LinepipeError as exc:
         node.log.error("%s", exc)
+        node.fail(str(exc))
         return exc.exit_code
     except MemoryError as exc:
         node.log.error("not enough memory: %s. Make frames or rings smaller", exc)
+        node.fail(f"not enough memory: {exc}")
         return 1
-    except Exception:
+    except Exception as exc:
         node.log.exception("ended by an error that is linepipe's own; please report it")
+        node.fail(f"{type(exc).__name__}: {exc}")
         return 1
     finally:
         node.close()
@@ -103,12 +133,3 @@ def resolve(entry: str) -> Callable[..., Any]:
     module, _, name = entry.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found
-
-
-def _die_with_parent() -> None:
-    """Have the kernel kill this node when its parent dies: the next run finds sockets and spool free.
-
-    What is durable stays so; frames that were not are inspected by nobody, as after a power cut.
-    """
-    pr_set_pdeathsig = 1
-    ctypes.CDLL(None, use_errno=True).prctl(pr_set_pdeathsig, signal.SIGKILL)

@@ -16,6 +16,7 @@ import mmap
 import os
 import socket
 import struct
+import time
 from pathlib import Path
 from typing import Any, Self, cast
 
@@ -29,6 +30,7 @@ from pipeline.ring_state import RingState, state_words
 
 MAGIC = 0x324B4E494C50494C  # "LIPLINK2"
 PAGE = mmap.PAGESIZE
+LOOK_NS = 1_000_000_000
 _HEADER = struct.Struct("=QQQ")  # magic, slots, bytes of a slot
 _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
@@ -130,16 +132,25 @@ class RingServer:
     def __init__(self, path: Path, ring: Ring) -> None:
         path.unlink(missing_ok=True)
         self._path, self._fd = path, os.open(f"/proc/self/fd/{ring.fd}", os.O_RDONLY | os.O_CLOEXEC)
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        self._socket.bind(str(path))
-        self._socket.listen(16)
-        self._socket.setblocking(False)
+        self._socket = _listening(path)
+        self._next_look_ns = 0
 
     def fileno(self) -> int:
         return self._socket.fileno()
 
+    def _keep(self) -> None:
+        """Look now and then whether the socket's file is still there; its folder is made anew by capture's router."""
+        now = time.monotonic_ns()
+        if now < self._next_look_ns:
+            return
+        self._next_look_ns = now + LOOK_NS
+        if self._path.parent.exists() and not self._path.exists():
+            with _listening(self._path) as fresh:
+                os.dup2(fresh.fileno(), self._socket.fileno(), inheritable=False)  # whoever waits for it knows its number
+
     def serve(self) -> None:
         """Answer every connection that waits."""
+        self._keep()
         while True:
             try:
                 peer, _ = self._socket.accept()
@@ -155,6 +166,14 @@ class RingServer:
         self._socket.close()
         os.close(self._fd)
         self._path.unlink(missing_ok=True)
+
+
+def _listening(path: Path) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    found.bind(str(path))
+    found.listen(16)
+    found.setblocking(False)
+    return found
 
 
 def fetch_ring(path: Path) -> Ring | None:

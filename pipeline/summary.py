@@ -34,14 +34,16 @@ def summary(
     }
 
 
-def status(config: Config, children: list[Child], accounts: dict[str, Account], duration_s: float, url: str, phase: str) -> dict[str, Any]:
+def status(
+    config: Config, children: list[Child], accounts: dict[str, Account], duration_s: float, url: str, phase: str, awake_ns: int
+) -> dict[str, Any]:
     """What ``linepipe status`` shows."""
     publish = next(c for c in children if c.name == PUBLISH)
     return {
         "line": config.line,
         "phase": phase,
         "duration_s": round(duration_s, 1),
-        "nodes": {c.name: {"state": c.state, "pid": c.pid, "restarts": c.restarts, "refused": _refused(c)} for c in children},
+        "nodes": {c.name: _node(c, awake_ns) for c in children},
         "cameras": {name: msgspec.to_builtins(account) for name, account in accounts.items()},
         "events": publish.facts.get("events", {}),
         "spool": {"backlog": publish.facts.get("backlog"), "redis": publish.facts.get("redis")},
@@ -52,9 +54,16 @@ def status(config: Config, children: list[Child], accounts: dict[str, Account], 
     }
 
 
-def _refused(child: Child) -> int:
-    """Messages that a node did not believe, over all its lives."""
-    return sum(life.get("refused", 0) for life in child.lives.values())
+def _node(child: Child, awake_ns: int) -> dict[str, Any]:
+    retry_s = child.retry_in_s(awake_ns)
+    return {
+        "state": child.state,
+        "pid": child.pid,
+        "restarts": child.restarts,
+        "reason": child.reason or None,
+        "retry_in_s": None if retry_s is None else round(retry_s, 1),
+        "refused": sum(life.get("refused", 0) for life in child.lives.values()),
+    }
 
 
 def _latency(publish: Child) -> dict[str, dict[str, float | None]]:

@@ -16,28 +16,28 @@ from typing import Any
 
 import msgspec
 
-from pipeline.child import Child, program
+from pipeline.child import AwakeClock, Child, program
 from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer
-from pipeline.errors import ConfigError, LinepipeError, NodeError
-from pipeline.frame import Alarm
+from pipeline.errors import ConfigError, LinepipeError
+from pipeline.frame import Alarm, Gap
 from pipeline.ledger import NOTHING_YET, Account
+from pipeline.model_file import digest, find_model
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
 from pipeline.private import keep_private, private_folder, write_private
 from pipeline.ring import Ring, new_memfd
 from pipeline.ring_state import NO_EPOCH
+from pipeline.run_folder import RunFolder
 from pipeline.senders import from_child
 from pipeline.summary import status, summary
-from pipeline.topology import Endpoints, processes, runtime_dir
+from pipeline.topology import PUBLISH, Endpoints, Process, is_finite, processes
 from pipeline.transport import Router, Waiter
-from pipeline.wire import Status
+from pipeline.watch import Alarms, NodeWatch, ServerWatch, finished
 
 TURN_MS = 50.0
 STATUS_NS = 500_000_000
-SERVER_ASK_NS = 2_000_000_000
 LOCK_TRIES = 20
-SERVER_HUNG_NS = 10_000_000_000
 STOP_S = DRAIN_S + 10.0
 Say = Callable[[str], None]
 
@@ -46,25 +46,26 @@ class Supervisor:
     """One run of a line."""
 
     def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
-        self.config, self._for_s, self._say = config, for_s, say
+        self.config, self._for_s, self._frames, self._say = config, for_s, frames, say
         keep_private()
         if changed := private_folder(config.state):
             say(changed)
         self._lock = _lock(config.state)
-        snapshot = config.state / "line.json"  # what restarted nodes read, whatever becomes of the file it came from
         try:
-            write_private(snapshot, msgspec.json.encode(config))
+            write_private(config.state / "line.json", msgspec.json.encode(config))
             write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
         except OSError as exc:
             raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
-        endpoints = Endpoints(runtime_dir(config))
+        self._folder = RunFolder(config)
+        endpoints = Endpoints(self._folder.path)
         self._router = Router(endpoints.supervisor)
         self._outbox = Outbox(endpoints.publish)
         self._waiter = Waiter(self._router, self._outbox.dealer)
         self._server = EmbeddedServer(config) if config.publish.redis == "embedded" else None
         self._rings: dict[str, int] = {}
         self._mapped: dict[str, Ring] = {}
-        self._children = [self._child(p, snapshot, frames) for p in processes(config)]
+        model = digest(find_model(config.infer.model))
+        self._children = [self._child(p, model, frames) for p in processes(config)]
         self._stages = _stop_order(self._children)
         self._epochs: dict[str, list[str]] = {name: [] for name in config.cameras}
         self._first_ns = 0
@@ -73,17 +74,27 @@ class Supervisor:
         self._stop_at_ns = 0
         self._signals = 0
         self._mute = False
-        self._alarmed: set[str] = set()
-        self._server_seen_ns = self._server_asked_ns = time.monotonic_ns()
+        self._clock = AwakeClock()
+        self._alarm = Alarms(self._send_alarm)
+        self._watch = NodeWatch(self._children, say, self._alarm)
+        self._server_watch = ServerWatch(self._server, say, self._alarm) if self._server is not None else None
         self._phase = "starting"
 
-    def _child(self, process: Any, snapshot: Path, frames: int | None) -> Child:
-        command = [*program(), "node", process.name, str(snapshot)]
-        if process.camera is None:
-            return Child(process, command)
-        fd = self._rings[process.camera] = new_memfd(f"linepipe-{process.camera}")
+    def _child(self, process: Process, model: str, frames: int | None) -> Child:
+        snapshot = str(self.config.state / "line.json")  # what restarted nodes read, whatever becomes of the file it came from
+        command = [*program(), "node", process.name, snapshot, "--sockets", str(self._folder.path), "--model", model]
+        camera = process.camera
+        if camera is None:
+            return Child(process, command, left=lambda: process.name == PUBLISH)
+        fd = self._rings[camera] = new_memfd(f"linepipe-{camera}")
         command += ["--ring-fd", str(fd)] + (["--frames", str(frames)] if frames is not None else [])
-        return Child(process, command, (fd,), lambda: (ring := self._ring(process.camera)) is not None and ring.state.ended)
+        return Child(
+            process,
+            command,
+            (fd,),
+            may_end=lambda: (ring := self._ring(camera)) is not None and ring.state.ended,
+            left=lambda: self._ring(camera) is not None,
+        )
 
     @property
     def url(self) -> str:
@@ -103,7 +114,7 @@ class Supervisor:
             if self._server is not None:
                 self._say(f"to read them: {self._server.how_to_read}")
             for child in self._children:
-                child.start()
+                child.start(self._clock.turn())
             while self._turn(tick):
                 self._waiter.wait(TURN_MS)
             return self._finish(tick)
@@ -117,59 +128,28 @@ class Supervisor:
 
     def _turn(self, tick: Callable[[dict[str, Any]], None]) -> bool:
         """One pass; False when every process has ended."""
-        now = time.monotonic_ns()
-        self._hear()
+        now, awake = time.monotonic_ns(), self._clock.turn()
+        self._hear(awake)
         self._outbox.turn(now)
-        for child in self._children:
-            if (news := child.check(now)) is not None:
-                self._say(news)
-                self._alarm(f"node_died:{child.name}", True, news)
-            if child.exit_code == 2:
-                raise ConfigError(f"{child.name} cannot run; see its message above")
-        self._watch_server()
+        self._watch.turn(awake, started=bool(self._first_ns))
+        if self._server_watch is not None:
+            self._server_watch.turn(awake)
         if self._signals > 1:
             raise KeyboardInterrupt
-        self._progress(now)
+        self._progress(now, awake)
         if now >= self._next_status_ns:
             self._next_status_ns = now + STATUS_NS
-            self._publish_status(tick)
+            self._publish_status(tick, awake)
+            if gone := self._folder.turn():
+                self._say(gone)
+            self._alarm("sockets_removed", bool(gone), gone or "the sockets are there again")
         return bool(self._stages)
 
-    def _hear(self) -> None:
+    def _hear(self, awake: int) -> None:
         pids = {c.name: c.pids for c in self._children}
-        self._router.deliver(lambda _, message: self._take(from_child(message, pids)))
+        self._router.deliver(lambda _, message: self._watch.hear(from_child(message, pids), awake))
 
-    def _take(self, message: Status) -> None:
-        child = next(c for c in self._children if c.name == message.node)
-        child.hear(message)
-        if message.state == "running" and (name := f"node_died:{child.name}") in self._alarmed and child.alive:
-            self._alarm(name, False, f"{child.name} runs again")
-
-    def _watch_server(self) -> None:
-        if self._server is None:
-            return
-        now = time.monotonic_ns()
-        if now - self._server_asked_ns > SERVER_ASK_NS:
-            self._server_asked_ns = now
-            if self._server.answers():
-                self._server_seen_ns = now
-            elif now - self._server_seen_ns > SERVER_HUNG_NS:
-                self._say("the embedded Redis hangs; killed")
-                self._server.kill()
-        if not self._server.alive():
-            self._say("the embedded Redis died; starting it again")
-            self._alarm("redis_died", True, "the embedded Redis died")
-            try:
-                news = self._server.start()
-            except NodeError as exc:
-                self._say(str(exc))
-                return
-            if news:
-                self._say(news)
-            self._server_seen_ns = time.monotonic_ns()
-            self._alarm("redis_died", False, "the embedded Redis runs again")
-
-    def _progress(self, now: int) -> None:
+    def _progress(self, now: int, awake: int) -> None:
         """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
         accounts = self.accounts()
         self._note_epochs()
@@ -177,29 +157,49 @@ class Supervisor:
             self._first_ns, self._phase = now, "running"
         due = self._for_s is not None and self._first_ns and now - self._first_ns >= self._for_s * 1e9
         captures = [c for c in self._children if c.process.camera is not None]
-        ended = all(c.exit_code is not None for c in captures)
+        ended = finished(captures, self._finite, awake)
         if self._phase != "stopping" and (due or ended or self._signals):
             self._phase = "stopping"
+            for child in captures if ended else ():
+                child.cut_short = child.exit_code is None
             self._last_ns = now
-            self._stop_next(now)
+            self._stop_next(awake)
         if self._phase != "stopping":
             return
         if all(c.exit_code is not None for c in self._stages[0]):
             self._stages.pop(0)
             if self._stages:
-                self._stop_next(now)
-        elif now >= self._stop_at_ns:
+                self._stop_next(awake)
+        elif awake >= self._stop_at_ns:
             for child in self._stages[0]:
                 if child.exit_code is None:
-                    self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
-                    child.give_up()
-            self._stop_at_ns = now + int(STOP_S * 1e9)
+                    self._give_up(child)
+            self._stop_at_ns = awake + int(STOP_S * 1e9)
 
-    def _stop_next(self, now: int) -> None:
-        self._stop_at_ns = now + int(STOP_S * 1e9)
+    def _finite(self, child: Child) -> bool:
+        return self._frames is not None or is_finite(self.config.cameras[child.process.camera or ""])
+
+    def _give_up(self, child: Child) -> None:
+        """Waiting longer is no use. What a capture node leaves then may or may not have been inspected: an open gap says so."""
+        self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
+        child.give_up()
+        camera = child.process.camera
+        ring = self._ring(camera) if camera is not None else None
+        held = [row.meta for row in ring.state.rows() if row.meta is not None] if ring is not None else []
+        if camera is None or not held:
+            return
+        first = min(held, key=lambda meta: meta.frame)
+        text = f"camera {camera}: {len(held)} frames from number {first.frame} on stay in flight; whether they were inspected is not known"
+        self._say(text)
+        self._alarm(f"frames_unaccounted:{camera}", True, text)
+        gap = Gap(camera=camera, epoch=first.epoch, first=first.frame, last=None, reason="capture_died", at_ns=time.time_ns())
+        self._outbox.submit(gap, time.monotonic_ns())
+
+    def _stop_next(self, awake: int) -> None:
+        self._stop_at_ns = awake + int(STOP_S * 1e9)
         for child in self._stages[0]:
             if child.exit_code is None:
-                child.stop()
+                child.stop(awake)
 
     def accounts(self) -> dict[str, Account]:
         """Every camera's ledger, read from its ring: true even when its capture node is dead."""
@@ -229,8 +229,8 @@ class Supervisor:
     def _duration_s(self) -> float:
         return ((self._last_ns or time.monotonic_ns()) - self._first_ns) / 1e9 if self._first_ns else 0.0
 
-    def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
-        now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase)
+    def _publish_status(self, tick: Callable[[dict[str, Any]], None], awake: int) -> None:
+        now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase, awake)
         now["refused"] = self._router.refused + self._outbox.dealer.refused
         try:
             write_private(self.config.state / "status.json", msgspec.json.encode(now))
@@ -240,15 +240,15 @@ class Supervisor:
             self._mute = True
         tick(now)
 
-    def _alarm(self, name: str, active: bool, text: str) -> None:
-        (self._alarmed.add if active else self._alarmed.discard)(name)
+    def _send_alarm(self, name: str, active: bool, text: str) -> None:
         alarm = Alarm(name=name, active=active, text=text, at_ns=time.time_ns())
         self._outbox.submit(alarm, time.monotonic_ns())
 
     def _finish(self, tick: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        self._hear()
+        awake = self._clock.turn()
+        self._hear(awake)
         self._phase = "ended"
-        self._publish_status(tick)
+        self._publish_status(tick, awake)
         return summary(self.config, self._children, self.accounts(), self._epochs, self._duration_s(), self.url)
 
     def _close(self) -> None:
@@ -259,6 +259,7 @@ class Supervisor:
             self._server.stop()
         self._router.close()
         self._outbox.dealer.close()
+        self._folder.close()
         os.close(self._lock)
 
 

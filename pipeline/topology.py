@@ -1,4 +1,4 @@
-"""Configuration -> processes: their names, what each runs, and where their sockets lie. Pure but for ``runtime_dir``.
+"""Configuration -> processes: their names, what each runs, and where their sockets lie. Pure but for the runtime folder.
 
 Entry points are names, resolved in the child: pipeline imports no node.
 """
@@ -71,6 +71,12 @@ def frame_rate(camera: Camera, height: int | None = None) -> float | None:
     return None
 
 
+def is_finite(camera: Camera) -> bool:
+    """Whether the source ends by itself."""
+    url = SourceUrl.parse(camera.source)
+    return url.scheme != "sim" and url.options.get("loop") != "true"
+
+
 def credits_for(config: Config, camera: str) -> int:
     """Frames of one camera that a worker asks for: at least two batches' worth, at most half of the ring."""
     tiles = 1
@@ -115,13 +121,20 @@ class Endpoints:
 
 
 def runtime_dir(config: Config) -> Path:
-    """A short private folder (0700) for the line's sockets; the same for every process of the line.
+    """A short private folder (0700) for the line's sockets; nodes that are run one by one meet there.
 
     ipc paths are limited to 107 bytes, so it does not lie under ``state_dir``. Raises ``ConfigError`` if the folder
     belongs to somebody else.
     """
-    folder = Path("/tmp") / f"linepipe-{os.getuid()}" / config.digest()
-    for path in (folder.parent, folder):
+    return make_private(Path("/tmp") / f"linepipe-{os.getuid()}" / config.digest())
+
+
+def make_private(folder: Path) -> Path:
+    """Make a folder (0700) below /tmp/linepipe-UID, and what lies between, where missing.
+
+    Raises ``ConfigError`` unless all of them are ours alone.
+    """
+    for path in [p for p in reversed((folder, *folder.parents)) if f"linepipe-{os.getuid()}" in p.parts]:
         try:
             path.mkdir(mode=0o700, exist_ok=True)
         except FileExistsError:  # something else: refused below

@@ -6,6 +6,7 @@ queues: whoever needs an answer keeps the message until the answer comes, so clo
 
 import logging
 import math
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,12 @@ from typing import Any
 import zmq
 
 from pipeline.errors import ConfigError, ProtocolError
+from pipeline.topology import make_private
 from pipeline.wire import Message, decode, encode
 
 MAX_PARTS = 3
 MAX_PART_BYTES = 1 << 30
+LOOK_NS = 1_000_000_000
 _HWM = 10_000  # a backstop; credits bound what is under way
 
 
@@ -58,9 +61,12 @@ class Router(_Socket):
     def __init__(self, endpoint: str, *, context: "zmq.Context[zmq.Socket[bytes]] | None" = None) -> None:
         super().__init__(zmq.ROUTER, context)
         self._socket.setsockopt(zmq.ROUTER_HANDOVER, 1)
+        self._endpoint = endpoint
+        self._path = Path(endpoint.removeprefix("ipc://")) if endpoint.startswith("ipc://") else None
+        self._next_look_ns = 0
         try:
-            if endpoint.startswith("ipc://"):
-                Path(endpoint.removeprefix("ipc://")).unlink(missing_ok=True)
+            if self._path is not None:
+                self._path.unlink(missing_ok=True)
             self._socket.bind(endpoint)
         except zmq.ZMQError as exc:
             self.close()
@@ -68,6 +74,7 @@ class Router(_Socket):
 
     def receive(self) -> Iterator[tuple[bytes, Message, list[memoryview]]]:
         """Everything that has arrived: (address, message, further parts). Garbage is counted and passed over."""
+        self._keep()
         while (parts := self._receive()) is not None:
             try:
                 if not 2 <= len(parts) <= MAX_PARTS + 1:
@@ -87,6 +94,22 @@ class Router(_Socket):
     def send(self, address: bytes, message: Message, payload: tuple[Any, ...] = ()) -> None:
         """Queue for one peer; a peer that is gone gets nothing, its lease or its retry puts that right."""
         self._socket.send_multipart([address, encode(message), *payload], zmq.DONTWAIT, copy=not payload)
+
+    def _keep(self) -> None:
+        """Look now and then whether the socket's file is still there; without it nobody new can connect."""
+        now = time.monotonic_ns()
+        if self._path is None or now < self._next_look_ns:
+            return
+        self._next_look_ns = now + LOOK_NS
+        if self._path.exists():
+            return
+        try:
+            make_private(self._path.parent)
+            self._socket.bind(self._endpoint)  # beside the old one, whose connections live on
+        except (ConfigError, OSError, zmq.ZMQError) as exc:
+            logging.getLogger(__name__).error("the socket %s was removed and cannot be made anew: %s", self._path, exc)
+        else:
+            logging.getLogger(__name__).warning("the socket %s was removed; it is made anew", self._path)
 
 
 class Dealer(_Socket):

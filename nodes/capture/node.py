@@ -7,7 +7,7 @@ from nodes.capture.fates import Fates
 from nodes.capture.folder import FolderSource
 from nodes.capture.sim.source import StripSource
 from nodes.capture.sim.truth import TruthFile
-from nodes.capture.source import Source
+from nodes.capture.source import NoSource, Source
 from pipeline.config import Camera
 from pipeline.dispatch import Dispatcher
 from pipeline.frame import Coverage, FrameMeta, Gap, Verdict
@@ -33,7 +33,10 @@ def capture(node: Node) -> None:
     fd = new_memfd("linepipe-ring") if node.ring_fd is None else node.ring_fd
     left = Ring.adopt(fd)
     epoch = uuid.uuid4().hex
-    source = open_source(node, camera, epoch, None if left is None else left.state.next_frame)
+    if left is not None and node.stopping:
+        source: Source = NoSource()
+    else:
+        source = open_source(node, camera, epoch, None if left is None else left.state.next_frame)
     work = _Capture(node, source, left or Ring.create(fd, camera.slots, source.slot_bytes), epoch)
     try:
         while work.turn():

@@ -18,6 +18,23 @@ class Shot(msgspec.Struct, frozen=True, kw_only=True):
     """Why there is nothing to inspect, from ``INVALID_REASONS``; empty: all is well."""
 
 
+class NoSource:
+    """For a capture node that only finishes what an earlier one left in the ring: its source need not work any more."""
+
+    slot_bytes = 0
+    size: tuple[int, int] | None = None
+    fps: float | None = None
+
+    def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
+        return None
+
+    def has(self, frame: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
 class Source(Protocol):
     """One camera. Frames come in order; pace and loss are the caller's business."""
 

@@ -23,7 +23,7 @@ IDLE_MS = 50.0
 
 def inspect(node: Node) -> None:
     """Entry point: preprocess and infer joined in memory, frames straight from every camera's ring."""
-    loaded = load_engine(node.config)
+    loaded = load_engine(node.config, node.model)
     preprocess: Preprocess = resolve(PREPROCESS)(node.config, loaded.model.recipe, node.log)
     outbox = Outbox(node.endpoints.publish)
     judge = Judge(node.config, loaded, outbox)
@@ -53,7 +53,7 @@ def inspect(node: Node) -> None:
 
 def infer(node: Node) -> None:
     """Entry point: tiles come over ZeroMQ from a preprocess node."""
-    loaded = load_engine(node.config)
+    loaded = load_engine(node.config, node.model)
     outbox = Outbox(node.endpoints.publish)
     judge = Judge(node.config, loaded, outbox)
     todo: deque[Pending] = deque()

@@ -12,7 +12,7 @@ from pipeline.dispatch import Dispatcher
 from pipeline.errors import ProtocolError
 from pipeline.intake import Intake, Leased
 from pipeline.leases import LeaseTable, Slot
-from pipeline.model_file import find_model, read_model
+from pipeline.model_file import find_model, read_model, same_model
 from pipeline.node_main import Node
 from pipeline.senders import from_worker
 from pipeline.stage import Pixels, TiledFrame
@@ -35,7 +35,9 @@ def preprocess(node: Node) -> None:
 class _Preprocess:
     def __init__(self, node: Node) -> None:
         self._node = node
-        model = read_model(find_model(node.config.infer.model))
+        path = find_model(node.config.infer.model)
+        same_model(path, node.model)
+        model = read_model(path)
         self._preprocess = make_preprocess(node.config, model.recipe, node.log)
         self._todo: deque[Leased] = deque()
         self._intakes = [

@@ -14,11 +14,21 @@ from pipeline.topology import find_process
 @click.argument("config", type=click.Path(path_type=Path))
 @OVERRIDES
 @click.option("--ring-fd", type=int, hidden=True, help="Descriptor of the camera's ring, inherited from the supervisor.")
+@click.option("--sockets", type=click.Path(path_type=Path), hidden=True, help="Folder of the sockets of the run it belongs to.")
+@click.option("--model", hidden=True, help="Digest of the model file with which the run began.")
 @click.option("--frames", type=click.IntRange(1), help="Stop after this many frames (capture nodes).")
 @click.option("--drain", is_flag=True, hidden=True, help="Finish what an earlier life left, take nothing new.")
 @click.pass_context
 def node(
-    ctx: click.Context, name: str, config: Path, overrides: tuple[str, ...], ring_fd: int | None, frames: int | None, drain: bool
+    ctx: click.Context,
+    name: str,
+    config: Path,
+    overrides: tuple[str, ...],
+    ring_fd: int | None,
+    sockets: Path | None,
+    model: str | None,
+    frames: int | None,
+    drain: bool,
 ) -> None:
     """Run one node of a line in this process, as `linepipe run` does for each.
 
@@ -27,4 +37,5 @@ def node(
     Example: linepipe node inspect deploy/line1.yaml
     """
     settings = read_config(config, overrides)
-    ctx.exit(run_node(settings, find_process(settings, name), ring_fd=ring_fd, frames=frames, drain=drain))
+    process = find_process(settings, name)
+    ctx.exit(run_node(settings, process, sockets=sockets, ring_fd=ring_fd, frames=frames, model=model, drain=drain))

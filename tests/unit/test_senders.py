@@ -7,10 +7,10 @@ from typing import Any
 import msgspec
 import pytest
 
+from pipeline import ledger
 from pipeline.config import Camera, Config, Infer
 from pipeline.errors import ProtocolError
 from pipeline.frame import Alarm, Coverage, Defect, FrameMeta, FrameRef, Gap, ModelId, Verdict
-from pipeline.ledger import FATES, NOTHING_YET, account
 from pipeline.senders import Facts, from_child, from_client, from_worker
 from pipeline.wire import VERSION, Ack, Durable, End, Frame, Held, Message, Ready, Status, Submit, decode, encode
 from tests.unit.frames import meta
@@ -23,7 +23,7 @@ STATUS = Status(node="publish", pid=7, boot="b", state="running", progress=3, fa
 DEFECT = Defect(label="l", score=0.5, scores={"l": 0.5}, box_px=(0, 0, 1, 1), png=b"\x89PNG")
 VERDICT = Verdict(meta=meta(0), attempt=1, model=ModelId(name="m", digest="d"), tiles=1, defects=(DEFECT,))
 GAP = Gap(camera="top", epoch="e", first=3, last=5, reason="full", at_ns=1)
-ACCOUNT = NOTHING_YET
+ACCOUNT = ledger.NOTHING_YET
 COVERAGE = Coverage(camera="top", epoch="e", number=1, account=ACCOUNT, at_ns=1)
 ALARM = Alarm(name="n", active=True, text="t", at_ns=1)
 HUGE, LONG = 1 << 63, "x" * 100_000
@@ -148,7 +148,7 @@ def test_what_nodes_say_is_taken() -> None:
 
 def test_a_full_ledger_fits() -> None:
     """Every reason there is, at once."""
-    found = account(1000, range(1, len(FATES) + 1))
+    found = ledger.account(1000, range(1, len(ledger.FATES) + 1))
 
     assert client(Submit(record=change(COVERAGE, account=found))).account == found
 

@@ -19,19 +19,22 @@ SECOND = 1_000_000_000
 def test_the_first_restart_is_almost_immediate_and_a_storm_is_slow() -> None:
     backoff = Backoff()
 
-    waits = [backoff.died(k * SECOND) for k in range(12)]
+    waits = [backoff.died(SECOND) for _ in range(30)]
 
     assert waits[0] <= 0.1
     assert waits == sorted(waits)
     assert waits[-1] == MOST_S
-    assert backoff.storm
+    assert backoff.storm()
 
 
-def test_a_quiet_minute_forgives() -> None:
+def test_a_minute_of_running_forgives_but_a_minute_of_waiting_does_not() -> None:
     backoff = Backoff()
-    for k in range(6):
-        backoff.died(k * SECOND)
+    for _ in range(6):
+        backoff.died(0)
 
+    assert backoff.storm()
+    assert not backoff.storm(61 * SECOND)
+    assert backoff.died(SECOND) > 1
     assert backoff.died(100 * SECOND) <= 0.1
 
 

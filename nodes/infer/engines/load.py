@@ -1,16 +1,19 @@
 """The configured model in the configured engine, tried on golden tiles before a line relies on it."""
 
 import logging
-import shutil
 from pathlib import Path
 
 from nodes.infer.engines.contract import Engine
 from nodes.infer.engines.golden import WrongAnswerError
+from nodes.infer.engines.kept import clear, with_kept_code
 from pipeline.config import Config
 from pipeline.device import has_cuda
 from pipeline.errors import ConfigError, NodeError
 from pipeline.frame import ModelId
-from pipeline.model_file import Model, find_model, read_model
+from pipeline.model_file import Model, find_model, read_model, same_model
+
+KEPT = "inductor"
+"""Folder of compiled code under ``cache``."""
 
 
 class Loaded:
@@ -21,15 +24,15 @@ class Loaded:
         self.id = ModelId(name=model.name, digest=digest)
 
 
-def load_engine(config: Config) -> Loaded:
+def load_engine(config: Config, began_with: str | None = None) -> Loaded:
     """Load, run the smallest and the largest batch, and compare with the known answers.
 
-    Raises ``ConfigError`` for a model that cannot be used, ``NodeError`` for an engine that does not work here.
+    ``began_with``: digest of the model with which the line began; None: any will do. Raises ``ConfigError`` for a model
+    that cannot be used, ``NodeError`` for another one than that, or an engine that does not work here.
     """
-    from ilcs_model.info import digest
-
     path = find_model(config.infer.model)
-    model, sha = read_model(path), digest(path)
+    sha = same_model(path, began_with)
+    model = read_model(path)
     kind = config.infer.engine if config.infer.engine != "auto" else _best()
     return Loaded(open_engine(kind, path, config.state / "engines", config.infer.max_batch), model, sha)
 
@@ -42,18 +45,29 @@ def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
     from ilcs_model.errors import ModelFileError
     from ilcs_model.info import digest, read_info
 
-    try:
-        engine = _open(kind, path, digest(path), read_info(path).recipe.size_px, cache, max_batch)
+    def make() -> Engine:
+        try:
+            engine = _open(kind, path, digest(path), read_info(path).recipe.size_px, cache, max_batch)
+        except ModelFileError as exc:
+            raise ConfigError(str(exc)) from exc
         for count in (1, max_batch):
             engine.golden.check(engine, count)
-    except ModelFileError as exc:
-        raise ConfigError(str(exc)) from exc
+        return engine
+
+    try:
+        return with_kept_code(cache / KEPT, make, _forget_compiled) if kind == "compiled" else make()
     except WrongAnswerError:
-        shutil.rmtree(cache, ignore_errors=True)  # what is kept there may be why: the next start makes it anew
+        clear(cache)  # what is kept there may be why: the next start makes it anew
         raise
     except RuntimeError as exc:  # torch's or OpenVINO's own: no memory, a broken driver, a compiler that fails
         raise NodeError(f"the model does not run here: {exc}. Look at the device, or choose another infer.engine") from exc
-    return engine
+
+
+def _forget_compiled() -> None:
+    import torch
+
+    torch._dynamo.reset()
+    torch._inductor.utils.clear_caches()  # libraries that are loaded, by name
 
 
 def _open(kind: str, path: Path, sha: str, side: int, cache: Path, max_batch: int) -> Engine:

@@ -1,0 +1,112 @@
+"""What a supervisor does about processes that die: say it, one alarm for it, start them again."""
+
+from collections.abc import Callable
+
+from pipeline.backoff import Backoff
+from pipeline.child import Child
+from pipeline.embedded import EmbeddedServer
+from pipeline.errors import ConfigError, NodeError
+from pipeline.wire import Status
+
+ASK_NS = 2_000_000_000
+HUNG_NS = 10_000_000_000
+GONE_S = 30.0
+Say = Callable[[str], None]
+Alarm = Callable[[str, bool, str], None]
+"""Name, whether it is on, text."""
+
+
+class Alarms:
+    """Passes on only what changes: one alarm when trouble begins, one when it ends."""
+
+    def __init__(self, send: Alarm) -> None:
+        self._send = send
+        self._on: set[str] = set()
+
+    def __call__(self, name: str, active: bool, text: str) -> None:
+        if active != (name in self._on):
+            (self._on.add if active else self._on.discard)(name)
+            self._send(name, active, text)
+
+
+class NodeWatch:
+    """The nodes of a line. None is ever given up: one that cannot work is tried again, seen in status and alarms."""
+
+    def __init__(self, children: list[Child], say: Say, alarm: Alarm) -> None:
+        self._by_name = {c.name: c for c in children}
+        self._say, self._alarm = say, alarm
+
+    def hear(self, status: Status, now_ns: int) -> None:
+        """Take a heartbeat of one of them."""
+        child = self._by_name[status.node]
+        child.hear(status, now_ns)
+        if child.alive and not child.reason:
+            self._alarm(f"node_died:{child.name}", False, f"{child.name} runs again")
+
+    def turn(self, now_ns: int, *, started: bool) -> None:
+        """Reap and restart. Raises ``ConfigError`` for a node that its configuration keeps from ever running.
+
+        ``started``: whether the line has run; from then on a configuration that no longer works is a fault like others.
+        """
+        for child in self._by_name.values():
+            if (news := child.check(now_ns)) is not None:
+                self._say(news)
+                self._alarm(f"node_died:{child.name}", True, news)
+            if child.refused and not started:
+                raise ConfigError(f"{child.name} cannot run; see its message above")
+            storm = child.storm(now_ns)
+            text = f"{child.name} keeps dying: {child.reason}" if storm else f"{child.name} has run for a minute"
+            self._alarm(f"node_storm:{child.name}", storm, text)
+
+
+def finished(captures: list[Child], finite: Callable[[Child], bool], now_ns: int) -> bool:
+    """Whether no camera has more to give: each has ended, but for finite sources that are gone for good.
+
+    A replay of many folders is not kept from its end by one that was removed; one that waits for a live camera goes on.
+    """
+    going = [c for c in captures if c.exit_code is None]
+    return len(going) < len(captures) and all(finite(c) and c.down_s(now_ns) > GONE_S for c in going)
+
+
+class ServerWatch:
+    """The embedded server: started again when it dies, killed when it hangs."""
+
+    def __init__(self, server: EmbeddedServer, say: Say, alarm: Alarm) -> None:
+        self._server, self._say, self._alarm = server, say, alarm
+        self._backoff = Backoff()
+        self._seen_ns = self._asked_ns = self._start_at_ns = 0
+        self._since_ns = 0
+
+    def turn(self, now_ns: int) -> None:
+        """Ask it now and then; times are awake times: a supervisor that was stopped does not blame the server."""
+        if self._server.alive():
+            self._ask(now_ns)
+        if not self._server.alive() and now_ns >= self._start_at_ns:
+            self._say("the embedded Redis died; starting it again")
+            self._alarm("redis_died", True, "the embedded Redis died")
+            self._start(now_ns)
+
+    def _ask(self, now_ns: int) -> None:
+        self._since_ns = self._since_ns or now_ns
+        self._seen_ns = self._seen_ns or now_ns
+        if now_ns - self._asked_ns <= ASK_NS:
+            return
+        self._asked_ns = now_ns
+        if self._server.answers():
+            self._seen_ns = now_ns
+        elif now_ns - self._seen_ns > HUNG_NS:
+            self._say("the embedded Redis hangs; killed")
+            self._server.kill()
+
+    def _start(self, now_ns: int) -> None:
+        wait_s = self._backoff.died(self._seen_ns - self._since_ns)
+        self._start_at_ns = now_ns + int(wait_s * 1e9)
+        self._since_ns = self._seen_ns = 0
+        try:
+            news = self._server.start()
+        except (NodeError, OSError) as exc:
+            self._say(f"{exc}; trying again in {wait_s:.1f} s")
+            return
+        if news:
+            self._say(news)
+        self._alarm("redis_died", False, "the embedded Redis runs again")
