@@ -55,7 +55,7 @@ class Child:
 
     def start(self) -> None:
         command = [*self._command, "--drain"] if self._stopping else self._command
-        self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True)
+        self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True, pass_fds=self._fds, close_fds=True)
         self.state = "starting"
         self._seen_ns = time.monotonic_ns()
         self._progress = -1

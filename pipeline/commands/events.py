@@ -16,7 +16,7 @@ from pipeline.embedded import EmbeddedServer, running_url
 from pipeline.errors import LinepipeError
 from pipeline.events import TYPES
 from pipeline.secret import redis_password
-from pipeline.supervisor import is_running
+from pipeline.state_lock import is_running
 
 
 @click.command()

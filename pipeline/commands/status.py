@@ -10,7 +10,7 @@ import click
 from pipeline.commands.options import read_config, with_config
 from pipeline.config import Config
 from pipeline.errors import LinepipeError
-from pipeline.supervisor import is_running
+from pipeline.state_lock import is_running
 
 REFRESH_S = 0.5
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import printable
+from pipeline.output import printable
 from pipeline.model_file import find_model
 
 if TYPE_CHECKING:
