@@ -1,16 +1,14 @@
 """The command ``linepipe``: a table of commands, each loaded only when it is called, and the exit codes."""
 
-import errno
 import importlib
 import io
-import os
-import select
 import sys
 from typing import Any
 
 import click
 
 from pipeline.errors import LinepipeError
+from pipeline.stdio import StdoutError, complain, finish_output, prepare_output, to_stderr
 
 COMMANDS = {
     "run": ("pipeline.commands.run:run", "Run a line until its sources end, the time is up, or Ctrl-C."),
@@ -40,14 +38,6 @@ class _Lazy(click.Group):
         command: click.Command = getattr(importlib.import_module(module), name)
         return command
 
-    def invoke(self, ctx: click.Context) -> Any:
-        try:
-            return super().invoke(ctx)
-        except BrokenPipeError:  # the reader has enough, as in `linepipe events ... | head`
-            if _output_error() is None:
-                raise
-            return 0
-
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         with formatter.section("Commands"):
             formatter.write_dl([(name, text) for name, (_, text) in COMMANDS.items()])
@@ -64,71 +54,21 @@ def linepipe() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the console script. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
-    _prepare_output()
+    prepare_output()
     try:
         code: Any = linepipe.main(args, standalone_mode=False)
     except LinepipeError as exc:
         code = exc.exit_code
-        _complain(str(exc))
+        complain(str(exc))
     except click.ClickException as exc:
         code = exc.exit_code
         exc.show(text := io.StringIO())
-        _to_stderr(text.getvalue())
+        to_stderr(text.getvalue())
     except (KeyboardInterrupt, click.Abort):
         code = 130
-        _complain("interrupted")
-    except OSError:
-        if _output_error() is None:
-            raise
+        complain("interrupted")
+    except SystemExit as exc:
+        code = exc.code
+    except StdoutError:
         code = 0
-    sys.exit(_finish_output(code if isinstance(code, int) else 0))
-
-
-def _prepare_output() -> None:
-    """Have descriptors 0 to 2 open, so that no file of ours takes their place, and print whatever the encoding cannot."""
-    while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
-        os.set_inheritable(fd, True)
-    os.close(fd)
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
-
-def _output_error() -> OSError | None:
-    """Why stdout cannot be written: what could not stays in its buffer."""
-    try:
-        if sys.stdout is not None:
-            sys.stdout.flush()
-    except OSError as exc:
-        return exc
-    return None
-
-
-def _finish_output(code: int) -> int:
-    """Flush stdout and stderr; the exit code with what comes of it. A reader who has enough, as ``head``, is no error."""
-    error = _output_error()
-    if error is not None and error.errno != errno.EPIPE:
-        _complain(f"stdout cannot be written: {error.strerror}")
-        code = code or 1
-    for stream in (sys.stdout, sys.stderr):
-        try:
-            if stream is not None:
-                stream.flush()
-        except OSError:  # said above, or there is nowhere to say it; or the interpreter tries again and ends with code 120
-            os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
-    return code
-
-
-def _complain(text: str) -> None:
-    _to_stderr(f"linepipe: {text}\n")
-
-
-def _to_stderr(text: str) -> None:
-    """Where stderr is closed, full or hangs for a second, the exit code alone must do."""
-    ready = select.poll()
-    ready.register(2, select.POLLOUT)
-    try:
-        if ready.poll(1000):
-            os.write(2, text.encode(getattr(sys.stderr, "encoding", None) or "utf-8", "backslashreplace"))
-    except OSError:
-        return
+    sys.exit(finish_output(code if isinstance(code, int) else 0))

@@ -23,11 +23,11 @@ class Events:
     """The events of one line's stream."""
 
     def __init__(self, url: str, stream: str, password: str | None = None) -> None:
-        self._url, self._stream = url, stream
+        self._url, self.name = url, stream
         self.odd = 0
         """Entries that were passed over, for they are no events."""
         self.last_odd = ""
-        self.position = "0-0"
+        self.position: str | None = None
         """Id of the entry read last, an odd one too."""
         self._reading: tuple[Any, Replies] | None = None
         self._redis: Any = redis.Redis.from_url(
@@ -52,7 +52,7 @@ class Events:
 
     def read(self, first_id: str = "-", last_id: str = "+") -> Iterator[dict[str, Any]]:
         """Every event from stream id ``first_id`` to ``last_id``, both included, oldest first."""
-        while page := self._ask("XRANGE", self._stream, first_id, last_id, "COUNT", PAGE):
+        while page := self._ask("XRANGE", self.name, first_id, last_id, "COUNT", PAGE):
             yield from self._events(page)
             first_id = "(" + _id(page[-1])
 
@@ -61,16 +61,16 @@ class Events:
         if first_id == "$":
             first_id = self.last_id()
         while True:
-            found = self._ask("XREAD", "COUNT", PAGE, "BLOCK", block_ms, "STREAMS", self._stream, first_id)
+            found = self._ask("XREAD", "COUNT", PAGE, "BLOCK", block_ms, "STREAMS", self.name, first_id)
             if not found:
                 yield None
                 continue
             yield from self._events(found[0][1])
-            first_id = self.position
+            first_id = self.position or first_id
 
     def last_id(self) -> str:
         """Id of the newest entry; ``0-0`` for an empty stream."""
-        newest = self._ask("XREVRANGE", self._stream, "+", "-", "COUNT", 1)
+        newest = self._ask("XREVRANGE", self.name, "+", "-", "COUNT", 1)
         return _id(newest[0]) if newest else "0-0"
 
     def _events(self, entries: list[Any]) -> Iterator[dict[str, Any]]:

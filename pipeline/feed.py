@@ -63,9 +63,8 @@ class Feed:
         self._trouble = trouble
 
     def _new_lines(self, events: Events) -> list[str]:
-        events.position = self._last_id
         found = list(itertools.islice(events.read(f"({self._last_id}"), EVENTS_LOOKED_AT))
-        self._last_id = events.position if len(found) < EVENTS_LOOKED_AT else events.last_id()
+        self._last_id = events.last_id() if len(found) == EVENTS_LOOKED_AT else events.position or self._last_id
         lines = [event_line(event) for event in found if event["type"] != "coverage"]
         more = len(lines) - EVENTS_PER_LOOK
         shown = lines[:EVENTS_PER_LOOK] + ([f"  ... and {more} more events"] if more > 0 else [])

@@ -2,14 +2,13 @@
 
 import contextlib
 import json
-import os
-import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
 import click
 
-from pipeline.client import Events
+from pipeline.client import Events, RedisUnreachableError
 from pipeline.commands.options import read_config, with_config
 from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer, running_url
@@ -17,6 +16,10 @@ from pipeline.errors import LinepipeError
 from pipeline.events import TYPES
 from pipeline.secret import redis_password
 from pipeline.state_lock import is_running
+from pipeline.stdio import complain
+
+
+RETRY_S = 1.0
 
 
 @click.command()
@@ -27,27 +30,53 @@ from pipeline.state_lock import is_running
 def events(config: Path, overrides: tuple[str, ...], follow: bool, which: str, kinds: tuple[str, ...]) -> None:
     """Print a line's events as JSON lines, oldest first, and exit.
 
-    With `redis: embedded` it works while the line runs and after it has ended.
+    With `redis: embedded` it works while the line runs and after it has ended; --follow waits for a line that does not run,
+    and for a Redis that is away. Entries of the stream that are no events are left out and counted on stderr.
 
     Example: linepipe events deploy/line1.yaml --run last --type defect
     """
     settings = read_config(config, overrides)
     first = _first_id(settings) if which == "last" else "-"
-    with _url(settings) as url, Events(url, settings.stream, redis_password(settings)) as stream:
-        try:
-            _dump(stream, first, kinds, follow=follow)
-        except BrokenPipeError:  # the reader has enough, as in `linepipe events ... | head`
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _dump(stream: Events, first: str, kinds: tuple[str, ...], *, follow: bool) -> None:
-    last = stream.last_id()
-    for event in stream.read(first, last):
-        _print(event, kinds)
+    with _open(settings) as stream:
+        last = stream.last_id()
+        for event in stream.read(first, last):
+            _print(event, kinds)
+        _say_odd(stream, 0)
     if follow:
-        for found in stream.follow(last):
-            if found is not None:
-                _print(found, kinds)
+        _follow(settings, last, kinds)
+
+
+def _follow(settings: Config, position: str, kinds: tuple[str, ...]) -> None:
+    """Events behind stream id ``position`` as they come; a Redis that goes away is waited for."""
+    away = False
+    while True:
+        _wait_for_line(settings)
+        odd = 0
+        try:
+            with _open(settings) as stream:
+                for found in stream.follow(position):
+                    away = False
+                    position = stream.position or position
+                    odd = _say_odd(stream, odd)
+                    if found is not None:
+                        _print(found, kinds)
+        except RedisUnreachableError as exc:
+            if not away:
+                complain(f"{exc}; waiting for it")
+            away = True
+            time.sleep(RETRY_S)
+
+
+def _wait_for_line(settings: Config) -> None:
+    """Until the line runs that has the embedded server."""
+    while settings.publish.redis == "embedded" and not (is_running(settings.state) and running_url(settings.state)):
+        time.sleep(RETRY_S)
+
+
+def _say_odd(stream: Events, said: int) -> int:
+    if stream.odd > said:
+        complain(f"{stream.odd - said} entries of {stream.name} are no events; the last: {stream.last_odd}")
+    return stream.odd
 
 
 def _print(event: dict[str, object], kinds: tuple[str, ...]) -> None:
@@ -69,22 +98,24 @@ def _first_id(settings: Config) -> str:
 
 
 @contextlib.contextmanager
-def _url(settings: Config) -> Iterator[str]:
-    """URL of the line's Redis; an embedded server whose line has ended is started for as long as this takes."""
+def _open(settings: Config) -> Iterator[Events]:
+    """The line's events; an embedded server whose line has ended is started for as long as this takes."""
+    server = None
     if settings.publish.redis != "embedded":
-        yield settings.publish.redis
-        return
-    if is_running(settings.state):
+        url: str | None = settings.publish.redis
+    elif is_running(settings.state):
         url = running_url(settings.state)
         if url is None:
             raise LinepipeError(f"line {settings.line} is starting; try again in a moment")
-        yield url
-        return
-    if not (settings.state / "redis").is_dir():
-        raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`")
-    server = EmbeddedServer(settings.state)
-    server.start()
+    else:
+        if not (settings.state / "redis").is_dir():
+            raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`")
+        server = EmbeddedServer(settings.state)
+        server.start()
+        url = server.url
     try:
-        yield server.url
+        with Events(str(url), settings.stream, redis_password(settings)) as stream:
+            yield stream
     finally:
-        server.stop()
+        if server is not None:
+            server.stop()
