@@ -37,15 +37,19 @@ class Feed:
         while not self._ending.wait(wait_s):
             wait_s = LOOK_S if self._look() else RETRY_S
         self._look()
+        self._hang_up()
+
+    def _hang_up(self) -> None:
         if self._events is not None:
             self._events.__exit__()
+            self._events = None
 
     def _look(self) -> bool:
         """Show what came since the last look; False when that did not work."""
         try:
             if self._events is None:
-                self._events = self._connect()
-                self._last_id = self._events.last_id()
+                self._events, self._odd = self._connect(), 0
+                self._last_id = self._last_id or self._events.last_id()
             for line in self._new_lines(self._events):
                 self._say(line)
         except LinepipeError as exc:  # publish raises the alarm when Redis is away; this says only what it does not
@@ -58,6 +62,7 @@ class Feed:
         return False
 
     def _complain(self, trouble: str) -> None:
+        self._hang_up()  # the next server may be elsewhere
         if not self._trouble:
             self._say(f"events cannot be shown: {trouble}; the line runs on")
         self._trouble = trouble

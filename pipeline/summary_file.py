@@ -14,8 +14,6 @@ SUMMARY = "summary.json"
 def prepare_summary(path: Path) -> None:
     """Remove an earlier run's summary and see that one can be written. Raises ``ConfigError``; now, not after a long run."""
     try:
-        if path.is_dir():
-            raise ConfigError(f"--summary {path}: is a folder; name a file")
         if path.exists() and not path.is_file():  # /dev/null, a pipe
             return
         target, part = _places(path)
@@ -23,7 +21,7 @@ def prepare_summary(path: Path) -> None:
         part.unlink()
         target.unlink(missing_ok=True)
     except OSError as exc:
-        raise ConfigError(f"--summary {path}: cannot be written: {exc.strerror}") from exc
+        raise ConfigError(f"the summary {path} cannot be written: {exc.strerror}; choose another --summary or state_dir") from exc
 
 
 def write_summary(path: Path, found: dict[str, Any], *, mode: int) -> None:

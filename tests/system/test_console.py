@@ -1,6 +1,7 @@
 """What a person's terminal, pipe or disk does to the output of a line ends no line."""
 
 import fcntl
+import json
 import os
 import pty
 import re
@@ -219,3 +220,49 @@ def test_a_name_that_the_encoding_cannot_print_is_escaped(line: Line, environmen
     assert b"Traceback" not in log
     assert b"\x1b" not in log
     assert b"gap     top" in log
+
+
+def test_rates_count_the_time_that_draining_took(
+    make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    """Frames that publish makes durable only after the stop are not the work of the time before it."""
+    make_images(tmp_path / "images", 20)
+    line = make_line(cameras={"top": {"source": f"folder:{tmp_path / 'images'}", "when_full": "block"}})
+    line.start("--for", "1s")
+    line.wait_until(lambda s: s["nodes"]["publish"]["state"] == "running", "a publish node that runs")
+    line.kill("publish", signal.SIGSTOP)
+    line.wait_until(lambda s: s["phase"] == "stopping", "a line that stops")
+    stopped = time.monotonic()
+    line.wait_until(lambda s: time.monotonic() > stopped + 1.5, "a drain that takes its time")
+    line.kill("publish", signal.SIGCONT)
+
+    summary = line.finish()
+
+    top = summary["cameras"]["top"]
+    assert balanced(top)
+    assert top["inspected"] > 0
+    assert summary["duration_s"] < 1.5
+    assert summary["throughput"]["frames_per_s"] <= top["inspected"] / (summary["duration_s"] + 1.4)
+    assert summary["throughput"]["tiles_per_s"] == summary["throughput"]["frames_per_s"]
+
+
+def test_a_node_that_cannot_run_leaves_a_summary_that_says_so(line: Line) -> None:
+    (line.state / "spool").mkdir()
+    (line.state / "spool" / "events.db").mkdir()
+
+    line.start()
+    summary = line.finish(code=2)
+
+    assert "publish" in summary["error"]
+    assert not summary["spool"]["delivered"]
+    assert json.loads((line.state / SUMMARY).read_text()) == summary
+
+
+def test_a_summary_that_cannot_be_written_is_told_at_the_start(line: Line) -> None:
+    path = line.folder / "nowhere" / "s.json"
+
+    done = subprocess.run([*line.command()[:-1], str(path)], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 2
+    assert f"the summary {path} cannot be written: No such file or directory" in done.stderr
+    assert "Traceback" not in done.stderr
