@@ -119,7 +119,9 @@ class Child:
         command = bound([*self._command, "--drain"] if self._stopping else self._command)
         self._seen_ns, self._progress, self._alive_ns, self._why = now_ns, -1, 0, ""
         try:
-            self._popen = subprocess.Popen(command, stdin=subprocess.DEVNULL, start_new_session=True, pass_fds=self._fds, close_fds=True)
+            self._popen = subprocess.Popen(
+                command, stdin=subprocess.DEVNULL, stdout=2, start_new_session=True, pass_fds=self._fds, close_fds=True
+            )
         except OSError as exc:  # no memory or process left, or the program is being replaced
             return self._retry(f"could not be started: {exc.strerror}", now_ns)
         self.pids.add(self._popen.pid)

@@ -1,12 +1,14 @@
 """The command ``linepipe``: a table of commands, each loaded only when it is called, and the exit codes."""
 
 import importlib
+import io
 import sys
 from typing import Any
 
 import click
 
 from pipeline.errors import LinepipeError
+from pipeline.stdio import StdoutError, complain, finish_output, prepare_output, to_stderr
 
 COMMANDS = {
     "run": ("pipeline.commands.run:run", "Run a line until its sources end, the time is up, or Ctrl-C."),
@@ -52,19 +54,21 @@ def linepipe() -> None:
 
 def main(args: list[str] | None = None) -> None:
     """Entry point of the console script. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
+    prepare_output()
     try:
         code: Any = linepipe.main(args, standalone_mode=False)
     except LinepipeError as exc:
-        _complain(str(exc))
-        sys.exit(exc.exit_code)
+        code = exc.exit_code
+        complain(str(exc))
     except click.ClickException as exc:
-        exc.show()
-        sys.exit(exc.exit_code)
+        code = exc.exit_code
+        exc.show(text := io.StringIO())
+        to_stderr(text.getvalue())
     except (KeyboardInterrupt, click.Abort):
-        _complain("interrupted")
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _complain(text: str) -> None:
-    click.echo(f"linepipe: {text}", err=True)
+        code = 130
+        complain("interrupted")
+    except SystemExit as exc:
+        code = exc.code
+    except StdoutError:
+        code = 0
+    sys.exit(finish_output(code if isinstance(code, int) else 0))

@@ -10,6 +10,7 @@ from redis.retry import Retry
 
 from pipeline.config import Config
 from pipeline.errors import LinepipeError
+from pipeline.replies import RefusedError, Replies, TooLong
 from pipeline.secret import reader_login
 
 PAGE = 1000
@@ -24,7 +25,13 @@ class Events:
     """The events of one line's stream."""
 
     def __init__(self, url: str, stream: str, password: str | None = None) -> None:
-        self._url, self._stream = url, stream
+        self._url, self.name = url, stream
+        self.odd = 0
+        """Entries that were passed over, for they are no events."""
+        self.last_odd = ""
+        self.position: str | None = None
+        """Id of the entry read last, an odd one too."""
+        self._reading: tuple[Any, Replies] | None = None
         self._redis: Any = redis.Redis.from_url(
             url, password=password, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
         )
@@ -42,6 +49,7 @@ class Events:
         return self
 
     def __exit__(self, *_: object) -> None:
+        self._hang_up()
         self._redis.close()
 
     def ping(self) -> None:
@@ -55,25 +63,56 @@ class Events:
 
     def read(self, first_id: str = "-", last_id: str = "+") -> Iterator[dict[str, Any]]:
         """Every event from stream id ``first_id`` to ``last_id``, both included, oldest first."""
-        while page := self._call("xrange", self._stream, min=first_id, max=last_id, count=PAGE):
-            yield from map(_decode, page)
-            first_id = "(" + page[-1][0].decode()
+        while page := self._ask("XRANGE", self.name, first_id, last_id, "COUNT", PAGE):
+            yield from self._events(page)
+            first_id = "(" + _id(page[-1])
 
     def follow(self, first_id: str = "$", block_ms: int = 1000) -> Iterator[dict[str, Any] | None]:
         """Events as they come, after stream id ``first_id``; None whenever ``block_ms`` passed without one."""
+        if first_id == "$":
+            first_id = self.last_id()
         while True:
-            found = self._call("xread", {self._stream: first_id}, count=PAGE, block=block_ms)
+            found = self._ask("XREAD", "COUNT", PAGE, "BLOCK", block_ms, "STREAMS", self.name, first_id)
             if not found:
                 yield None
                 continue
-            for entry in found[0][1]:
-                first_id = entry[0].decode()
-                yield _decode(entry)
+            yield from self._events(found[0][1])
+            first_id = self.position or first_id
 
     def last_id(self) -> str:
         """Id of the newest entry; ``0-0`` for an empty stream."""
-        newest = self._call("xrevrange", self._stream, count=1)
-        return str(newest[0][0].decode()) if newest else "0-0"
+        newest = self._ask("XREVRANGE", self.name, "+", "-", "COUNT", 1)
+        return _id(newest[0]) if newest else "0-0"
+
+    def _events(self, entries: list[Any]) -> Iterator[dict[str, Any]]:
+        """Whoever may write to the stream decides what is in it: what is no event is counted."""
+        for entry in entries:
+            self.position = _id(entry)
+            try:
+                yield _decode(entry[1])
+            except (ValueError, RecursionError) as exc:
+                self.odd += 1
+                self.last_odd = f"{self.position}: {exc}"
+
+    def _ask(self, *command: str | int) -> Any:
+        """The reply to a command that reads the stream, in bounded memory."""
+        try:
+            if self._reading is None:
+                connection = self._redis.connection_pool.get_connection()
+                self._reading = connection, Replies(connection._sock)
+            connection, replies = self._reading
+            connection.send_command(*command)
+            return replies.read()
+        except RefusedError as exc:
+            raise RedisUnreachableError(f"Redis at {self._url}: {reason(exc)}") from exc
+        except (redis.RedisError, OSError, ValueError) as exc:
+            self._hang_up()
+            raise RedisUnreachableError(f"Redis at {self._url}: {reason(exc)}") from exc
+
+    def _hang_up(self) -> None:
+        if self._reading is not None:
+            self._reading[0].disconnect()
+            self._reading = None
 
     def _call(self, name: str, *args: Any, **kwargs: Any) -> Any:
         try:
@@ -82,8 +121,8 @@ class Events:
             raise RedisUnreachableError(f"Redis at {self._url}: {reason(exc)}") from exc
 
 
-def reason(exc: redis.RedisError) -> str:
-    """What a Redis error means, for a person."""
+def reason(exc: Exception) -> str:
+    """What an error means, for a person."""
     text = str(exc)
     if "HELLO must be called" in text or "NOAUTH" in text:
         return (
@@ -93,6 +132,21 @@ def reason(exc: redis.RedisError) -> str:
     return text
 
 
-def _decode(entry: tuple[bytes, dict[bytes, bytes]]) -> dict[str, Any]:
-    event: dict[str, Any] = msgspec.json.decode(entry[1][b"data"])
+def _id(entry: list[Any]) -> str:
+    try:
+        return str(entry[0].decode())
+    except (LookupError, TypeError, AttributeError, ValueError) as exc:
+        raise RedisUnreachableError("the reply is no entry of a stream") from exc
+
+
+def _decode(fields: list[bytes]) -> dict[str, Any]:
+    """The event of an entry's fields. Raises ``ValueError`` saying what is odd."""
+    if not isinstance(fields, list) or b"data" not in fields[::2]:
+        raise ValueError("it has no field `data`")
+    data = fields[2 * fields[::2].index(b"data") + 1]
+    if isinstance(data, TooLong):
+        raise ValueError("its field `data` is too long for an event")
+    event = msgspec.json.decode(data)
+    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+        raise ValueError("its field `data` is JSON, but no event")
     return event

@@ -1,87 +1,71 @@
 """What a person sees: events and news as lines, a progress line on a terminal, the ledger at the end, the status table."""
 
-import itertools
+import os
 import sys
-import time
 from typing import Any
 
 from pipeline.client import Events
 from pipeline.config import Config
-from pipeline.errors import LinepipeError
+from pipeline.feed import Feed
+from pipeline.output import Output, Relay, printable
 
-EVENTS_PER_TICK = 4  # shown; the rest is counted
-EVENTS_LOOKED_AT = 1000  # per tick
+LAST_LOOK_S = 1.0
+FLUSH_S = 1.0
+"""At the end, what a stdout or stderr that hangs is waited for."""
 
 
 class Console:
-    """Output of ``linepipe run``. A slow or absent Redis costs it its event lines, nothing else."""
+    """Output of ``linepipe run``. Nothing here blocks or raises, whatever stdout, stderr or Redis do."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._terminal = sys.stderr.isatty()
-        self._stream: Events | None = None
-        self._last_id = ""
-        self._retry_at = 0.0
+        self._stderr = os.dup(2)
+        self._terminal = os.isatty(self._stderr)
+        self._err = Output(self._stderr, _encoding(sys.stderr))
+        together = self._terminal and os.isatty(1)  # one terminal: lines and progress must not mix
+        self._out = self._err if together else Output(1, _encoding(sys.stdout), self._note_broken)
+        self._relay = Relay(self._err, self._stderr)
+        self._feed: Feed | None = None
 
     def say(self, text: str) -> None:
-        """One line of news."""
-        self._clear()
-        print(text, flush=True)
+        """News, a line for each line of text."""
+        for line in text.splitlines():
+            self._out.line(line)
 
     def tick(self, status: dict[str, Any]) -> None:
-        """Show new events; on a terminal also where things stand."""
-        for line in self._new_events():
-            self.say(line)
+        """Show where things stand on a terminal, and events from now on; with the phase ``ended`` the last of them."""
+        if self._feed is None:
+            self._feed = Feed(lambda: Events.of_line(self._config), self.say)
+        if status["phase"] in ("ended", "failed"):
+            self._feed.finish(LAST_LOOK_S)
+        elif self._terminal:
+            self._err.progress(progress_line(status))
+
+    def ledger(self, summary: dict[str, Any] | None) -> None:
+        """Print the ledger and the main figures; there are none before a line began."""
+        for line in ledger_lines(summary) if summary is not None else []:
+            self._out.line(line)
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give stderr back and let out what waits, as far as it goes."""
         if self._terminal:
-            sys.stderr.write("\r\x1b[K" + progress_line(status))
-            sys.stderr.flush()
+            self._err.progress("")
+        self._relay.close(FLUSH_S)
+        for output in {self._out, self._err}:
+            output.close(FLUSH_S)
 
-    def close(self, summary: dict[str, Any]) -> None:
-        """Print the ledger."""
-        if self._stream is not None:
-            self._stream.__exit__()
-        self._clear()
-        for line in ledger_lines(summary):
-            print(line)
-        sys.stdout.flush()
-
-    def _clear(self) -> None:
-        if self._terminal:
-            sys.stderr.write("\r\x1b[K")
-            sys.stderr.flush()
-
-    def _new_events(self) -> list[str]:
-        if time.monotonic() < self._retry_at:
-            return []
-        try:
-            if self._stream is None:
-                self._stream = Events.of_line(self._config)
-                self._last_id = self._stream.last_id()
-            newest = self._stream.last_id()
-            found = itertools.islice(self._stream.read(f"({self._last_id}", newest), EVENTS_LOOKED_AT)
-            lines = [printable(event_line(event)) for event in found if event["type"] != "coverage"]
-            self._last_id = newest
-            more = len(lines) - EVENTS_PER_TICK
-            return lines[:EVENTS_PER_TICK] + ([f"  ... and {more} more events"] if more > 0 else [])
-        except LinepipeError:
-            self._retry_at = time.monotonic() + 5.0
-            return []
+    def _note_broken(self, why: str) -> None:
+        self._err.line(
+            f"linepipe: stdout cannot be written ({why}); the line runs on, its summary goes to {self._config.state}/summary.json"
+        )
 
 
-def printable(text: str) -> str:
-    """Control characters escaped: a file name may hold anything."""
-    return "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
-
-
-def event_line(event: dict[str, Any]) -> str:
-    """One event for a person."""
-    if event["type"] == "defect":
-        where = event["source"] or (f"{event['position_m']:.3f} m" if event["position_m"] is not None else f"frame {event['frame']}")
-        return f"  defect  {event['camera']}  {where}  {event['label']}  {event['score']:.3f}  box {event['box_px']} px"
-    if event["type"] == "gap":
-        last = "?" if event["last"] is None else event["last"]
-        return f"  gap     {event['camera']}  frames {event['first']} to {last} not inspected: {event['reason']} {event['source'] or ''}"
-    return f"  alarm   {event['name']}: {event['text']}"
+def _encoding(stream: Any) -> str:
+    """A stream is None where its descriptor was closed."""
+    return getattr(stream, "encoding", None) or "utf-8"
 
 
 def progress_line(status: dict[str, Any]) -> str:
@@ -111,6 +95,8 @@ def ledger_lines(summary: dict[str, Any]) -> list[str]:
     lines.append(f"  {rate['frames_per_s']} frames/s, {rate['tiles_per_s']} tiles/s{latency}")
     if summary["restarts"]:
         lines.append("  restarts: " + ", ".join(f"{name} {n}" for name, n in summary["restarts"].items()))
+    if summary["spool"]["backlog"]:
+        lines.append(f"  {summary['spool']['backlog']} events wait in the spool for Redis")
     return lines
 
 

@@ -5,10 +5,7 @@ Stop:  captures first (each drains: its last frame is durable before it ends), t
 (which waits for Redis), then Redis. A node that dies while others drain is still restarted: they wait for it.
 """
 
-import fcntl
-import json
 import os
-import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -29,28 +26,40 @@ from pipeline.private import keep_private, private_folder, write_private
 from pipeline.ring import Ring, new_memfd
 from pipeline.ring_state import NO_EPOCH
 from pipeline.run_folder import RunFolder
+from pipeline.run_time import RunTime
 from pipeline.senders import from_child
-from pipeline.summary import status, summary
+from pipeline.signals import StopSignals
+from pipeline.state_lock import lock_state
+from pipeline.summary import shortcoming, status, summary
+from pipeline.summary_file import SUMMARY, prepare_summary, write_summary
 from pipeline.topology import PUBLISH, Endpoints, Process, is_finite, processes
 from pipeline.transport import Router, Waiter
 from pipeline.watch import Alarms, NodeWatch, ServerWatch, finished
+from pipeline.wire import Status
 
 TURN_MS = 50.0
 STATUS_NS = 500_000_000
-LOCK_TRIES = 20
 STOP_S = DRAIN_S + 10.0
+LAST_WORDS_S = 2.0
 Say = Callable[[str], None]
 
 
 class Supervisor:
     """One run of a line."""
 
-    def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
+    def __init__(
+        self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say, summary_path: Path | None = None
+    ) -> None:
         self.config, self._for_s, self._frames, self._say = config, for_s, frames, say
         keep_private()
         if changed := private_folder(config.state):
             say(changed)
-        self._lock = _lock(config.state)
+        self._lock = lock_state(config.state)
+        self._summary_paths = [config.state / SUMMARY, *([summary_path] if summary_path is not None else [])]
+        for path in self._summary_paths:
+            prepare_summary(path)
+        self.summary: dict[str, Any] | None = None
+        """There once the line has ended, in whatever way."""
         try:
             write_private(config.state / "line.json", msgspec.json.encode(config))
             write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
@@ -68,11 +77,11 @@ class Supervisor:
         self._children = [self._child(p, model, frames) for p in processes(config)]
         self._stages = _stop_order(self._children)
         self._epochs: dict[str, list[str]] = {name: [] for name in config.cameras}
-        self._first_ns = 0
-        self._last_ns = 0
+        self._time = RunTime()
         self._next_status_ns = 0
         self._stop_at_ns = 0
-        self._signals = 0
+        self._signals = StopSignals()
+        self._said_all: set[str] = set()
         self._mute = False
         self._clock = AwakeClock()
         self._alarm = Alarms(self._send_alarm)
@@ -101,12 +110,14 @@ class Supervisor:
         return self._server.url if self._server is not None else self.config.publish.redis
 
     def run(self, tick: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
-        """Run until the sources end, the time is up, or a signal comes; returns the summary.
+        """Run until the sources end, the time is up, or a signal comes; returns the summary, which then is on disk.
 
         ``tick`` is called with the status about twice a second. Raises ``LinepipeError`` if the line could not run, and
-        ``KeyboardInterrupt`` when it was told twice to stop.
+        ``KeyboardInterrupt`` when it was told twice to stop, both after the summary was written. Signals stay taken: one
+        that comes late ends nothing.
         """
-        before = {n: signal.signal(n, self._signalled) for n in (signal.SIGINT, signal.SIGTERM)}
+        self._signals.listen()
+        error: str | None = None
         try:
             if self._server is not None:
                 self._server.start()
@@ -117,29 +128,32 @@ class Supervisor:
                 child.start(self._clock.turn())
             while self._turn(tick):
                 self._waiter.wait(TURN_MS)
-            return self._finish(tick)
+            self._hear_last_words()
+            error = shortcoming(self.config, self._children, self.accounts(), self.url, told=self._signals.asked)
+        except KeyboardInterrupt:
+            error = "stopped at once by a second signal"
+            raise
+        except Exception as exc:
+            error = str(exc) if isinstance(exc, LinepipeError) else f"{type(exc).__name__}: {exc}"
+            raise
         finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-            self._close()
-
-    def _signalled(self, *_: object) -> None:
-        self._signals += 1
+            found = self._finish(error, tick)
+        return found
 
     def _turn(self, tick: Callable[[dict[str, Any]], None]) -> bool:
         """One pass; False when every process has ended."""
         now, awake = time.monotonic_ns(), self._clock.turn()
         self._hear(awake)
         self._outbox.turn(now)
-        self._watch.turn(awake, started=bool(self._first_ns))
+        self._watch.turn(awake, started=bool(self._time.first_ns))
         if self._server_watch is not None:
             self._server_watch.turn(awake)
-        if self._signals > 1:
+        if self._signals.at_once:
             raise KeyboardInterrupt
         self._progress(now, awake)
         if now >= self._next_status_ns:
             self._next_status_ns = now + STATUS_NS
-            self._publish_status(tick, awake)
+            self._publish_status(tick)
             if gone := self._folder.turn():
                 self._say(gone)
             self._alarm("sockets_removed", bool(gone), gone or "the sockets are there again")
@@ -147,22 +161,28 @@ class Supervisor:
 
     def _hear(self, awake: int) -> None:
         pids = {c.name: c.pids for c in self._children}
-        self._router.deliver(lambda _, message: self._watch.hear(from_child(message, pids), awake))
+        self._router.deliver(lambda _, message: self._take(from_child(message, pids), awake))
+
+    def _take(self, message: Status, awake: int) -> None:
+        self._watch.hear(message, awake)
+        if message.state == "ended":
+            self._said_all.add(message.node)
 
     def _progress(self, now: int, awake: int) -> None:
         """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
-        accounts = self.accounts()
         self._note_epochs()
-        if not self._first_ns and any(a.acquired for a in accounts.values()):
-            self._first_ns, self._phase = now, "running"
-        due = self._for_s is not None and self._first_ns and now - self._first_ns >= self._for_s * 1e9
+        accounts = self.accounts().values()
+        self._time.note(now, sum(a.acquired for a in accounts), sum(a.acquired - a.in_flight for a in accounts))
+        if self._phase == "starting" and self._time.first_ns:
+            self._phase = "running"
+        due = self._for_s is not None and self._time.first_ns and self._time.duration_s(now) >= self._for_s
         captures = [c for c in self._children if c.process.camera is not None]
         ended = finished(captures, self._finite, awake)
-        if self._phase != "stopping" and (due or ended or self._signals):
+        if self._phase != "stopping" and (due or ended or self._signals.asked):
             self._phase = "stopping"
             for child in captures if ended else ():
                 child.cut_short = child.exit_code is None
-            self._last_ns = now
+            self._time.stop(now)
             self._stop_next(awake)
         if self._phase != "stopping":
             return
@@ -226,11 +246,14 @@ class Supervisor:
                 return None
         return self._mapped.get(camera)
 
-    def _duration_s(self) -> float:
-        return ((self._last_ns or time.monotonic_ns()) - self._first_ns) / 1e9 if self._first_ns else 0.0
+    def _seconds(self) -> tuple[float, float]:
+        """For the duration and for the rates."""
+        now = time.monotonic_ns()
+        return self._time.duration_s(now), self._time.rate_s(now)
 
-    def _publish_status(self, tick: Callable[[dict[str, Any]], None], awake: int) -> None:
-        now = status(self.config, self._children, self.accounts(), self._duration_s(), self.url, self._phase, awake)
+    def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
+        awake = self._clock.turn()
+        now = status(self.config, self._children, self.accounts(), *self._seconds(), self.url, self._phase, awake)
         now["refused"] = self._router.refused + self._outbox.dealer.refused
         try:
             write_private(self.config.state / "status.json", msgspec.json.encode(now))
@@ -244,17 +267,35 @@ class Supervisor:
         alarm = Alarm(name=name, active=active, text=text, at_ns=time.time_ns())
         self._outbox.submit(alarm, time.monotonic_ns())
 
-    def _finish(self, tick: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-        awake = self._clock.turn()
-        self._hear(awake)
-        self._phase = "ended"
-        self._publish_status(tick, awake)
-        return summary(self.config, self._children, self.accounts(), self._epochs, self._duration_s(), self.url)
+    def _hear_last_words(self) -> None:
+        """Take in what publish said last: it may still be on its way when the process has ended."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        while PUBLISH not in self._said_all and time.monotonic() < deadline:
+            self._waiter.wait(TURN_MS)
+            self._hear(self._clock.turn())
+
+    def _finish(self, error: str | None, tick: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """End what still runs, write the summary, and only then say anything; then end Redis."""
+        try:
+            for child in self._children:
+                child.kill()
+                child.wait()
+            self._hear(self._clock.turn())
+            self._phase = "ended" if error is None else "failed"
+            accounts = self.accounts()
+            self.summary = summary(self.config, self._children, accounts, self._epochs, *self._seconds(), self.url, error)
+            for path in self._summary_paths:
+                try:
+                    write_summary(path, self.summary, mode=0o600 if path.parent == self.config.state else 0o666)
+                except OSError as exc:
+                    self._say(text := f"the summary {path} cannot be written: {exc.strerror}")
+                    self.summary["error"] = error or text
+            self._publish_status(tick)
+            return self.summary
+        finally:
+            self._close()
 
     def _close(self) -> None:
-        for child in self._children:
-            child.kill()
-            child.wait()
         if self._server is not None:
             self._server.stop()
         self._router.close()
@@ -267,40 +308,3 @@ def _stop_order(children: list[Child]) -> list[list[Child]]:
     """Groups of processes that are told to stop together: captures, then the others one by one, last started first."""
     captures = [c for c in children if c.process.camera is not None]
     return [captures, *[[c] for c in reversed(children) if c.process.camera is None]]
-
-
-def _lock(state: Path) -> int:
-    """Take the state folder for this run; the kernel gives it back when the process ends."""
-    try:
-        fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        for last in range(LOCK_TRIES):  # `is_running` of another command may have it for a moment
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                break
-            except BlockingIOError:
-                if last == LOCK_TRIES - 1:
-                    raise
-                time.sleep(0.01)
-    except BlockingIOError:
-        raise ConfigError(f"state_dir: another line runs on {state}; stop it or choose another state_dir") from None
-    except OSError as exc:
-        raise ConfigError(f"state_dir: {state} cannot be used: {exc.strerror}") from exc
-    return fd
-
-
-def is_running(state: Path) -> bool:
-    """Whether a supervisor holds this state folder."""
-    path = state / "lock"
-    if not path.exists():
-        return False
-    with path.open() as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
-            return True
-    return False
-
-
-def write_summary(path: Path, found: dict[str, Any]) -> None:
-    """Write the summary as JSON for people and programs."""
-    path.write_text(json.dumps(found, indent=2) + "\n", encoding="utf-8")

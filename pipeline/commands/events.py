@@ -2,8 +2,6 @@
 
 import contextlib
 import json
-import os
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,7 +16,10 @@ from pipeline.embedded import EmbeddedServer, running_url
 from pipeline.errors import LinepipeError
 from pipeline.events import TYPES
 from pipeline.private import check_owner, keep_private
-from pipeline.supervisor import is_running
+from pipeline.state_lock import is_running
+from pipeline.stdio import complain
+
+RETRY_S = 1.0
 
 WATCH_S = 0.2
 
@@ -31,31 +32,54 @@ WATCH_S = 0.2
 def events(config: Path, overrides: tuple[str, ...], follow: bool, which: str, kinds: tuple[str, ...]) -> None:
     """Print a line's events as JSON lines, oldest first, and exit.
 
-    With `redis: embedded` it works while the line runs and after it has ended; --follow waits for a line that does not run.
+    With `redis: embedded` it works while the line runs and after it has ended; --follow waits for a line that does not run,
+    and for a Redis that is away. Entries of the stream that are no events are left out and counted on stderr.
 
     Example: linepipe events deploy/line1.yaml --run last --type defect
     """
     settings = read_config(config, overrides)
     check_owner(settings.state)
     first = _first_id(settings) if which == "last" else "-"
-    try:
-        with _open(settings) as stream:
-            last = stream.last_id()
-            for event in stream.read(first, last):
-                _print(event, kinds)
-        if follow:
-            _follow(settings, last, kinds)
-    except BrokenPipeError:  # the reader has enough, as in `linepipe events ... | head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _follow(settings: Config, last: str, kinds: tuple[str, ...]) -> None:
-    """Events behind stream id ``last`` as they come; a line that does not run is waited for."""
-    _wait_for_line(settings)
     with _open(settings) as stream:
-        for found in stream.follow(last):
-            if found is not None:
-                _print(found, kinds)
+        last = stream.last_id()
+        for event in stream.read(first, last):
+            _print(event, kinds)
+        _say_odd(stream, 0)
+    if follow:
+        _follow(settings, last, kinds)
+
+
+def _follow(settings: Config, position: str, kinds: tuple[str, ...]) -> None:
+    """Events behind stream id ``position`` as they come; a Redis that goes away is waited for."""
+    away = False
+    while True:
+        _wait_for_line(settings)
+        odd = 0
+        try:
+            with _open(settings) as stream:
+                for found in stream.follow(position):
+                    away = False
+                    position = stream.position or position
+                    odd = _say_odd(stream, odd)
+                    if found is not None:
+                        _print(found, kinds)
+        except RedisUnreachableError as exc:
+            if not away:
+                complain(f"{exc}; waiting for it")
+            away = True
+            time.sleep(RETRY_S)
+
+
+def _wait_for_line(settings: Config) -> None:
+    """Until the line runs that has the embedded server."""
+    while settings.publish.redis == "embedded" and not (is_running(settings.state) and running_url(settings.state)):
+        time.sleep(RETRY_S)
+
+
+def _say_odd(stream: Events, said: int) -> int:
+    if stream.odd > said:
+        complain(f"{stream.odd - said} entries of {stream.name} are no events; the last: {stream.last_odd}")
+    return stream.odd
 
 
 def _print(event: dict[str, object], kinds: tuple[str, ...]) -> None:
@@ -111,9 +135,3 @@ def _give_way(server: EmbeddedServer, state: Path, done: threading.Event) -> Non
         if is_running(state):
             server.stop()
             return
-
-
-def _wait_for_line(settings: Config) -> None:
-    """Until a line with an embedded server runs."""
-    while settings.publish.redis == "embedded" and not (is_running(settings.state) and running_url(settings.state)):
-        time.sleep(WATCH_S)

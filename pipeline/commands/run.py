@@ -1,15 +1,14 @@
 """``linepipe run``"""
 
 from pathlib import Path
-from typing import Any
 
 import click
 
 from pipeline.check import check
 from pipeline.commands.options import Duration, read_config, with_config
 from pipeline.console import Console
-from pipeline.errors import ConfigError
-from pipeline.supervisor import Supervisor, write_summary
+from pipeline.errors import ConfigError, LinepipeError
+from pipeline.supervisor import Supervisor
 
 
 @click.command()
@@ -20,20 +19,20 @@ from pipeline.supervisor import Supervisor, write_summary
 def run(config: Path, overrides: tuple[str, ...], for_s: float | None, frames: int | None, summary: Path | None) -> None:
     """Run a line until its sources end, the time is up, or Ctrl-C.
 
-    The first Ctrl-C drains (every acquired frame is finished), prints the ledger and exits 0; the second stops at once.
+    The first Ctrl-C, SIGTERM or SIGHUP drains (every acquired frame is finished), writes the summary and exits 0; a second
+    Ctrl-C or SIGTERM stops at once. The summary is always in state_dir/summary.json too. A run that ends by itself and could
+    not send its events to Redis exits 1.
 
     Example: linepipe run deploy/line1.yaml --for 20s --summary summary.json
     """
     settings = read_config(config, overrides)
     if problems := check(settings):
         raise ConfigError("\n".join(f"{config}: {p}" for p in problems))
-    if summary is not None:
+    with Console(settings) as console:
+        supervisor = Supervisor(settings, for_s=for_s, frames=frames, say=console.say, summary_path=summary)
         try:
-            summary.touch()  # now, not at the end of a long run
-        except OSError as exc:
-            raise ConfigError(f"--summary {summary}: cannot be written: {exc.strerror}") from exc
-    console = Console(settings)
-    found: dict[str, Any] = Supervisor(settings, for_s=for_s, frames=frames, say=console.say).run(console.tick)
-    console.close(found)
-    if summary is not None:
-        write_summary(summary, found)
+            found = supervisor.run(console.tick)
+        finally:
+            console.ledger(supervisor.summary)
+    if found["error"] is not None:
+        raise LinepipeError(found["error"])

@@ -11,7 +11,7 @@ from pipeline.commands.options import read_config, with_config
 from pipeline.config import Config
 from pipeline.errors import LinepipeError
 from pipeline.private import check_owner
-from pipeline.supervisor import is_running
+from pipeline.state_lock import is_running
 
 REFRESH_S = 0.5
 
@@ -36,29 +36,45 @@ def status(config: Path, overrides: tuple[str, ...], follow: bool, as_json: bool
     from rich.console import Console
     from rich.live import Live
 
-    from pipeline.console import status_table
-
     console = Console()
     if not follow:
-        console.print(status_table(_read(settings)))
+        with console.capture() as capture:
+            console.print(_table(settings)[0])
+        click.echo(capture.get(), nl=False)
         return
     with Live(console=console, refresh_per_second=4) as live:
         while True:
-            found = _read(settings)
-            live.update(status_table(found))
-            if not found["running"]:
+            table, running = _table(settings)
+            live.update(table)
+            if not running:
                 return
             time.sleep(REFRESH_S)
+
+
+def _table(settings: Config) -> tuple[Any, bool]:
+    from pipeline.console import status_table
+
+    found = _read(settings)
+    try:
+        return status_table(found), found["running"]
+    except (LookupError, TypeError, ValueError, AttributeError) as exc:
+        raise LinepipeError(
+            f"{settings.state / 'status.json'} is not what this version writes ({exc!r}); it is written anew when the line runs"
+        ) from exc
 
 
 def _read(settings: Config) -> dict[str, Any]:
     check_owner(settings.state)
     path = settings.state / "status.json"
-    if not path.exists():
-        raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`")
     try:
-        found: dict[str, Any] = json.loads(path.read_bytes())
-    except ValueError as exc:
+        found = json.loads(path.read_bytes())
+        if not isinstance(found, dict):
+            raise ValueError("no object")
+    except FileNotFoundError as exc:
+        raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`") from exc
+    except OSError as exc:
+        raise LinepipeError(f"{path} cannot be read: {exc.strerror}") from exc
+    except (ValueError, RecursionError) as exc:
         raise LinepipeError(f"{path} is damaged ({exc}); it is written anew when the line runs") from exc
     found["running"] = is_running(settings.state)
     return found

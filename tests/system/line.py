@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -39,16 +40,37 @@ class Line:
         self.process: subprocess.Popen[str] | None = None
 
     def start(self, *options: str) -> None:
-        command = [*LINEPIPE, "run", str(self.config), "--summary", str(self.folder / "summary.json"), *options]
         with (self.folder / "log.txt").open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, text=True)
+            self.process = subprocess.Popen(self.command(*options), stdout=log, stderr=subprocess.STDOUT, text=True)
+
+    def command(self, *options: str) -> list[str]:
+        return [*LINEPIPE, "run", str(self.config), "--summary", str(self.folder / "summary.json"), *options]
+
+    def start_shell(self, script: str, *options: str, **environment: str) -> None:
+        """Run ``script`` in a session of its own; RUN in it stands for the command."""
+        (self.folder / "log.txt").touch()
+        script = script.replace("RUN", shlex.join(self.command(*options)))
+        self.process = subprocess.Popen(
+            ["bash", "-c", script], text=True, start_new_session=True, cwd=self.folder, env={**os.environ, **environment}
+        )
+
+    def supervisor(self) -> psutil.Process:
+        """The process of ``linepipe run``, also when a shell or ``nohup`` started it."""
+        assert self.process is not None
+        top = psutil.Process(self.process.pid)
+        for found in [top, *top.children(recursive=True)]:
+            words = found.cmdline()
+            if words[1:4] == [*LINEPIPE[1:], "run"]:
+                return found
+        raise AssertionError("no supervisor")
 
     def finish(self, code: int = 0) -> dict[str, Any]:
         """Wait for the end; returns the summary."""
         assert self.process is not None
         found = self.process.wait(90)
         assert found == code, self.log
-        return json.loads((self.folder / "summary.json").read_text()) if code == 0 else {}
+        path = self.folder / "summary.json"
+        return json.loads(path.read_text()) if path.exists() else {}
 
     def run(self, *options: str) -> dict[str, Any]:
         self.start(*options)
@@ -83,14 +105,14 @@ class Line:
     def pid(self, node: str) -> int:
         """Process of a node, found as a person would: by its command line."""
         assert self.process is not None
-        for child in psutil.Process(self.process.pid).children():
+        for child in self.supervisor().children():
             if child.status() != psutil.STATUS_ZOMBIE and f"node {node} " in " ".join(child.cmdline()):
                 return child.pid
         raise AssertionError(f"no process of node {node}")
 
     def server_pid(self) -> int:
         assert self.process is not None
-        (found,) = [c.pid for c in psutil.Process(self.process.pid).children() if "valkey-server" in " ".join(c.cmdline())]
+        (found,) = [c.pid for c in self.supervisor().children() if "valkey-server" in " ".join(c.cmdline())]
         return found
 
     @property

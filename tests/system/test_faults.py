@@ -131,15 +131,19 @@ def test_redis_may_come_late_go_and_lose_everything(make_line: Callable[..., Lin
 
 
 def test_a_redis_that_never_answers_stops_nothing(make_line: Callable[..., Line], line: Line, server: Server) -> None:
-    """The line runs and spools; the events go out when the line runs again and Redis is there."""
+    """The line runs and spools, and says at the end what waits; the events go out when it runs again and Redis is there."""
     server.kill()
     away = make_line(publish={"redis": server.url})
     assert "Redis at" in away.cli("validate", "--connect", code=1).stderr
 
-    summary = away.run()
+    away.start()
+    summary = away.finish(code=1)
 
     assert summary["cameras"]["top"]["inspected"] == FRAMES
-    assert "events stay in the spool" in away.log
+    waiting = sum(summary["events"].values())
+    assert summary["spool"] == {"backlog": waiting, "delivered": False}
+    assert f"{waiting} events wait in {away.state / 'spool'}: Redis at {server.url}" in summary["error"]
+    assert summary["error"] in away.log
     server.start()
     again = away.run()
     with Events(server.url, "linepipe:test:events") as stream:

@@ -65,7 +65,7 @@ def test_help_loads_no_command() -> None:
 
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert "['pipeline', 'pipeline.cli', 'pipeline.errors']" in done.stdout
+    assert "['pipeline', 'pipeline.cli', 'pipeline.errors', 'pipeline.stdio']" in done.stdout
 
 
 def test_importing_a_node_says_nothing_and_starts_nothing() -> None:

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from pipeline.console import printable
 from pipeline.model_file import find_model
+from pipeline.output import printable
 
 if TYPE_CHECKING:
     from torch import nn

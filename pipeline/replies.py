@@ -1,0 +1,71 @@
+"""Replies of a Redis server read from a socket, in bounded memory: whoever may write to a stream decides how long a field is."""
+
+import socket
+from typing import Any
+
+LONGEST = 1 << 20
+"""Bytes of a string that is kept; a longer one is read past."""
+MOST = 64 << 20
+"""Bytes that one reply may take of memory; what goes beyond is read past."""
+DEEPEST = 8
+
+
+class TooLong(bytes):
+    """Stands, empty, for a string that was read past."""
+
+
+class RefusedError(Exception):
+    """The server's reply is an error."""
+
+
+class Replies:
+    """Reads one reply after the other. Raises ``OSError`` for a connection that breaks, ``ValueError`` for what is no reply."""
+
+    def __init__(self, sock: socket.socket) -> None:
+        self._file = sock.makefile("rb")
+        self._left = 0
+
+    def read(self) -> Any:
+        """The next reply, of protocol 2 or 3: int, bytes, None, or a list of them; a map is a list of pairs."""
+        self._left = MOST
+        return self._reply(0)
+
+    def _reply(self, depth: int) -> Any:
+        head = self._file.readline(LONGEST)
+        if not head.endswith(b"\r\n"):
+            raise ConnectionError("the server has closed the connection" if len(head) < LONGEST else "a line without end")
+        kind, rest = head[:1], head[1:-2]
+        self._left -= 64
+        if kind in (b"*", b"%", b"~", b">"):
+            return self._many(kind, int(rest), depth + 1)
+        if kind == b"$":
+            return self._string(int(rest))
+        if kind == b"-":
+            raise RefusedError(rest.decode(errors="replace"))
+        if kind == b":":
+            return int(rest)
+        if kind == b"_":
+            return None
+        if kind == b"+":
+            return rest
+        raise ValueError(f"no reply of a Redis server: {head[:40]!r}")
+
+    def _many(self, kind: bytes, count: int, depth: int) -> list[Any] | None:
+        if depth > DEEPEST:
+            raise ValueError("a reply that is nested too deep")
+        if kind == b"%":
+            return [[self._reply(depth), self._reply(depth)] for _ in range(count)]
+        return [self._reply(depth) for _ in range(count)] if count >= 0 else None
+
+    def _string(self, size: int) -> bytes | None:
+        if size < 0:
+            return None
+        keep = size <= min(LONGEST, self._left)
+        data, left = b"", size + 2
+        while left:
+            part = self._file.read(min(left, LONGEST + 2))
+            if not part:
+                raise ConnectionError("the server has closed the connection")
+            data, left = part if keep else b"", left - len(part)
+        self._left -= len(data)
+        return data[:-2] if keep else TooLong()

@@ -1,0 +1,49 @@
+"""The lock on a state folder: one run at a time."""
+
+import fcntl
+import os
+import time
+from pathlib import Path
+
+from pipeline.errors import ConfigError, LinepipeError
+
+PATIENCE_S = 1.0
+"""``is_running`` holds the lock for a moment: somebody who looks must not keep a line from starting."""
+
+
+def lock_state(state: Path) -> int:
+    """Take the state folder for this run; the kernel gives it back when the process ends."""
+    deadline = time.monotonic() + PATIENCE_S
+    try:
+        state.mkdir(parents=True, exist_ok=True)
+        fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        while not _locked(fd):
+            if time.monotonic() > deadline:
+                os.close(fd)
+                raise ConfigError(f"state_dir: another line runs on {state}; stop it or choose another state_dir")
+            time.sleep(0.02)
+    except OSError as exc:
+        raise ConfigError(f"state_dir: {state} cannot be used: {exc.strerror}") from exc
+    return fd
+
+
+def _locked(fd: int) -> bool:
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def is_running(state: Path) -> bool:
+    """Whether a supervisor holds this state folder. Raises ``LinepipeError`` where that cannot be seen."""
+    try:
+        with (state / "lock").open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+    except OSError as exc:
+        raise LinepipeError(f"state_dir: {state} cannot be read: {exc.strerror}") from exc
+    return False

@@ -1,0 +1,50 @@
+"""The summary on disk: there whole or not at all."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+from pipeline.errors import ConfigError
+
+SUMMARY = "summary.json"
+"""Under ``state_dir``, whatever ``--summary`` says."""
+
+
+def prepare_summary(path: Path) -> None:
+    """Remove an earlier run's summary and see that one can be written. Raises ``ConfigError``; now, not after a long run."""
+    try:
+        if path.exists() and not path.is_file():  # /dev/null, a pipe
+            return
+        target, part = _places(path)
+        part.touch()
+        part.unlink()
+        target.unlink(missing_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"the summary {path} cannot be written: {exc.strerror}; choose another --summary or state_dir") from exc
+
+
+def write_summary(path: Path, found: dict[str, Any], *, mode: int) -> None:
+    """Write the summary as JSON for people and programs: durable, and in one step. Raises ``OSError``."""
+    data = (json.dumps(found, indent=2) + "\n").encode()
+    if path.exists() and not path.is_file():  # a device or a pipe must not be replaced
+        path.write_bytes(data)
+        return
+    target, part = _places(path)
+    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
+    with os.fdopen(fd, "wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(fd)
+    part.replace(target)
+    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def _places(path: Path) -> tuple[Path, Path]:
+    """The file itself, behind symbolic links, and the file beside it that takes its place."""
+    target = Path(os.path.realpath(path))
+    return target, target.with_name(f".{target.name}.part")
