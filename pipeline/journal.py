@@ -17,7 +17,7 @@ Words = MutableSequence[int]
 Changes = dict[int, int]
 """Index of a word -> its new value."""
 
-MOST = 24
+MOST = 16
 """Words that can change together."""
 SIZE = 1 + 2 * MOST
 """Words that a journal takes."""

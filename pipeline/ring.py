@@ -54,7 +54,7 @@ class Ring:
     def create(cls, fd: int, slots: int, slot_bytes: int) -> Self:
         """Size, map and seal a memfd; every page is allocated now. Raises ``ConfigError`` if memory is short.
 
-        What a creator that was killed left of a ring is made anew: its number, which makes it a ring, is written last.
+        What a creator that was killed left is made anew: the magic number is written when all else is done but the seals.
         """
         slot_bytes = -(-slot_bytes // PAGE) * PAGE
         total = _total(slots, slot_bytes)

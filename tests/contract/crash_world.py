@@ -22,7 +22,7 @@ from pipeline.link import FrameLink
 from pipeline.outbox import Outbox
 from pipeline.ring import Ring, new_memfd
 from pipeline.ring_state import NO_EPOCH, RingState
-from pipeline.wire import Durable, Frame, Message, Submit
+from pipeline.wire import Durable, Frame, Message, Ready, Submit
 
 SLOTS = 4
 LOG = logging.getLogger("crash")
@@ -305,8 +305,9 @@ class World:
         for worker in self.workers:
             left = self.rng.randrange(3) if delayed else 0
             while len(worker.wire.left) > left:
-                worker.heard_ns = self.now_ns
-                capture.heard.append((worker.name.encode(), worker.wire.left.popleft()))
+                message = worker.wire.left.popleft()
+                worker.heard_ns = self.now_ns if isinstance(message, Ready) else worker.heard_ns
+                capture.heard.append((worker.name.encode(), message))
             if self.now_ns - worker.heard_ns > SILENT_NS:
                 self.deaths.update(worker.had)
         capture.turn(self.now_ns)
