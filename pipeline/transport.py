@@ -20,6 +20,7 @@ from pipeline.wire import Message, decode, encode
 MAX_PARTS = 3
 MAX_PART_BYTES = 1 << 30
 LOOK_NS = 1_000_000_000
+AT_ONCE = 1000
 _HWM = 10_000  # a backstop; credits bound what is under way
 
 
@@ -48,11 +49,13 @@ class _Socket:
             logging.getLogger("messages").warning("%s: refused a message (%s); further ones are counted in the status", where, why)
         self.refused += 1
 
-    def _receive(self) -> list[Any] | None:
-        try:
-            return self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
-        except zmq.Again:
-            return None
+    def _arrived(self) -> Iterator[list[Any]]:
+        """Parts of the messages that have arrived; of a flood the rest waits for the next turn, so that it holds nobody up."""
+        for _ in range(AT_ONCE):
+            try:
+                yield self._socket.recv_multipart(zmq.DONTWAIT, copy=False)
+            except zmq.Again:
+                return
 
 
 class Router(_Socket):
@@ -73,9 +76,9 @@ class Router(_Socket):
             raise ConfigError(f"{endpoint}: cannot listen there: {exc.strerror}. Choose another address or free it") from exc
 
     def receive(self) -> Iterator[tuple[bytes, Message, list[memoryview]]]:
-        """Everything that has arrived: (address, message, further parts). Garbage is counted and passed over."""
+        """What has arrived: (address, message, further parts). Garbage is counted and passed over."""
         self._keep()
-        while (parts := self._receive()) is not None:
+        for parts in self._arrived():
             try:
                 if not 2 <= len(parts) <= MAX_PARTS + 1:
                     raise ProtocolError(f"{len(parts)} parts")
@@ -126,8 +129,8 @@ class Dealer(_Socket):
             raise ConfigError(f"{endpoint}: not a usable address: {exc.strerror}") from exc
 
     def receive(self) -> Iterator[tuple[Message, list[memoryview]]]:
-        """Everything that has arrived: (message, further parts)."""
-        while (parts := self._receive()) is not None:
+        """What has arrived: (message, further parts)."""
+        for parts in self._arrived():
             try:
                 if not 1 <= len(parts) <= MAX_PARTS:
                     raise ProtocolError(f"{len(parts)} parts")

@@ -1,5 +1,6 @@
 """The frame hop over real ZeroMQ, by every carrier: frames, acknowledgements, end, lost messages, garbage."""
 
+import contextlib
 import socket
 import subprocess
 import threading
@@ -13,7 +14,7 @@ import zmq
 from pipeline.dispatch import Dispatcher
 from pipeline.leases import LeaseTable, Slot
 from pipeline.link import FrameLink
-from pipeline.transport import Router
+from pipeline.transport import AT_ONCE, Router
 from pipeline.wire import Frame
 from tests.unit.frames import meta
 
@@ -141,6 +142,34 @@ def test_garbage_is_counted_and_harms_nobody(desk: Desk, endpoint: str) -> None:
     desk.pump(lambda: len(desk.ended) == FRAMES and desk.router.refused == 5)
 
     peer.close()
+
+
+def test_a_flood_holds_nobody_up(tmp_path: Path) -> None:
+    """However much arrives, a turn comes to its end: the worker's heartbeat is heard, and the supervisor hears of the node."""
+    router, flood = Router(f"ipc://{tmp_path}/hop"), zmq.Context.instance().socket(zmq.DEALER)
+    flood.setsockopt(zmq.LINGER, 0)
+    flood.connect(f"ipc://{tmp_path}/hop")
+    stop = threading.Event()
+
+    def pour() -> None:
+        while not stop.is_set():
+            with contextlib.suppress(zmq.Again):
+                flood.send(b"x", zmq.DONTWAIT)
+
+    pouring = threading.Thread(target=pour)
+    pouring.start()
+    try:
+        deadline = time.monotonic() + 20
+        while router.refused < 5 * AT_ONCE:
+            before = router.refused
+            assert list(router.receive()) == []
+            assert router.refused - before <= AT_ONCE
+            assert time.monotonic() < deadline
+    finally:
+        stop.set()
+        pouring.join()
+        flood.close()
+        router.close()
 
 
 def test_sockets_carry_large_parts_whole(tmp_path: Path) -> None:
