@@ -22,11 +22,11 @@ from pipeline.embedded import EmbeddedServer
 from pipeline.errors import ConfigError, LinepipeError
 from pipeline.frame import Alarm, Gap
 from pipeline.ledger import Account, Ledger
-from pipeline.model_file import digest, find_model
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
 from pipeline.ring import Ring, new_memfd
 from pipeline.run_folder import RunFolder
+from pipeline.snapshot import take_snapshot
 from pipeline.summary import status, summary
 from pipeline.topology import PUBLISH, Endpoints, Process, is_finite, processes
 from pipeline.transport import Router, Waiter
@@ -45,8 +45,8 @@ class Supervisor:
     def __init__(self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say = print) -> None:
         self.config, self._for_s, self._frames, self._say = config, for_s, frames, say
         self._lock = _lock(config.state)
+        snapshot, model = take_snapshot(config)
         try:
-            _write_private(config.state / "line.json", msgspec.json.encode(config))
             _write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
         except OSError as exc:
             raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
@@ -58,8 +58,7 @@ class Supervisor:
         self._server = EmbeddedServer(config.state) if config.publish.redis == "embedded" else None
         self._rings: dict[str, int] = {}
         self._mapped: dict[str, Ring] = {}
-        model = digest(find_model(config.infer.model))
-        self._children = [self._child(p, model, frames) for p in processes(config)]
+        self._children = [self._child(p, snapshot, model, frames) for p in processes(config)]
         self._stages = _stop_order(self._children)
         self._epochs: dict[str, list[str]] = {name: [] for name in config.cameras}
         self._first_ns = 0
@@ -74,9 +73,8 @@ class Supervisor:
         self._server_watch = ServerWatch(self._server, say, self._alarm) if self._server is not None else None
         self._phase = "starting"
 
-    def _child(self, process: Process, model: str, frames: int | None) -> Child:
-        snapshot = str(self.config.state / "line.json")  # what restarted nodes read, whatever becomes of the file it came from
-        command = [*program(), "node", process.name, snapshot, "--sockets", str(self._folder.path), "--model", model]
+    def _child(self, process: Process, snapshot: Path, model: str, frames: int | None) -> Child:
+        command = [*program(), "node", process.name, str(snapshot), "--sockets", str(self._folder.path), "--model", model]
         camera = process.camera
         if camera is None:
             return Child(process, command, left=lambda: process.name == PUBLISH)
