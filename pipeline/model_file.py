@@ -79,7 +79,7 @@ def same_model(path: Path, began_with: str | None) -> str:
     if began_with is not None and found != began_with:
         raise NodeError(
             f"{path} is not the model with which the line began: its digest is {found}, the line judges with {began_with}."
-            " Put that file back, or stop the line and start it again to judge with the new one"
+            " Put that file back, or stop the line and start it again"
         )
     return found
 

@@ -18,17 +18,15 @@ from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer
 from pipeline.errors import ConfigError, LinepipeError
 from pipeline.frame import Alarm, Gap
-from pipeline.ledger import NOTHING_YET, Account
-from pipeline.model_file import digest, find_model
+from pipeline.line_rings import LineRings
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
 from pipeline.private import keep_private, private_folder, write_private
-from pipeline.ring import Ring, new_memfd
-from pipeline.ring_state import NO_EPOCH
 from pipeline.run_folder import RunFolder
 from pipeline.run_time import RunTime
 from pipeline.senders import from_child
 from pipeline.signals import StopSignals
+from pipeline.snapshot import take_snapshot
 from pipeline.state_lock import lock_state
 from pipeline.summary import shortcoming, status, summary
 from pipeline.summary_file import SUMMARY, prepare_summary, write_summary
@@ -60,8 +58,8 @@ class Supervisor:
             prepare_summary(path)
         self.summary: dict[str, Any] | None = None
         """There once the line has ended, in whatever way."""
+        snapshot, model = take_snapshot(config)
         try:
-            write_private(config.state / "line.json", msgspec.json.encode(config))
             write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
         except OSError as exc:
             raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
@@ -71,12 +69,9 @@ class Supervisor:
         self._outbox = Outbox(endpoints.publish)
         self._waiter = Waiter(self._router, self._outbox.dealer)
         self._server = EmbeddedServer(config) if config.publish.redis == "embedded" else None
-        self._rings: dict[str, int] = {}
-        self._mapped: dict[str, Ring] = {}
-        model = digest(find_model(config.infer.model))
-        self._children = [self._child(p, model, frames) for p in processes(config)]
+        self._rings = LineRings(config.cameras)
+        self._children = [self._child(p, snapshot, model, frames) for p in processes(config)]
         self._stages = _stop_order(self._children)
-        self._epochs: dict[str, list[str]] = {name: [] for name in config.cameras}
         self._time = RunTime()
         self._next_status_ns = 0
         self._stop_at_ns = 0
@@ -89,20 +84,19 @@ class Supervisor:
         self._server_watch = ServerWatch(self._server, say, self._alarm) if self._server is not None else None
         self._phase = "starting"
 
-    def _child(self, process: Process, model: str, frames: int | None) -> Child:
-        snapshot = str(self.config.state / "line.json")  # what restarted nodes read, whatever becomes of the file it came from
-        command = [*program(), "node", process.name, snapshot, "--sockets", str(self._folder.path), "--model", model]
+    def _child(self, process: Process, snapshot: Path, model: str, frames: int | None) -> Child:
+        command = [*program(), "node", process.name, str(snapshot), "--sockets", str(self._folder.path), "--model", model]
         camera = process.camera
         if camera is None:
             return Child(process, command, left=lambda: process.name == PUBLISH)
-        fd = self._rings[camera] = new_memfd(f"linepipe-{camera}")
+        fd = self._rings.fds[camera]
         command += ["--ring-fd", str(fd)] + (["--frames", str(frames)] if frames is not None else [])
         return Child(
             process,
             command,
             (fd,),
-            may_end=lambda: (ring := self._ring(camera)) is not None and ring.state.ended,
-            left=lambda: self._ring(camera) is not None,
+            may_end=lambda: self._rings.ended(camera),
+            left=lambda: self._rings.exists(camera),
         )
 
     @property
@@ -129,7 +123,7 @@ class Supervisor:
             while self._turn(tick):
                 self._waiter.wait(TURN_MS)
             self._hear_last_words()
-            error = shortcoming(self.config, self._children, self.accounts(), self.url, told=self._signals.asked)
+            error = shortcoming(self.config, self._children, self._rings.accounts(), self.url, told=self._signals.asked)
         except KeyboardInterrupt:
             error = "stopped at once by a second signal"
             raise
@@ -170,8 +164,8 @@ class Supervisor:
 
     def _progress(self, now: int, awake: int) -> None:
         """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
-        self._note_epochs()
-        accounts = self.accounts().values()
+        self._rings.note_epochs()
+        accounts = self._rings.accounts().values()
         self._time.note(now, sum(a.acquired for a in accounts), sum(a.acquired - a.in_flight for a in accounts))
         if self._phase == "starting" and self._time.first_ns:
             self._phase = "running"
@@ -204,8 +198,7 @@ class Supervisor:
         self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
         child.give_up()
         camera = child.process.camera
-        ring = self._ring(camera) if camera is not None else None
-        held = [row.meta for row in ring.state.rows() if row.meta is not None] if ring is not None else []
+        held = self._rings.held(camera) if camera is not None else []
         if camera is None or not held:
             return
         first = min(held, key=lambda meta: meta.frame)
@@ -221,31 +214,6 @@ class Supervisor:
             if child.exit_code is None:
                 child.stop(awake)
 
-    def accounts(self) -> dict[str, Account]:
-        """Every camera's ledger, read from its ring: true even when its capture node is dead."""
-        found = {}
-        for camera in self._rings:
-            ring = self._ring(camera)
-            found[camera] = ring.state.account() if ring is not None else NOTHING_YET
-        return found
-
-    def _note_epochs(self) -> None:
-        """Each turn: a capture node begins its epoch in its ring, and cannot be restarted before this has been seen."""
-        for camera, epochs in self._epochs.items():
-            ring = self._ring(camera)
-            if ring is not None and (epoch := ring.state.epoch) != NO_EPOCH and epoch not in epochs:
-                epochs.append(epoch)
-
-    def _ring(self, camera: str) -> Ring | None:
-        """A camera's ring; None while its capture node has not made it."""
-        fd = self._rings[camera]
-        if camera not in self._mapped and os.fstat(fd).st_size:
-            try:
-                self._mapped[camera] = Ring.attach(fd)
-            except LinepipeError:  # its header is being written
-                return None
-        return self._mapped.get(camera)
-
     def _seconds(self) -> tuple[float, float]:
         """For the duration and for the rates."""
         now = time.monotonic_ns()
@@ -253,7 +221,7 @@ class Supervisor:
 
     def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
         awake = self._clock.turn()
-        now = status(self.config, self._children, self.accounts(), *self._seconds(), self.url, self._phase, awake)
+        now = status(self.config, self._children, self._rings.accounts(), *self._seconds(), self.url, self._phase, awake)
         now["refused"] = self._router.refused + self._outbox.dealer.refused
         try:
             write_private(self.config.state / "status.json", msgspec.json.encode(now))
@@ -282,8 +250,8 @@ class Supervisor:
                 child.wait()
             self._hear(self._clock.turn())
             self._phase = "ended" if error is None else "failed"
-            accounts = self.accounts()
-            self.summary = summary(self.config, self._children, accounts, self._epochs, *self._seconds(), self.url, error)
+            accounts = self._rings.accounts()
+            self.summary = summary(self.config, self._children, accounts, self._rings.epochs, *self._seconds(), self.url, error)
             for path in self._summary_paths:
                 try:
                     write_summary(path, self.summary, mode=0o600 if path.parent == self.config.state else 0o666)

@@ -15,7 +15,7 @@ import psutil
 import yaml
 
 LINEPIPE = [sys.executable, "-m", "pipeline"]
-START_S = 60.0
+START_S = 120.0
 
 
 class Line:
