@@ -37,7 +37,7 @@ class Watched:
         self.pid = self.child.pid or 0
 
     def says(self, state: str = "running", progress: int = 2, boot: str = "b", **facts: Any) -> None:
-        self.child.hear(Status(node="node", boot=boot, state=state, progress=progress, facts=facts), self.now)
+        self.child.hear(Status(node="node", pid=1, boot=boot, state=state, progress=progress, facts=facts), self.now)
 
     def wait(self, seconds: float, until: Callable[[], Any] = lambda: False) -> bool:
         """Let time pass for the supervisor's eyes, a turn after the other; whether ``until`` came true."""
@@ -185,10 +185,10 @@ def test_a_node_that_keeps_dying_is_tried_for_ever_with_one_alarm_and_one_for_th
     assert waits[-1] is not None
     assert waits[-1] > MOST_S - 1
 
-    nodes.hear(Status(node="node", boot="new", state="running", progress=2, facts={}), node.now)
+    nodes.hear(Status(node="node", pid=1, boot="new", state="running", progress=2, facts={}), node.now)
 
     assert sent[2:] == [("node_died:node", False)]
-    nodes.hear(Status(node="node", boot="new", state="running", progress=3, facts={}), node.now + 61 * SECOND)
+    nodes.hear(Status(node="node", pid=1, boot="new", state="running", progress=3, facts={}), node.now + 61 * SECOND)
     assert not node.child.storm(node.now + 61 * SECOND)
 
 
