@@ -1,5 +1,6 @@
 """A line under test: real processes, started and killed as a person or an accident would."""
 
+import contextlib
 import json
 import os
 import shlex
@@ -38,6 +39,7 @@ class Line:
         if not (self.state / "engines").exists():
             (self.state / "engines").symlink_to(engines)  # converting the model takes seconds; once a session is enough
         self.process: subprocess.Popen[str] | None = None
+        self._in_shell = False
 
     def start(self, *options: str) -> None:
         with (self.folder / "log.txt").open("w") as log:
@@ -49,6 +51,7 @@ class Line:
     def start_shell(self, script: str, *options: str, **environment: str) -> None:
         """Run ``script`` in a session of its own; RUN in it stands for the command."""
         (self.folder / "log.txt").touch()
+        self._in_shell = True
         script = script.replace("RUN", shlex.join(self.command(*options)))
         self.process = subprocess.Popen(
             ["bash", "-c", script], text=True, start_new_session=True, cwd=self.folder, env={**os.environ, **environment}
@@ -140,7 +143,12 @@ class Line:
         return done
 
     def close(self) -> None:
-        if self.process is not None and self.process.poll() is None:
+        if self.process is None:
+            return
+        if self._in_shell:  # whatever it has started
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self.process.pid, signal.SIGKILL)
+        if self.process.poll() is None:
             self.process.kill()
             self.process.wait()
 
