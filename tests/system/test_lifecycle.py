@@ -16,6 +16,7 @@ from pipeline.model_file import digest, find_model
 from pipeline.topology import runtime_dir
 from tests.system.line import START_S, Line, balanced
 
+SMALL = {"max_batch": 2}  # an engine that starts sooner
 pytestmark = pytest.mark.timeout(300)  # several starts of an engine each, on a busy machine
 
 
@@ -48,7 +49,7 @@ def test_a_camera_that_is_gone_is_tried_again_and_costs_the_others_nothing(
 ) -> None:
     for name in ("top", "side"):
         make_images(tmp_path / name, 20)
-    line = make_line(cameras={name: endless(tmp_path / name) for name in ("top", "side")})
+    line = make_line(cameras={name: endless(tmp_path / name) for name in ("top", "side")}, infer=SMALL)
     line.start()
     line.wait_until(lambda s: all(c["inspected"] > 10 for c in s["cameras"].values()), "both cameras")
     (tmp_path / "top").rename(tmp_path / "gone")
@@ -75,7 +76,7 @@ def test_a_line_stops_with_a_camera_that_is_gone(
 ) -> None:
     """What it had in its ring is finished without its source."""
     make_images(tmp_path / "images", 20)
-    line = make_line(cameras={"top": endless(tmp_path / "images", fps=100)})
+    line = make_line(cameras={"top": endless(tmp_path / "images", fps=100)}, infer=SMALL)
     line.start()
     line.wait_inspected(10)
     (tmp_path / "images").rename(tmp_path / "gone")
@@ -94,7 +95,7 @@ def test_another_model_does_not_judge_in_place_of_the_one_the_line_began_with(
     model, kept = tmp_path / "model.safetensors", tmp_path / "kept.safetensors"
     shutil.copy(find_model("ilcs-neu"), model)
     shutil.copy(model, kept)
-    line = make_line(cameras={"top": endless(tmp_path / "images")}, infer={"model": str(model)})
+    line = make_line(cameras={"top": endless(tmp_path / "images")}, infer={"model": str(model), "max_batch": 2})
     line.start()
     line.wait_inspected(10)
 
@@ -123,7 +124,7 @@ def test_a_line_stops_with_an_inspect_node_that_cannot_come_back(
 ) -> None:
     """What waited for it is dropped, and a gap says so."""
     make_images(tmp_path / "images", 20)
-    line = make_line(cameras={"top": endless(tmp_path / "images")})
+    line = make_line(cameras={"top": endless(tmp_path / "images")}, infer=SMALL)
     line.start()
     line.wait_inspected(10)
     (line.state / "model.safetensors").unlink()
@@ -141,7 +142,7 @@ def test_a_supervisor_killed_at_any_moment_of_a_start_leaves_nothing(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     make_images(tmp_path / "images", 20)
-    line = make_line()
+    line = make_line(infer=SMALL)
     for wanted in (1, 2, 3, 4, 4):
         line.start()
         assert line.process is not None
@@ -164,7 +165,7 @@ def test_nodes_are_not_killed_because_their_supervisor_stood_still(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     make_images(tmp_path / "images", 20)
-    line = make_line(cameras={"top": endless(tmp_path / "images")})
+    line = make_line(cameras={"top": endless(tmp_path / "images")}, infer=SMALL)
     line.start()
     line.wait_inspected(10)
     assert line.process is not None
@@ -185,7 +186,7 @@ def test_sockets_that_a_cleaner_removed_are_made_anew(
 ) -> None:
     """A node that dies afterwards finds the others."""
     make_images(tmp_path / "images", 20)
-    line = make_line(cameras={"top": endless(tmp_path / "images")})
+    line = make_line(cameras={"top": endless(tmp_path / "images")}, infer=SMALL)
     line.start()
     line.wait_inspected(10)
     (folder,) = runtime_dir(load(line.config)).iterdir()
@@ -213,7 +214,7 @@ def test_a_capture_node_that_never_comes_back_does_not_hold_up_the_stop(
 ) -> None:
     """Nobody knows what became of its frames, and the line says so."""
     make_images(tmp_path / "images", 20)
-    line = make_line(cameras={"top": endless(tmp_path / "images", fps=100)})
+    line = make_line(cameras={"top": endless(tmp_path / "images", fps=100)}, infer=SMALL)
     line.start()
     line.wait_inspected(10)
     assert line.process is not None
