@@ -63,6 +63,7 @@ def refused(status: dict[str, Any]) -> dict[str, int]:
     return {name: node["refused"] for name, node in status["nodes"].items()} | {"supervisor": status["refused"]}
 
 
+@pytest.mark.timeout(240)
 @pytest.mark.parametrize("apart", [False, True], ids=["inspect", "preprocess and infer apart"])
 def test_wrong_messages_end_nothing_and_are_counted(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path, apart: bool
