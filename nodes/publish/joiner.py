@@ -19,7 +19,7 @@ HOLD_NS = 2_000_000_000
 """Longest wait for a neighbouring frame."""
 MOST_FRAMES = 32
 """A defect that is longer becomes several events, so that none is kept back for ever."""
-_REMEMBERED = 4096  # frames per camera whose fate is remembered
+REMEMBERED = 4096  # frames per camera whose fate is remembered
 
 Key = tuple[str, str]  # camera, epoch
 
@@ -51,7 +51,7 @@ class Joiner:
         """These frames have their verdict, or will have none."""
         known = self._known[camera, epoch]
         known.update(dict.fromkeys(frames))
-        while len(known) > _REMEMBERED:
+        while len(known) > REMEMBERED:
             del known[next(iter(known))]
 
     def take(self, now_ns: int, *, everything: bool) -> list[Joined]:
