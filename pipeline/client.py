@@ -10,6 +10,7 @@ from redis.retry import Retry
 
 from pipeline.config import Config
 from pipeline.errors import LinepipeError
+from pipeline.events import FIELDS
 from pipeline.replies import RefusedError, Replies, TooLong
 from pipeline.secret import reader_login
 
@@ -22,7 +23,7 @@ class RedisUnreachableError(LinepipeError):
 
 
 class Events:
-    """The events of one line's stream."""
+    """The events of one line's stream. Entries that are no events (anybody may write some) are passed over and counted."""
 
     def __init__(self, url: str, stream: str, password: str | None = None) -> None:
         self._url, self.name = url, stream
@@ -69,7 +70,7 @@ class Events:
 
     def follow(self, first_id: str = "$", block_ms: int = 1000) -> Iterator[dict[str, Any] | None]:
         """Events as they come, after stream id ``first_id``; None whenever ``block_ms`` passed without one."""
-        if first_id == "$":
+        if first_id == "$":  # resolved once: what comes between two calls is not missed
             first_id = self.last_id()
         while True:
             found = self._ask("XREAD", "COUNT", PAGE, "BLOCK", block_ms, "STREAMS", self.name, first_id)
@@ -147,6 +148,8 @@ def _decode(fields: list[bytes]) -> dict[str, Any]:
     if isinstance(data, TooLong):
         raise ValueError("its field `data` is too long for an event")
     event = msgspec.json.decode(data)
-    if not isinstance(event, dict) or not isinstance(event.get("type"), str):
+    if not isinstance(event, dict) or not isinstance(event.get("id"), str):
         raise ValueError("its field `data` is JSON, but no event")
+    if not event.keys() >= FIELDS.get(str(event.get("type")), frozenset({"no such type"})):  # a later version may add fields
+        raise ValueError("its field `data` lacks fields of an event")
     return event

@@ -111,7 +111,9 @@ class Publish(_Tree, frozen=True, kw_only=True):
     password_file: str | None = None
     """File (mode 0600) holding the Redis password; the environment's LINEPIPE_REDIS_PASSWORD does the same."""
     keep_days: Positive = 7.0
-    """How long spool and stream keep events after Redis confirmed them."""
+    """How long spool and stream keep events after Redis confirmed them, in days that the line ran."""
+    keep_mib: Positive = 512.0
+    """How much memory the embedded server's stream may take, in MiB; beyond it the oldest entries go, read or not."""
     images_mb: Positive = 1000.0
     """How much disk the crops of defects may take, in MB; the oldest go first."""
 

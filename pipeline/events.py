@@ -82,6 +82,8 @@ class AlarmEvent(_Event, frozen=True, kw_only=True, tag="alarm"):
 
 Event = DefectEvent | GapEvent | CoverageEvent | AlarmEvent
 TYPES = ("defect", "gap", "coverage", "alarm")
+FIELDS = {str(kind.__struct_config__.tag): frozenset(kind.__struct_fields__) for kind in (DefectEvent, GapEvent, CoverageEvent, AlarmEvent)}
+"""Names of the fields that every event of a type has."""
 
 
 def event_id(*parts: object) -> str:

@@ -14,13 +14,19 @@ class ImageArchive:
         self._bytes = sum(size for _, size in self._files)
 
     def keep(self, name: str, png: bytes) -> None:
-        """Write one crop, after making room for it. Raises ``OSError``."""
+        """Write one crop, after making room for it; one that is there already stays. Raises ``OSError``."""
+        path, part = self._folder / name, self._folder / f"{name}.part"
+        if path.exists():
+            return
         while self._files and self._bytes + len(png) > self._quota:
-            path, size = self._files.popleft()
-            path.unlink(missing_ok=True)
+            oldest, size = self._files.popleft()
+            oldest.unlink(missing_ok=True)
             self._bytes -= size
-        path = self._folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(png)
+        try:
+            part.write_bytes(png)
+            part.rename(path)
+        finally:
+            part.unlink(missing_ok=True)
         self._files.append((path, len(png)))
         self._bytes += len(png)

@@ -3,21 +3,18 @@
 import os
 import queue
 import time
-from collections import Counter
 from pathlib import Path
 
 import msgspec
 
-from nodes.publish.images import ImageArchive
-from nodes.publish.joiner import REMEMBERED, Joiner
-from nodes.publish.record import events_of, invalid_ids
+from nodes.publish.database import SpoolDamagedError, SpoolTroubleError
 from nodes.publish.redis_sink import RedisSink
-from nodes.publish.spool import Spool, Spooled, lock_spool
+from nodes.publish.salvage import flag_path, open_spool
+from nodes.publish.spool import Spool, StreamId, lock_spool
+from nodes.publish.store import Store
 from pipeline.embedded import running_url
-from pipeline.errors import ConfigError
-from pipeline.events import DefectEvent, Event
-from pipeline.frame import Alarm, Gap, Publishable, Verdict
-from pipeline.metrics import Histogram
+from pipeline.errors import ConfigError, NodeError
+from pipeline.frame import Alarm
 from pipeline.node_main import Node
 from pipeline.secret import Login, writer_login
 from pipeline.senders import from_client
@@ -25,58 +22,82 @@ from pipeline.transport import Router, Waiter
 from pipeline.wire import Durable
 
 IDLE_MS = 50.0
-GROUP = 256  # records made durable by one fsync at most
-PURGE_NS = 60_000_000_000
+OPEN_AGAIN_S = 0.5
 GIVE_UP_NS = 5_000_000_000  # at the end: how long Redis may be away before the rest stays in the spool
-MEASURED = 10_000  # frames whose latency is being measured at a time; more only while Redis is away
-STAGES = ("total", "capture", "preprocess", "infer", "publish")
+GIVE_UP_EMBEDDED_NS = 18_000_000_000  # the supervisor replaces an embedded server that hangs, which takes as long
 
 
 def publish(node: Node) -> None:
     """Entry point: run until told to stop, then until Redis has everything or has been away for a while."""
-    work = _Publish(node)
+    path = node.config.state / "spool" / "events.db"
+    lock = lock_spool(path)
     try:
-        while work.turn():
-            work.waiter.wait(IDLE_MS)
-        node.beat("ended", work.facts, now=True)
+        spool, news = _open(node, path)
+        work = _Publish(node, path, spool, news)
+        try:
+            while work.turn():
+                work.waiter.wait(IDLE_MS)
+            node.beat("ended", work.facts, now=True)
+        finally:
+            work.close()
+    except SpoolDamagedError as exc:
+        _flag(node, path)
+        raise NodeError(f"{exc}; it is repaired when the publish node starts again") from exc
     finally:
-        work.close()
+        os.close(lock)
+
+
+def _open(node: Node, path: Path) -> tuple[Spool, str]:
+    """The spool, as soon as disk and locks allow."""
+    said = ""
+    while True:
+        try:
+            return open_spool(path)
+        except (SpoolTroubleError, OSError) as exc:
+            trouble = str(exc)
+        if trouble != said:
+            node.log.warning("the spool cannot be opened (%s); tried again until it can", trouble)
+        said = trouble
+        node.beat("waiting", lambda: {"spool": said}, now=True)
+        if node.out_of_time:
+            raise NodeError(f"the spool could not be opened before the end: {trouble}")
+        time.sleep(OPEN_AGAIN_S)
+
+
+def _flag(node: Node, path: Path) -> None:
+    try:
+        flag_path(path).touch()
+    except OSError as exc:
+        node.log.warning("%s cannot be written (%s): damage is looked for by the next start's check alone", flag_path(path), exc.strerror)
 
 
 class _Publish:
-    def __init__(self, node: Node) -> None:
-        self._node, self._config = node, node.config
-        state = node.config.state
-        self._images = ImageArchive(state / "images", int(node.config.publish.images_mb * 1_000_000))
-        path = state / "spool" / "events.db"
-        self._lock = lock_spool(path)
-        self._spool = Spool(path, durable=True)
+    def __init__(self, node: Node, path: Path, spool: Spool, news: str) -> None:
+        self._node, self._path, self._spool = node, path, spool
         self._alarms: queue.SimpleQueue[Alarm] = queue.SimpleQueue()
-        self._lifted: queue.SimpleQueue[tuple[int, int]] = queue.SimpleQueue()
-        self._arrived: dict[int, Verdict] = {}  # by seq of the verdict's last event, until Redis has it
-        self._latency = {stage: Histogram() for stage in STAGES}
-        self._counts: Counter[str] = Counter()
-        self.frames = self.tiles = self.duplicates = 0
-        self._joiner = Joiner(node.config)
-        self._pieces: dict[str, Verdict] = {}  # by id of a held piece: whose latency is taken when it becomes an event
-        for piece in self._spool.held():  # left by a publish node that was killed
-            self._joiner.add(piece, time.monotonic_ns())
-        self._begin_run(state / "run.json")
+        self._lifted: queue.SimpleQueue[StreamId] = queue.SimpleQueue()
+        self._store = Store(node.config, spool, path, node.log, self._alarm)
+        if news:
+            self._alarm("spool_damaged", True, f"{path}: {news}")
+        self._begin_run(node.config.state / "run.json")
         self._router = Router(node.endpoints.publish)
+        publish = node.config.publish
+        self._embedded = publish.redis == "embedded"
         login = _login(node)
         self._sink = RedisSink(
             login.url,
             login.password,
             node.config.stream,
             path,
-            keep_ms=int(node.config.publish.keep_days * 86_400_000),
-            confirmed=self._confirm,
+            keep_ms=int(publish.keep_days * 86_400_000),
+            keep_bytes=int(publish.keep_mib * (1 << 20)) if self._embedded else None,
+            confirmed=self._store.latency.confirmed,
             alarm=self._alarm,
-            lifted=lambda ms, n: self._lifted.put((ms, n)),
+            lifted=self._lifted.put,
         )
         self.waiter = Waiter(self._router)
-        self._next_purge_ns = 0
         self._away_since_ns = 0
+        self._backlog = self._stored = 0
 
     def _begin_run(self, path: Path) -> None:
         """Note where this run's events begin, for ``events --run last``."""
@@ -84,117 +105,39 @@ class _Publish:
             run = int(msgspec.json.decode(path.read_bytes())["run"])
         except (OSError, ValueError, KeyError, TypeError):  # a node started by hand, or a damaged note: a run of its own
             run = time.time_ns()
-        self._run_seq, first = self._spool.begin_run(run)
-        self._counts.update(self._spool.counts_since(self._run_seq))
-        path.write_bytes(msgspec.json.encode({"run": run, "first_id": first}))
+        run_seq, first = self._spool.begin_run(run)
+        self._store.counts.update(self._spool.counts_since(run_seq))
+        part = path.with_name(".run.json.part")
+        try:
+            part.write_bytes(msgspec.json.encode({"run": run, "first_id": first}))
+            part.rename(path)
+        except OSError as exc:
+            self._node.log.warning("%s cannot be written (%s): `events --run last` does not find this run", path, exc.strerror)
 
     def turn(self) -> bool:
         """One pass; False when everything is done."""
         now, stopping = time.monotonic_ns(), self._node.stopping  # asked once: it may change at any moment
         if self._sink.failed is not None:
             raise self._sink.failed
+        self._sink.ending = stopping
         while not self._lifted.empty():
-            self._spool.lift_floor(*self._lifted.get())
-        busy = self._accept()
-        self._settle(now, everything=stopping and not busy)
-        if now >= self._next_purge_ns:
-            self._next_purge_ns = now + PURGE_NS
-            self._spool.purge(time.time_ns() // 1_000_000 - int(self._config.publish.keep_days * 86_400_000))
+            self._spool.lift_floor(self._lifted.get())
+        busy = self._hear()
+        for address, keys in self._store.turn(now, ending=stopping and not busy).items():
+            self._router.send(address, Durable(keys=tuple(keys), stands={key: fate for key, fate in keys.items() if fate is not None}))
+        if (stored := self._store.counts.total()) != self._stored:
+            self._stored = stored
+            self._sink.wake()
         self._node.beat("running", self.facts)
         return not stopping or busy or not self._finished(now)
 
-    def _accept(self) -> bool:
-        """Make what has arrived durable and say so; whether anything had."""
-        waiting: list[tuple[bytes | None, Publishable]] = []
-        self._router.deliver(lambda address, message: waiting.append((address, from_client(message, self._config))))
+    def _hear(self) -> bool:
+        """Take what has arrived; whether anything had."""
+        found = self._store.offered
+        self._router.deliver(lambda address, message: self._store.offer(address, from_client(message, self._node.config)))
         while not self._alarms.empty():
-            waiting.append((None, self._alarms.get()))
-        for start in range(0, len(waiting), GROUP):
-            self._store(waiting[start : start + GROUP])
-        return bool(waiting)
-
-    def _store(self, group: list[tuple[bytes | None, Publishable]]) -> None:
-        found = {record.key: self._events(record) for _, record in group}
-        held = {key: [e for e in events if isinstance(e, DefectEvent) and self._joiner.waits(e)] for key, events in found.items()}
-        ready = [(record.key, [e for e in found[record.key] if e not in held[record.key]]) for _, record in group]
-        results = self._spool.append(ready, held)
-        replies: dict[bytes, list[str]] = {}
-        stands: dict[str, str] = {}
-        for (address, record), spooled in zip(group, results, strict=True):
-            if address is not None:
-                replies.setdefault(address, []).append(record.key)
-            if spooled is None:
-                self.duplicates += 1
-                if isinstance(record, Verdict):
-                    stands[record.key] = self._standing(record)
-                continue
-            self._counts.update(s.type for s in spooled)
-            self._join(record, held[record.key])
-            if isinstance(record, Verdict):
-                self.frames += 1
-                self.tiles += record.tiles
-                if spooled and record.defects and len(self._arrived) < MEASURED:
-                    self._arrived[spooled[-1].seq] = msgspec.structs.replace(record, defects=())
-        self._sink.wake()
-        for address, keys in replies.items():
-            self._router.send(address, Durable(keys=tuple(keys), stands={k: stands[k] for k in keys if k in stands}))
-
-    def _standing(self, verdict: Verdict) -> str:
-        """Why the verdict that a frame has is invalid, or empty: its events say so. What is counted is what stands."""
-        reasons = invalid_ids(verdict, self._config.line)
-        return next((reasons[found] for found in self._spool.present(reasons)), "")
-
-    def _join(self, record: Publishable, held: list[DefectEvent]) -> None:
-        """Tell the joiner of a record that is durable now."""
-        if isinstance(record, Verdict):
-            self._joiner.know(record.meta.camera, record.meta.epoch, [record.meta.frame])
-            for piece in held:
-                self._joiner.add(piece, time.monotonic_ns())
-                if len(self._pieces) < MEASURED:
-                    self._pieces[piece.id] = msgspec.structs.replace(record, defects=())
-        elif isinstance(record, Gap) and record.last is not None:
-            self._joiner.know(record.camera, record.epoch, range(max(record.first, record.last - REMEMBERED), record.last + 1))
-
-    def _settle(self, now: int, *, everything: bool) -> None:
-        """Spool the defects whose pieces are complete."""
-        done = self._joiner.take(now, everything=everything)
-        if not done:
-            return
-        spooled = self._spool.settle((joined.event, [p.id for p in joined.pieces]) for joined in done)
-        self._counts.update(s.type for s in spooled)
-        for event, joined in zip(spooled, done, strict=True):
-            verdicts = [v for p in joined.pieces if (v := self._pieces.pop(p.id, None)) is not None]
-            if verdicts and len(self._arrived) < MEASURED:
-                self._arrived[event.seq] = max(verdicts, key=lambda v: v.meta.frame)
-        self._sink.wake()
-
-    def _events(self, record: Publishable) -> list[Event]:
-        """A record's events; a new defect's image is written first, so that no event names a file that never was."""
-        found = events_of(record, self._config)
-        if self._spool.known(record.key):
-            return []
-        return [self._with_image(event, png) for event, png in found]
-
-    def _with_image(self, event: Event, png: bytes) -> Event:
-        if not isinstance(event, DefectEvent) or event.image is None:
-            return event
-        try:
-            self._images.keep(event.image, png)
-        except OSError as exc:
-            self._alarm("image_not_kept", True, f"images/{event.image}: {exc.strerror}; the event goes out without its image")
-            return msgspec.structs.replace(event, image=None)
-        return event
-
-    def _confirm(self, events: list[Spooled]) -> None:
-        """Redis has these (sender thread): take the latencies of the frames they complete."""
-        now = time.monotonic_ns()
-        for event in events:
-            verdict = self._arrived.pop(event.seq, None)
-            if verdict is not None:
-                marks = (verdict.meta.arrived_ns, verdict.stamps.received_ns, verdict.stamps.tiled_ns, verdict.stamps.judged_ns, now)
-                for stage, begin, end in zip(STAGES[1:], marks, marks[1:], strict=False):
-                    self._latency[stage].add(end - begin)
-                self._latency["total"].add(now - marks[0])
+            self._store.offer(None, self._alarms.get())
+        return self._store.offered > found
 
     def _alarm(self, name: str, active: bool, text: str) -> None:
         """Raise or clear an alarm (any thread)."""
@@ -203,29 +146,42 @@ class _Publish:
 
     def _finished(self, now: int) -> bool:
         """At the end: whether Redis has everything, or there is no use in waiting."""
-        left = self._spool.backlog
-        if left == 0:
+        left, waiting = self._count_backlog(), self._store.waiting
+        if not left and not waiting and self._sink.settled and self._alarms.empty():
             return True
         if not self._sink.state.startswith("away"):
             self._away_since_ns = 0
         elif self._away_since_ns == 0:
             self._away_since_ns = now
-        gone = self._away_since_ns and now - self._away_since_ns > GIVE_UP_NS
-        if gone or self._node.out_of_time:
+        gone = self._away_since_ns and now - self._away_since_ns > (GIVE_UP_EMBEDDED_NS if self._embedded else GIVE_UP_NS)
+        if (gone and not waiting) or self._node.out_of_time:
             self._node.log.warning("%d events stay in the spool; they are sent when the line runs again", left)
+            if waiting:
+                self._node.log.warning("%d records could not be made durable: %s", waiting, self._store.trouble or "no time was left")
             return True
         return False
 
+    def _count_backlog(self) -> int:
+        """Events that Redis has not confirmed; the last count where the spool cannot be read just now."""
+        try:
+            self._backlog = self._spool.backlog
+        except SpoolTroubleError as exc:
+            self._store.trouble = str(exc)
+        return self._backlog
+
     def facts(self) -> dict[str, object]:
+        store = self._store
         return {
-            "events": dict(self._counts),
-            "frames": self.frames,
-            "tiles": self.tiles,
-            "duplicates": self.duplicates,
-            "backlog": self._spool.backlog,
+            "events": dict(store.counts),
+            "frames": store.frames,
+            "tiles": store.tiles,
+            "duplicates": store.duplicates,
+            "backlog": self._count_backlog(),
+            "waiting": store.waiting,
+            "spool": store.trouble or self._sink.trouble or "ok",
             "redis": self._sink.state,
             "url": self._sink.url,
-            "latency": {stage: h.bins for stage, h in self._latency.items()},
+            "latency": store.latency.facts,
             "refused": self._router.refused,
         }
 
@@ -233,7 +189,6 @@ class _Publish:
         self._sink.stop()
         self._router.close(flush_ms=200)
         self._spool.close()
-        os.close(self._lock)
 
 
 def _login(node: Node) -> Login:

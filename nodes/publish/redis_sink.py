@@ -1,12 +1,10 @@
 """The spool's events into Redis, in a thread: in order, one group at a time, the same ids however often.
 
-What a reply means (redis-py's own retries are off):
-    confirmed                     the watermark moves
-    "equal or smaller" id         XRANGE settles it: our event is there (a repeat), or a foreign one, then the unsent
-                                  events get ids behind it
-    any other error, no reply     nothing moves; the connection is made anew after a pause, and the first thing it does
-                                  is compare the stream's newest id with the watermark and send again what is missing
-Nothing is ever dropped. Redis 6.2 and Valkey suffice; no EVAL.
+A group is sent only onto a stream that was just compared with the spool (``reconcile``): WATCH, look, MULTI ... EXEC.
+If anything touches the stream in between, nothing of the group is written, and it is looked at again. If the server
+refuses one entry it refuses the group. So nothing overtakes what was refused, and nothing is written behind a loss.
+Whatever else happens, nothing moves: the connection is made anew after a pause. Nothing is ever dropped. Redis 6.2 and
+Valkey suffice; no EVAL.
 """
 
 import random
@@ -20,15 +18,28 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from nodes.publish.spool import Spool, Spooled, SpoolError
+from nodes.publish.alarms import Alarm, Alarms
+from nodes.publish.database import SpoolTroubleError
+from nodes.publish.reconcile import Reconciler, Top
+from nodes.publish.retention import Retention, parse_id
+from nodes.publish.spool import Spool, Spooled, StreamId
 from pipeline.client import reason
-from pipeline.errors import NodeError
 
 GROUP = 200
 TIMEOUT_S = 2.0
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
+LOOK_S = 1.0
+"""How often the stream is compared with the spool while there is nothing to send."""
 TRIM_S = 60.0
-Alarm = Callable[[str, bool, str], None]
+SETTLED_S = 3.0
+"""Redis must have taken events for so long before an outage counts as over."""
+CONTENDED = 5
+"""So often may somebody else write between look and group; then events go one by one, which needs no quiet moment."""
+AHEAD_MS = 1000
+"""How far ahead of such a writer their stream ids are put."""
+FOREIGN_S = 60.0
+"""Nobody else having written for so long ends that alarm."""
+_LARGEST = (1 << 63) - 2
 
 
 class RedisSink:
@@ -42,9 +53,10 @@ class RedisSink:
         spool: Path,
         *,
         keep_ms: int,
+        keep_bytes: int | None = None,
         confirmed: Callable[[list[Spooled]], None],
         alarm: Alarm,
-        lifted: Callable[[int, int], None],
+        lifted: Callable[[StreamId], None],
     ) -> None:
         self._make = lambda: redis.Redis.from_url(
             url,
@@ -54,16 +66,30 @@ class RedisSink:
             retry=Retry(NoBackoff(), 0),
             redis_connect_func=_connect_once(),
         )
-        self.url, self._stream, self._spool_path, self._keep_ms = url, stream, spool, keep_ms
+        self.url, self._stream, self._spool_path = url, stream, spool
         self._confirmed, self._alarm, self._lifted = confirmed, alarm, lifted
+        self._alarms = Alarms(alarm)
+        self._retention = Retention(stream, keep_ms=keep_ms, keep_bytes=keep_bytes, alarms=self._alarms)
         self._wake = threading.Event()
         self._stopping = False
+        self.ending = False
+        """The line is at its end: an outage that is over counts as over at once."""
         self.state = "connecting"
         """``connecting``, ``up``, or ``away: <why>``."""
+        self.trouble = ""
+        """Why the spool cannot be used by this thread just now; empty: it can."""
         self.failed: Exception | None = None
         """What ended the thread, if anything did."""
+        self._failures = self._contended = 0
+        self._up_since = self._foreign_at = 0.0
+        self._trim_at = time.monotonic() + TRIM_S
         self._thread = threading.Thread(target=self._run, name="redis", daemon=True)
         self._thread.start()
+
+    @property
+    def settled(self) -> bool:
+        """Whether no outage is on that has been told of."""
+        return "redis_away" not in self._alarms
 
     def wake(self) -> None:
         """There is something to send."""
@@ -76,114 +102,188 @@ class RedisSink:
         self._thread.join(2 * TIMEOUT_S)
 
     def _run(self) -> None:
+        spool: Spool | None = None
         try:
-            self._spool = Spool(self._spool_path, durable=False)
-            failures = 0
             while not self._stopping:
                 try:
+                    spool = spool or Spool(self._spool_path, durable=False, create=False)
                     with self._make() as client:
-                        self._connect(client)
-                        failures = 0
-                        self._serve(client)
+                        self._serve(client, spool)
                 except redis.RedisError as exc:
-                    failures += 1
                     self._away(exc)
-                    most = min(PAUSE_MAX_S, PAUSE_MIN_S * 2**failures)
-                    self._sleep(random.uniform(PAUSE_MIN_S, most))
-            self._spool.close()
-        except SpoolError as exc:
-            self.failed = NodeError(f"the spool cannot be read ({exc}): is the disk of state_dir full?")
+                except SpoolTroubleError as exc:
+                    self.trouble = str(exc)
+                else:
+                    continue
+                self._failures += 1
+                self._sleep(random.uniform(PAUSE_MIN_S, min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(self._failures, 10))))
         except Exception as exc:  # handed to the node's main loop, which ends the process
             self.failed = exc
+        finally:
+            if spool is not None:
+                spool.close()
 
-    def _connect(self, client: Any) -> None:
-        """Compare what the server has with what was sent."""
-        try:
-            newest = client.xinfo_stream(self._stream)["last-generated-id"].decode()
-        except redis.ResponseError as exc:
-            if "no such key" not in str(exc):
-                raise
-            newest = "0-0"
-        ms, n = map(int, newest.split("-"))
-        lost = self._spool.rewind(ms, n)
-        if self.state.startswith("away"):
-            self._alarm("redis_away", False, f"Redis at {self.url} answers again")
-        self.state = "up"
-        if lost:
-            self._alarm("redis_lost", True, f"Redis at {self.url} had lost {lost} events; they are sent again")
-        if self._spool.sent == 0 and ms:  # a stream from an earlier spool: stay behind it
-            self._spool.lift_floor(ms, n)
-            self._lifted(ms, n)
-
-    def _serve(self, client: Any) -> None:
-        trim_at = time.monotonic() + TRIM_S
+    def _serve(self, client: Any, spool: Spool) -> None:
+        reconciler = Reconciler(spool)
         while not self._stopping:
-            events = self._spool.unsent(GROUP)
-            if events:
-                self._send(client, events)
-            elif time.monotonic() > trim_at:
-                trim_at = time.monotonic() + TRIM_S
-                self._trim(client)
-            else:
-                self._wake.wait(TRIM_S)
-                self._wake.clear()
+            if time.monotonic() > self._trim_at:
+                self._trim_at = time.monotonic() + TRIM_S
+                self._trim(client, spool)
+            sent: list[Spooled] = []
+            try:
+                with client.pipeline() as pipe:
+                    alone = self._contended < CONTENDED
+                    if alone:
+                        pipe.watch(self._stream)
+                    top = self._compare(pipe if alone else client, reconciler, spool)
+                    if events := self._wait(spool):
+                        sent = self._send(pipe, top, events, spool)
+            except redis.WatchError:
+                self._contended += 1
+                continue
+            self._outage_over()
+            self._tell_listeners(client, sent)
 
-    def _send(self, client: Any, events: list[Spooled]) -> None:
-        pipe = client.pipeline(transaction=False)
+    def _compare(self, asked: Any, reconciler: Reconciler, spool: Spool) -> Top | None:
+        """Hold the stream against the spool, and say what was found."""
+        new = spool.fact("head") == 0
+        found = reconciler.compare(_Look(asked, self._stream))
+        if found.confirmed:
+            self._count(found.confirmed)
+        if found.lost:
+            self._alarm("redis_lost", True, f"Redis at {self.url} had lost {found.lost} events; they are sent again")
+        if found.unwanted:
+            self._alarms.set(
+                "entries_deleted",
+                True,
+                f"somebody deletes the newest entries of {self._stream} again and again; they are not sent any more",
+            )
+        if found.top is not None and new:
+            self._lifted(found.top.last)  # a stream from an earlier spool: stay behind it
+        if self.state == "connecting":
+            self.state = "up"
+        self.trouble = ""
+        return found.top
+
+    def _wait(self, spool: Spool) -> list[Spooled]:
+        """What there is to send, now or within ``LOOK_S``."""
+        most = GROUP if self._contended < CONTENDED else 1
+        if not (events := spool.unsent(most)):
+            self._wake.wait(LOOK_S)
+            self._wake.clear()
+            events = spool.unsent(most)
+        return events
+
+    def _send(self, pipe: Any, top: Top | None, events: list[Spooled], spool: Spool) -> list[Spooled]:
+        """One group, all or nothing. Raises ``redis.WatchError`` if the stream was touched since it was looked at."""
+        if top is not None:
+            events = self._behind(events, top.last, spool, alone=pipe.watching)
+        if pipe.watching:
+            pipe.multi()
         for e in events:
             fields = {"type": e.type, "id": e.id, "v": 1, "data": e.data}
-            pipe.xadd(self._stream, fields, id=f"{e.ms}-{e.n}")
+            pipe.xadd(self._stream, fields, id=f"{e.ms}-{e.n}", nomkstream=top is not None)
+        replies = pipe.execute(raise_on_error=False)
+        for reply in replies:
+            if isinstance(reply, Exception):
+                raise reply
+        if None in replies:
+            raise redis.WatchError("the stream is gone")
+        spool.mark_sent(events[-1].seq)
+        self._count(events)
+        return events
+
+    def _behind(self, events: list[Spooled], last: StreamId, spool: Spool, *, alone: bool) -> list[Spooled]:
+        """The events with ids that the stream still takes; far enough ahead of somebody who writes all the time."""
+        ours = spool.holds(last)
+        lifted = spool.lift(events, last if alone else (last[0] + AHEAD_MS, 0))
+        if lifted == events:
+            return events
+        self._lifted(lifted[-1].place)
+        if spool.fact("head") and not ours:
+            self._foreign_at = time.monotonic()
+            self._alarms.set(
+                "foreign_entries", True, f"somebody else writes to {self._stream}; events get new stream ids behind {last[0]}-{last[1]}"
+            )
+        return lifted
+
+    def _count(self, events: list[Spooled]) -> None:
+        """Redis has these: the one sign that an outage ends."""
+        self._failures, self._contended = 0, max(0, self._contended - 1)
+        self.state = "up"
+        self._up_since = self._up_since or time.monotonic()
+        self._confirmed(events)
+
+    def _tell_listeners(self, client: Any, events: list[Spooled]) -> None:
+        """Pub/Sub, for those who only listen."""
+        if not events:
+            return
+        pipe = client.pipeline(transaction=False)
+        for e in events:
             pipe.publish(self._stream, e.data)
-        replies = pipe.execute(raise_on_error=False)[::2]
-        done = 0
-        for event, reply in zip(events, replies, strict=True):
-            if isinstance(reply, redis.ResponseError) and "equal or smaller" in str(reply):
-                if not self._is_there(client, event):
-                    break
-            elif isinstance(reply, Exception):
-                break
-            done += 1
-        if done:
-            self._spool.mark_sent(events[done - 1].seq)
-            self._confirmed(events[:done])
-        if done < len(events):
-            self._settle(client, replies[done])
+        wrong = [str(reply) for reply in pipe.execute(raise_on_error=False) if isinstance(reply, Exception)]
+        refused = f"takes events but refuses PUBLISH ({wrong[0]})" if wrong else "takes PUBLISH again"
+        self._alarms.set("channel_refused", bool(wrong), f"Redis at {self.url} {refused}")
 
-    def _is_there(self, client: Any, event: Spooled) -> bool:
-        found = client.xrange(self._stream, f"{event.ms}-{event.n}", f"{event.ms}-{event.n}")
-        return bool(found) and found[0][1].get(b"id") == event.id.encode()
-
-    def _settle(self, client: Any, reply: Exception) -> None:
-        """A group stopped at an event: a foreign entry holds its id or a later one, or the server refused."""
-        if "equal or smaller" not in str(reply):
-            raise reply
-        newest = client.xinfo_stream(self._stream)["last-generated-id"].decode()
-        ms, n = map(int, newest.split("-"))
-        count = self._spool.lift(ms, n)
-        self._lifted(ms, n + count)
-        self._alarm("foreign_entries", True, f"somebody else writes to {self._stream}; {count} events got new stream ids behind {newest}")
-
-    def _trim(self, client: Any) -> None:
-        """Forget entries older than ``keep_ms`` that every consumer group has acknowledged."""
-        limits = [(time.time_ns() // 1_000_000 - self._keep_ms, 0)]
-        for group in client.xinfo_groups(self._stream):
-            pending = client.xpending(self._stream, group["name"])
-            first = pending["min"] if pending["pending"] else group["last-delivered-id"]
-            ms, n = map(int, first.decode().split("-"))
-            limits.append((ms, n))
-        ms, n = min(limits)
-        client.xtrim(self._stream, minid=f"{ms}-{n}", approximate=True)
+    def _trim(self, client: Any, spool: Spool) -> None:
+        try:
+            self._retention.trim(client, spool)
+        except redis.ResponseError as exc:
+            self._alarms.set("stream_not_trimmed", True, f"Redis at {self.url} refuses to trim {self._stream} ({exc}); it grows")
+        else:
+            self._alarms.set("stream_not_trimmed", False, f"{self._stream} is trimmed again")
 
     def _away(self, exc: redis.RedisError) -> None:
-        if not self.state.startswith("away"):
-            self._alarm("redis_away", True, f"Redis at {self.url} does not take events ({reason(exc)}); they wait in the spool")
         self.state = f"away: {reason(exc)}"
+        self._up_since = 0.0
+        self._alarms.set("redis_away", True, f"Redis at {self.url} does not take events ({reason(exc)}); they wait in the spool")
+
+    def _outage_over(self) -> None:
+        now = time.monotonic()
+        if self._up_since and (self.ending or now - self._up_since >= SETTLED_S):
+            self._alarms.set("redis_away", False, f"Redis at {self.url} takes events again")
+        if now - self._foreign_at >= FOREIGN_S:
+            self._alarms.set("foreign_entries", False, f"nobody else writes to {self._stream} any more")
 
     def _sleep(self, seconds: float) -> None:
         deadline = time.monotonic() + seconds
         while not self._stopping and (left := deadline - time.monotonic()) > 0:
             self._wake.wait(left)
             self._wake.clear()
+
+
+class _Look:
+    """A stream, asked through one connection."""
+
+    def __init__(self, client: Any, key: str) -> None:
+        self._client, self._key = client, key
+
+    def top(self) -> Top | None:
+        try:
+            found = self._client.xinfo_stream(self._key)
+        except redis.ResponseError as exc:
+            if "no such key" in str(exc):
+                return None
+            raise
+        first, newest, last = found["first-entry"], found["last-entry"], parse_id(found["last-generated-id"])
+        if max(last) > _LARGEST:
+            raise redis.DataError(f"the newest id of {self._key} is so large that nothing can follow it; delete the stream")
+        return Top(last, parse_id(first[0]) if first else None, _entry(newest) if newest else None)
+
+    def between(self, first: StreamId, last: StreamId, count: int) -> list[tuple[StreamId, str]]:
+        return [_entry(e) for e in self._client.xrange(self._key, _text(first), _text(last), count=count)]
+
+    def before(self, last: StreamId, count: int) -> list[tuple[StreamId, str]]:
+        return [_entry(e) for e in self._client.xrevrange(self._key, _text(last), "-", count=count)]
+
+
+def _entry(entry: Any) -> tuple[StreamId, str]:
+    fields = entry[1] or {}
+    return parse_id(entry[0]), fields.get(b"id", b"").decode(errors="replace")
+
+
+def _text(place: StreamId) -> str:
+    return f"{place[0]}-{place[1]}"
 
 
 def _connect_once() -> Callable[[Any], None]:

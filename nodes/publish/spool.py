@@ -2,25 +2,27 @@
 
 A record (a frame's verdict, a gap, ...) is accepted once by its key; a second one for the same key is refused and the
 first stays. ``append`` returns when the disk has it (WAL, synchronous=FULL, one fsync for the group). Stream ids are
-fixed there, so a retry cannot change them. How far Redis has come is kept without fsync: forgetting it costs only
-repeats, which Redis refuses by id.
+fixed there, so a retry cannot change them. How far Redis has come is kept without fsync: forgetting it costs only a
+look at what Redis has.
 """
 
 import fcntl
 import os
-import sqlite3
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import msgspec
 
+from nodes.publish.ages import Ages
+from nodes.publish.database import Database
+from nodes.publish.mark import Mark, Reached
 from pipeline.errors import ConfigError, NodeError
 from pipeline.events import DefectEvent, Event, encode
 
-FORMAT = 1
-SpoolError = sqlite3.Error
+FORMAT = 2
 _TABLES = """
 CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS events (
@@ -28,15 +30,23 @@ CREATE TABLE IF NOT EXISTS events (
     id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, ms INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL
 );
 CREATE TABLE IF NOT EXISTS held (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS ages (age_ms INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
+CREATE TABLE IF NOT EXISTS lost (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
 CREATE INDEX IF NOT EXISTS by_stream_id ON events (ms, n);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
+_FROM_1 = "UPDATE records SET at_ms = 0;"  # were moments of the wall clock
+COUNTED = 10_000  # events are counted one by one up to here
+StreamId = tuple[int, int]
 
 
 def lock_spool(path: Path) -> int:
     """Become the one publisher of this spool; the kernel ends that with the process. Raises ``NodeError``."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    except OSError as exc:
+        raise NodeError(f"{path.parent}: the spool's folder cannot be used: {exc.strerror}") from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -55,26 +65,43 @@ class Spooled(msgspec.Struct, frozen=True):
     n: int
     data: bytes
 
+    @property
+    def place(self) -> StreamId:
+        return self.ms, self.n
+
 
 class Spool:
     """One connection to the file. The publish node's main thread appends, its sender thread reads and marks."""
 
-    def __init__(self, path: Path, *, durable: bool, wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000) -> None:
+    def __init__(
+        self,
+        path: Path,
+        *,
+        durable: bool,
+        create: bool = True,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        clock_ms: Callable[[], int] = lambda: time.monotonic_ns() // 1_000_000,
+    ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._wall_ms = wall_ms
+        self._db = Database(path, durable=durable, create=create)
         try:
-            self._db = sqlite3.connect(path, isolation_level=None, timeout=10.0, check_same_thread=False)
-            self._db.execute("PRAGMA journal_mode=WAL")
-            self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
-            found = self._db.execute("PRAGMA user_version").fetchone()[0]
-            if found not in (0, FORMAT):
-                raise ConfigError(f"{path}: a spool of format {found}, this version writes {FORMAT}; use the version that wrote it")
-            self._db.executescript(_TABLES)
-            self._db.execute(f"PRAGMA user_version={FORMAT}")
-        except sqlite3.Error as exc:
-            raise ConfigError(f"{path}: the spool cannot be opened: {exc}; move it away to start a new one") from exc
-        row = self._db.execute("SELECT ms, n FROM events ORDER BY seq DESC LIMIT 1").fetchone()
-        self._last: tuple[int, int] = row or (0, 0)
+            self._prepare(path)
+            self._mark = Mark(path)
+        except BaseException:
+            self._db.close()
+            raise
+        row = self._db.row("SELECT ms, n FROM events ORDER BY seq DESC LIMIT 1")
+        self._last: StreamId = row or (0, 0)
+        self._seq, self._commits = self._last_seq(), self.fact("commits")
+        self.ages = Ages(self._db, clock_ms)
+
+    def _prepare(self, path: Path) -> None:
+        found = self._db.row("PRAGMA user_version")[0]
+        if found > FORMAT:
+            raise ConfigError(f"{path}: a spool of format {found}, this version writes {FORMAT}; use the version that wrote it")
+        if found < FORMAT:
+            self._db.script(f"BEGIN IMMEDIATE; {_TABLES} {_FROM_1 if found == 1 else ''} PRAGMA user_version={FORMAT}; COMMIT;")
 
     def append(
         self, group: Iterable[tuple[str, list[Event]]], held: Mapping[str, list[DefectEvent]] | None = None
@@ -83,132 +110,190 @@ class Spool:
 
         ``held``: by key, pieces that are not events yet; ``settle`` makes them some.
         """
-        now = self._wall_ms()
-        results: list[list[Spooled] | None] = []
+        age, results = self.ages.now_ms, list[list[Spooled] | None]()
         with self._writing():
             for key, events in group:
-                fresh = self._db.execute("INSERT OR IGNORE INTO records VALUES (?, ?)", (key, now)).rowcount
-                if not fresh:
+                if not self._db.change("INSERT OR IGNORE INTO records VALUES (?, ?)", (key, age)).rowcount:
                     results.append(None)
                     continue
-                results.append([self._insert(event, now) for event in events])
+                results.append([s for event in events if (s := self._insert(event)) is not None])
                 for piece in (held or {}).get(key, ()):
-                    self._db.execute("INSERT OR REPLACE INTO held VALUES (?, ?)", (piece.id, encode(piece)))
+                    self._db.change("INSERT OR REPLACE INTO held VALUES (?, ?)", (piece.id, encode(piece)))
         return results
 
-    def settle(self, done: Iterable[tuple[Event, Iterable[str]]]) -> list[Spooled]:
-        """Spool events in place of the held pieces, given by id, that they are made of."""
-        now, spooled = self._wall_ms(), []
+    def settle(self, done: Iterable[tuple[Event, Iterable[str]]]) -> list[Spooled | None]:
+        """Spool events in place of the held pieces, given by id, that they are made of; None: it was there already."""
+        spooled = list[Spooled | None]()
         with self._writing():
             for event, pieces in done:
-                spooled.append(self._insert(event, now))
-                self._db.executemany("DELETE FROM held WHERE id = ?", [(piece,) for piece in pieces])
+                spooled.append(self._insert(event))
+                self._db.changes("DELETE FROM held WHERE id = ?", [(piece,) for piece in pieces])
         return spooled
 
     def held(self) -> list[DefectEvent]:
         """Pieces that were made durable and have not been settled."""
-        rows = self._db.execute("SELECT data FROM held").fetchall()
-        return [msgspec.json.decode(data, type=DefectEvent) for (data,) in rows]
+        return [msgspec.json.decode(data, type=DefectEvent) for (data,) in self._db.rows("SELECT data FROM held")]
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
-        """One transaction: all of it or nothing. Raises ``NodeError``."""
-        last = self._last
+        """One transaction: all of it or nothing. Raises ``SpoolTroubleError`` or ``SpoolDamagedError``."""
+        last, seq, commits = self._last, self._seq, self._commits
         try:
-            self._db.execute("BEGIN IMMEDIATE")
-            yield
-            self._db.execute("COMMIT")
-        except sqlite3.Error as exc:
-            self._last = last
-            raise NodeError(f"the spool cannot be written ({exc}): is the disk of state_dir full? Nothing was accepted") from exc
+            with self._db.writing():
+                yield
+                self._commits += 1
+                self.set_fact("commits", self._commits)
+        except BaseException:
+            self._last, self._seq, self._commits = last, seq, commits
+            raise
+        self._mark.note(self._commits, self._seq, self._wall_ms())
 
-    def _insert(self, event: Event, now: int) -> Spooled:
-        self._last = (now, 0) if now > self._last[0] else (self._last[0], self._last[1] + 1)
+    def _insert(self, event: Event) -> Spooled | None:
+        now = self._wall_ms()
+        place = (now, 0) if now > self._last[0] else (self._last[0], self._last[1] + 1)
         kind, data = str(event.__struct_config__.tag), encode(event)
-        cursor = self._db.execute("INSERT INTO events (id, type, ms, n, data) VALUES (?, ?, ?, ?, ?)", (event.id, kind, *self._last, data))
-        assert cursor.lastrowid is not None
-        return Spooled(cursor.lastrowid, event.id, kind, *self._last, data)
+        cursor = self._db.change(
+            "INSERT OR IGNORE INTO events (id, type, ms, n, data) VALUES (?, ?, ?, ?, ?)", (event.id, kind, *place, data)
+        )
+        if not cursor.rowcount or cursor.lastrowid is None:  # its record was lost by damage, the event was not
+            return None
+        self._last, self._seq = place, cursor.lastrowid
+        return Spooled(cursor.lastrowid, event.id, kind, *place, data)
 
     def known(self, key: str) -> bool:
         """Whether a record with this key has been accepted."""
-        return self._db.execute("SELECT 1 FROM records WHERE key = ?", (key,)).fetchone() is not None
+        return self._db.row("SELECT 1 FROM records WHERE key = ?", (key,)) is not None
 
     def present(self, ids: Iterable[str]) -> set[str]:
         """Which of these events the spool has."""
         wanted = tuple(ids)
         marks = ",".join("?" * len(wanted))
-        return {row[0] for row in self._db.execute(f"SELECT id FROM events WHERE id IN ({marks})", wanted)}
+        return {row[0] for row in self._db.rows(f"SELECT id FROM events WHERE id IN ({marks})", wanted)}
 
     def unsent(self, most: int) -> list[Spooled]:
         """The oldest events that Redis has not confirmed."""
-        rows = self._db.execute("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (self.sent, most))
-        return [Spooled(*row) for row in rows]
+        return [Spooled(*row) for row in self._db.rows("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (self.sent, most))]
 
     @property
     def backlog(self) -> int:
-        """Events that Redis has not confirmed."""
-        count: int = self._db.execute("SELECT count(*) FROM events WHERE seq > ?", (self.sent,)).fetchone()[0]
-        return count
+        """Events that Redis has not confirmed; of very many about as many."""
+        sent = self.sent
+        if self._seq - sent > COUNTED:
+            return self._seq - sent
+        return int(self._db.row("SELECT count(*) FROM events WHERE seq > ?", (sent,))[0])
 
     @property
     def sent(self) -> int:
         """``seq`` up to which Redis has confirmed."""
-        return self._fact("sent")
+        return self.fact("sent")
 
     def mark_sent(self, seq: int) -> None:
-        self._set_fact("sent", seq)
+        self.set_fact("sent", seq)
+        self._mark.note_sent(seq)
 
-    def rewind(self, ms: int, n: int) -> int:
-        """Redis's newest entry is ``ms``-``n``: everything behind it counts as unsent again; returns how many were sent."""
-        row = self._db.execute("SELECT max(seq) FROM events WHERE (ms, n) <= (?, ?)", (ms, n)).fetchone()
-        keep = row[0] or 0
-        lost: int = self._db.execute("SELECT count(*) FROM events WHERE seq > ? AND seq <= ?", (keep, self.sent)).fetchone()[0]
+    def newest_sent(self) -> Spooled | None:
+        """The last event that Redis has confirmed, if it is still kept."""
+        row = self._db.row("SELECT * FROM events WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (self.sent,))
+        return Spooled(*row) if row else None
+
+    def sent_at(self, place: StreamId, identity: str) -> int:
+        """``seq`` of the confirmed event with this stream id and id; 0: none."""
+        row = self._db.row("SELECT seq FROM events WHERE ms = ? AND n = ? AND id = ? AND seq <= ?", (*place, identity, self.sent))
+        return int(row[0]) if row else 0
+
+    def first_sent_from(self, place: StreamId) -> int:
+        """``seq`` of the first confirmed event at or behind a stream id; behind all: the next."""
+        sql = "SELECT seq FROM events WHERE (ms, n) >= (?, ?) AND seq <= ? ORDER BY ms, n LIMIT 1"
+        row = self._db.row(sql, (*place, self.sent))
+        return int(row[0]) if row else self.sent + 1
+
+    def holds(self, place: StreamId) -> bool:
+        """Whether a stream id is that of an event of ours."""
+        return self._db.row("SELECT 1 FROM events WHERE ms = ? AND n = ?", place) is not None
+
+    def place_behind(self, seq: int) -> StreamId | None:
+        """Stream id of the first confirmed event behind ``seq``."""
+        row = self._db.row("SELECT ms, n FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT 1", (seq, self.sent))
+        return (row[0], row[1]) if row else None
+
+    def rewind(self, seq: int) -> int:
+        """Everything behind ``seq`` counts as unsent again; returns how many were sent."""
+        lost = int(self._db.row("SELECT count(*) FROM events WHERE seq > ? AND seq <= ?", (seq, self.sent))[0])
         if lost:
-            self.mark_sent(keep)
+            self.mark_sent(seq)
         return lost
 
-    def lift(self, ms: int, n: int) -> int:
-        """Give every unsent event a new stream id behind ``ms``-``n``, in the same order; returns how many."""
-        self._db.execute("BEGIN IMMEDIATE")
-        seqs = [row[0] for row in self._db.execute("SELECT seq FROM events WHERE seq > ? ORDER BY seq", (self.sent,))]
-        for k, seq in enumerate(seqs, start=1):
-            self._db.execute("UPDATE events SET ms = ?, n = ? WHERE seq = ?", (ms, n + k, seq))
-        self._db.execute("COMMIT")
-        self._last = max(self._last, (ms, n + len(seqs)))
-        return len(seqs)
+    def lift(self, events: list[Spooled], behind: StreamId) -> list[Spooled]:
+        """The same events with stream ids that grow, all behind ``behind``; whose id is large enough keeps it."""
+        lifted, last = [], behind
+        for event in events:
+            last = event.place if event.place > last else (last[0], last[1] + 1)
+            lifted.append(event if event.place == last else msgspec.structs.replace(event, ms=last[0], n=last[1]))
+        if lifted != events:
+            with self._db.writing():
+                self._db.changes("UPDATE events SET ms = ?, n = ? WHERE seq = ?", [(e.ms, e.n, e.seq) for e in lifted])
+        return lifted
 
-    def lift_floor(self, ms: int, n: int) -> None:
-        """Ids appended from now on lie behind ``ms``-``n``."""
-        self._last = max(self._last, (ms, n))
+    def lift_floor(self, place: StreamId) -> None:
+        """Ids appended from now on lie behind ``place``."""
+        self._last = max(self._last, place)
 
     def begin_run(self, run: int) -> tuple[int, str]:
         """Note a run; returns the ``seq`` before its first event and the first stream id it can have.
 
         The same run again (its publish node was restarted) returns the same.
         """
-        if self._fact("run") != run:
-            self._set_fact("run", run)
-            row = self._db.execute("SELECT seq FROM sqlite_sequence WHERE name = 'events'").fetchone()
-            self._set_fact("run_seq", row[0] if row else 0)
-            self._set_fact("run_ms", self._last[0])
-            self._set_fact("run_n", self._last[1] + 1)
-        return self._fact("run_seq"), f"{self._fact('run_ms')}-{self._fact('run_n')}"
+        if self.fact("run") != run:
+            with self._db.writing():
+                self.set_fact("run", run)
+                self.set_fact("run_seq", self._seq)
+                self.set_fact("run_ms", self._last[0])
+                self.set_fact("run_n", self._last[1] + 1)
+        return self.fact("run_seq"), f"{self.fact('run_ms')}-{self.fact('run_n')}"
 
     def counts_since(self, seq: int) -> dict[str, int]:
         """Events by type behind ``seq``."""
-        return dict(self._db.execute("SELECT type, count(*) FROM events WHERE seq > ? GROUP BY type", (seq,)).fetchall())
+        return dict(self._db.rows("SELECT type, count(*) FROM events WHERE seq > ? GROUP BY type", (seq,)))
 
-    def purge(self, older_than_ms: int) -> None:
-        """Forget confirmed events, and records, from before that moment."""
-        self._db.execute("DELETE FROM events WHERE ms < ? AND seq <= ?", (older_than_ms, self.sent))
-        self._db.execute("DELETE FROM records WHERE at_ms < ?", (older_than_ms,))
+    def missing(self, last: int) -> list[tuple[int, int]]:
+        """Stretches of ``seq`` up to ``last`` without an event that were not told of yet; without any event, all that is unsent."""
+        if self._db.row("SELECT 1 FROM events LIMIT 1") is None:
+            first = max(self.sent, self._db.row("SELECT coalesce(max(last), 0) FROM lost")[0])
+            return [(first + 1, last)] if first < last else []
+        there = "SELECT seq AS first, seq AS last FROM events UNION ALL SELECT first, last FROM lost UNION ALL SELECT ?1, ?1"
+        gaps = f"SELECT last AS a, lead(first) OVER (ORDER BY first) AS b FROM ({there})"
+        return [(a + 1, b - 1) for a, b in self._db.rows(f"SELECT a, b FROM ({gaps}) WHERE b > a + 1", (last + 1,)) if a < last]
+
+    def write_off(self, missing: list[tuple[int, int]], reached: Reached) -> None:
+        """These events are lost, and it is told; what is appended from now on has a ``seq`` behind what was reached."""
+        with self._db.writing():
+            self._db.changes("INSERT OR REPLACE INTO lost VALUES (?, ?)", missing)
+            if self._seq < reached.seq:
+                self._db.change("DELETE FROM sqlite_sequence WHERE name = 'events'")
+                self._db.change("INSERT INTO sqlite_sequence VALUES ('events', ?)", (reached.seq,))
+            self.set_fact("commits", max(reached.commits, self._commits))
+            self.set_fact("sent", max(reached.sent, self.sent))
+        self._seq, self._commits = self._last_seq(), self.fact("commits")
+
+    def moved(self) -> bool:
+        """Whether the file was deleted or replaced while this spool is open."""
+        return self._db.moved()
+
+    def copy_to(self, path: Path) -> None:
+        """All of it into a new file."""
+        self._db.copy_to(path)
 
     def close(self) -> None:
         self._db.close()
+        self._mark.close()
 
-    def _fact(self, name: str) -> int:
-        row = self._db.execute("SELECT value FROM facts WHERE name = ?", (name,)).fetchone()
-        return row[0] if row else 0
+    def fact(self, name: str) -> int:
+        """A number kept under a name; 0 where there is none."""
+        return self._db.fact(name)
 
-    def _set_fact(self, name: str, value: int) -> None:
-        self._db.execute("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (name, value))
+    def set_fact(self, name: str, value: int) -> None:
+        self._db.set_fact(name, value)
+
+    def _last_seq(self) -> int:
+        row: Any = self._db.row("SELECT seq FROM sqlite_sequence WHERE name = 'events'")
+        return int(row[0]) if row else 0

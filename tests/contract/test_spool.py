@@ -2,12 +2,15 @@
 
 import os
 import signal
+import sqlite3
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from nodes.publish.database import SpoolTroubleError
 from nodes.publish.images import ImageArchive
 from nodes.publish.spool import Spool, lock_spool
 from pipeline.errors import ConfigError, NodeError
@@ -19,8 +22,17 @@ def event(k: int) -> Event:
     return AlarmEvent(v=1, id=f"id{k}", line="l", name="n", active=True, text="t", at="now")
 
 
-def open_spool(tmp_path: Path, wall_ms: int = 1000) -> Spool:
-    return Spool(tmp_path / "events.db", durable=True, wall_ms=lambda: wall_ms)
+class Clock:
+    """A monotonic clock that a test moves."""
+
+    ms = 0
+
+    def __call__(self) -> int:
+        return self.ms
+
+
+def open_spool(tmp_path: Path, wall_ms: int = 1000, clock: Callable[[], int] = Clock()) -> Spool:  # noqa: B008
+    return Spool(tmp_path / "events.db", durable=True, wall_ms=lambda: wall_ms, clock_ms=clock)
 
 
 def test_a_record_is_accepted_once(tmp_path: Path) -> None:
@@ -62,28 +74,94 @@ def test_what_redis_lost_is_sent_again_and_nothing_else(tmp_path: Path) -> None:
     rows = spool.unsent(9)
     spool.mark_sent(rows[-1].seq)
 
-    assert spool.rewind(rows[2].ms, rows[2].n) == 2
+    assert spool.rewind(rows[2].seq) == 2
     assert [s.id for s in spool.unsent(9)] == ["id3", "id4"]
-    assert spool.rewind(9_999, 0) == 0
+    assert spool.rewind(9_999) == 0
 
 
-def test_foreign_entries_move_only_what_is_unsent(tmp_path: Path) -> None:
+def test_only_ids_that_are_too_small_are_lifted_and_the_order_stays(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     spool.append([(f"k{k}", [event(k)]) for k in range(3)])
-    spool.mark_sent(1)
 
-    assert spool.lift(7000, 4) == 2
-    assert [(s.id, s.ms, s.n) for s in spool.unsent(9)] == [("id1", 7000, 5), ("id2", 7000, 6)]
+    spool.lift(spool.unsent(9)[:2], (7000, 4))
+    spool.lift_floor((7000, 6))
+    spool.append([("later", [event(9)])])
+    spool.lift(spool.unsent(9)[2:], (7000, 6))
+
+    found = [(s.id, s.ms, s.n) for s in spool.unsent(9)]
+    assert found == [("id0", 7000, 5), ("id1", 7000, 6), ("id2", 7000, 7), ("id9", 7000, 8)]
+
+
+DAY_MS = 86_400_000
 
 
 def test_old_events_go_only_when_redis_has_them(tmp_path: Path) -> None:
-    spool = open_spool(tmp_path)
+    clock = Clock()
+    spool = open_spool(tmp_path, clock=clock)
     spool.append([(f"k{k}", [event(k)]) for k in range(3)])
+    spool.ages.note()
     spool.mark_sent(1)
+    clock.ms += 8 * DAY_MS
+    spool.ages.note()
 
-    spool.purge(older_than_ms=10_000)
+    spool.ages.purge(7 * DAY_MS, spool.sent)
 
     assert [s.id for s in spool.unsent(9)] == ["id1", "id2"]
+    assert spool.newest_sent() is None
+    assert not spool.known("k0")
+
+
+def test_a_step_of_the_clock_makes_nothing_old(tmp_path: Path) -> None:
+    """Ten days forward or back on the wall clock, also over a restart: age counts the time that the spool was open."""
+    clock = Clock()
+    for k, wall in enumerate([1000, 1000 + 10 * DAY_MS, 500]):
+        spool = open_spool(tmp_path, wall, clock)
+        spool.append([(f"k{k}", [event(k)])])
+        spool.mark_sent(k + 1)
+        clock.ms += DAY_MS
+        spool.ages.note()
+        spool.ages.purge(7 * DAY_MS, spool.sent)
+        spool.close()
+        clock.ms += 30 * DAY_MS  # the line stands still
+
+    spool = open_spool(tmp_path, 500, clock)
+    assert spool.rewind(0) == 3
+    assert spool.ages.now_ms == 3 * DAY_MS
+
+    clock.ms += 5 * DAY_MS
+    spool.mark_sent(3)
+    spool.ages.note()
+    spool.ages.purge(7 * DAY_MS, spool.sent)
+    assert spool.rewind(0) == 2
+
+
+def test_a_spool_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
+    db.executescript(
+        "CREATE TABLE records (key TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE events (seq INTEGER PRIMARY KEY AUTOINCREMENT,"
+        " id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, ms INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL);"
+        "CREATE TABLE held (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;"
+        "CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
+        "INSERT INTO records VALUES ('k0', 1700000000000);"
+        "INSERT INTO events VALUES (1, 'id0', 'alarm', 1700000000000, 0, 'x');"
+        "PRAGMA user_version=1;"
+    )
+    db.close()
+
+    spool = open_spool(tmp_path)
+
+    assert spool.known("k0")
+    assert [s.id for s in spool.unsent(9)] == ["id0"]
+
+
+def test_a_spool_of_a_later_version_is_refused(tmp_path: Path) -> None:
+    db = sqlite3.connect(tmp_path / "events.db")
+    db.execute("PRAGMA user_version=99")
+    db.close()
+
+    with pytest.raises(ConfigError, match="use the version that wrote it"):
+        open_spool(tmp_path)
 
 
 def test_what_was_accepted_survives_a_kill(tmp_path: Path) -> None:
@@ -122,29 +200,34 @@ def test_a_line_has_one_publisher(tmp_path: Path) -> None:
     os.close(lock_spool(tmp_path / "events.db"))
 
 
-def test_a_file_that_is_no_spool_is_refused_and_left_alone(tmp_path: Path) -> None:
-    path = tmp_path / "events.db"
-    path.write_bytes(b"precious data" * 100)
-
-    with pytest.raises(ConfigError, match="cannot be opened"):
-        Spool(path, durable=True)
-    assert path.read_bytes().startswith(b"precious")
-
-
 def test_a_full_disk_accepts_nothing_and_says_so(tmp_path: Path) -> None:
-    """No half-accepted group: after the disk has room again, the same records are new."""
+    """No half-accepted group: once there is room again, the same records are new."""
     spool = open_spool(tmp_path)
     spool.append([("before", [event(0)])])
-    spool._db.execute(f"PRAGMA max_page_count={spool._db.execute('PRAGMA page_count').fetchone()[0]}")
+    spool._db.change(f"PRAGMA max_page_count={spool._db.row('PRAGMA page_count')[0]}")
     many = [(f"k{k}", [event(k)]) for k in range(1, 400)]
 
-    with pytest.raises(NodeError, match="disk"):
+    with pytest.raises(SpoolTroubleError, match="disk") as caught:
         spool.append(many)
-    spool.close()
+    assert caught.value.full
+    spool._db.change("PRAGMA max_page_count=100000")
 
-    again = open_spool(tmp_path)
-    assert None not in again.append(many)
-    assert [s.id for s in again.unsent(1000)] == [f"id{k}" for k in range(400)]
+    assert None not in spool.append(many)
+    assert [s.id for s in spool.unsent(1000)] == [f"id{k}" for k in range(400)]
+
+
+def test_a_locked_spool_accepts_nothing_and_goes_on_afterwards(tmp_path: Path) -> None:
+    spool = open_spool(tmp_path)
+    other = sqlite3.connect(tmp_path / "events.db", isolation_level=None)
+    other.execute("BEGIN EXCLUSIVE")
+
+    with pytest.raises(SpoolTroubleError, match="locked") as caught:
+        spool.append([("k1", [event(1)])])
+    assert not caught.value.full
+    other.execute("ROLLBACK")
+    other.close()
+
+    assert spool.append([("k1", [event(1)])]) != [None]
 
 
 def test_images_stay_within_their_quota_and_the_newest_stay(tmp_path: Path) -> None:

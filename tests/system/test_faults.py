@@ -3,11 +3,13 @@
 import itertools
 import os
 import signal
+import sqlite3
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import redis
 
 from pipeline.client import Events
 from tests.conftest import Server
@@ -259,3 +261,78 @@ def test_a_stranger_on_the_embedded_redis_s_port_gets_no_event(line: Line, serve
     assert f"it is at {after} now" in line.log
     with Events(f"redis://127.0.0.1:{server.port}/0", "linepipe:test:events") as stream:
         assert list(stream.read()) == []
+
+
+def test_a_redis_that_hangs_at_the_end_gets_everything(make_line: Callable[..., Line]) -> None:
+    """The line is told to stop just then: publish waits until the server that hangs has been replaced."""
+    line = make_line(cameras={"top": LIVE}, preprocess={"layout": "grid"})
+    line.start()
+    line.wait_inspected(20)
+    os.kill(line.server_pid(), signal.SIGSTOP)
+    assert line.process is not None
+    line.process.send_signal(signal.SIGTERM)
+
+    summary = line.finish()
+
+    assert "stay in the spool" not in line.log
+    assert len(line.defects()) == summary["events"]["defect"] == summary["cameras"]["top"]["inspected"]
+
+
+@pytest.fixture
+def light(make_line: Callable[..., Line], tmp_path: Path) -> Callable[..., Line]:
+    """A line whose images are all broken: every frame is an event at once, and nothing is inferred."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for k in range(FRAMES):
+        (folder / f"broken_{k:04}.jpg").write_bytes(b"not an image")
+
+    def make(**changes: object) -> Line:
+        return make_line(cameras={"top": {"source": f"folder:{folder}?fps=60", "when_full": "block"}}, **changes)
+
+    return make
+
+
+def check_told(line: Line, summary: dict[str, object]) -> None:
+    """Every frame has its one event."""
+    top = summary["cameras"]["top"]  # type: ignore[index]
+    assert (sum(top["invalid"].values()), top["acquired"]) == (FRAMES, FRAMES), line.log
+    assert sorted(e["first"] for e in line.events("--type", "gap")) == list(range(FRAMES))
+
+
+def wait_told(line: Line, count: int) -> None:
+    line.wait_until(lambda s: s["events"].get("gap", 0) >= count, f"{count} events")
+
+
+def test_a_stream_deleted_under_a_running_line_is_complete_at_its_end(light: Callable[..., Line], server: Server) -> None:
+    line = light(publish={"redis": server.url})
+    line.start()
+    wait_told(line, 100)
+    with redis.Redis.from_url(server.url) as client:
+        client.flushall()
+    summary = line.finish()
+
+    check_told(line, summary)
+    assert "redis_lost" in {e.get("name") for e in line.events()}
+
+
+def test_a_spool_that_is_locked_and_then_deleted_ends_no_line(light: Callable[..., Line]) -> None:
+    """What was accepted arrives, and the spool is there again."""
+    line = light()
+    path = line.state / "spool" / "events.db"
+    line.start()
+    wait_told(line, 60)
+    db = sqlite3.connect(path, isolation_level=None)
+    db.execute("BEGIN EXCLUSIVE")
+    line.wait_until(lambda s: s["cameras"]["top"]["in_flight"] >= 60, "a full ring")
+    db.execute("ROLLBACK")
+    db.close()
+    wait_told(line, 150)
+    for file in path.parent.glob("events.db*"):
+        file.unlink()
+    line.wait_until(lambda s: s["nodes"]["publish"]["restarts"] == 1, "a restart of publish")
+
+    summary = line.finish()
+
+    check_told(line, summary)
+    assert "spool_damaged" in {e.get("name") for e in line.events()}
+    assert path.exists()

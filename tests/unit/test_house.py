@@ -13,7 +13,7 @@ DOORS = {
     "zmq": {"pipeline/transport.py"},
     "redis": {"pipeline/client.py", "nodes/publish/redis_sink.py"},
     "av": {"nodes/capture/video.py"},
-    "sqlite3": {"nodes/publish/spool.py"},
+    "sqlite3": {"nodes/publish/database.py"},
     "openvino": {"ilcs_model/silent.py"},
     "onnxruntime": {"ilcs_model/silent.py"},
     "nvidia": {"nodes/preprocess/dali_graph.py", "ilcs_model/data/dali_loader.py"},

@@ -1,0 +1,161 @@
+"""The door to SQLite: one connection to a spool's file, errors named by what a caller can do about them.
+
+``SpoolTroubleError`` passes by itself (locked, disk full, I/O): nothing was changed, try again. ``SpoolDamagedError``
+does not: the file must be opened anew, which checks and repairs it.
+"""
+
+import os
+import sqlite3
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+from pipeline.errors import LinepipeError, NodeError
+
+BUSY_S = 0.5
+"""How long one attempt waits for a lock: the work loop must turn meanwhile."""
+_FULL, _IO, _CORRUPT, _NO_DATABASE = 13, 10, 11, 26  # primary result codes of SQLite
+_NO_ROOM_BYTES = 1 << 20
+
+
+class SpoolTroubleError(LinepipeError):
+    """The spool cannot be used now; nothing was changed. ``full``: the disk has no room."""
+
+    def __init__(self, text: str, *, full: bool = False) -> None:
+        super().__init__(text)
+        self.full = full
+
+
+class SpoolDamagedError(NodeError):
+    """The spool's file is damaged or no longer in its place."""
+
+
+class Database:
+    """One connection, usable from the thread that holds it at the time."""
+
+    def __init__(self, path: Path, *, durable: bool = True, create: bool = True) -> None:
+        self.path = path
+        with self._named():
+            mode = "rwc" if create else "rw"
+            self._db = sqlite3.connect(
+                f"file:{quote(str(path))}?mode={mode}", uri=True, isolation_level=None, timeout=BUSY_S, check_same_thread=False
+            )
+        try:
+            with self._named():
+                self._db.execute("PRAGMA journal_mode=WAL")
+                self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
+                self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
+        except LinepipeError:
+            self._db.close()
+            raise
+        self._files = self._inodes()
+
+    def rows(self, sql: str, args: Iterable[Any] = ()) -> list[Any]:
+        """Every row of a query."""
+        with self._named():
+            return self._db.execute(sql, tuple(args)).fetchall()
+
+    def row(self, sql: str, args: Iterable[Any] = ()) -> Any:
+        """The first row of a query, or None."""
+        with self._named():
+            return self._db.execute(sql, tuple(args)).fetchone()
+
+    def change(self, sql: str, args: Iterable[Any] = ()) -> sqlite3.Cursor:
+        """One statement that writes."""
+        with self._named():
+            return self._db.execute(sql, tuple(args))
+
+    def changes(self, sql: str, args: Iterable[Iterable[Any]]) -> None:
+        """One statement for many rows."""
+        with self._named():
+            self._db.executemany(sql, [tuple(a) for a in args])
+
+    def script(self, sql: str) -> None:
+        """Several statements."""
+        with self._named():
+            self._db.executescript(sql)
+
+    def fact(self, name: str) -> int:
+        """A number kept under a name; 0 where there is none."""
+        row = self.row("SELECT value FROM facts WHERE name = ?", (name,))
+        return int(row[0]) if row else 0
+
+    def set_fact(self, name: str, value: int) -> None:
+        """Keep a number under a name."""
+        self.change("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (name, value))
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """One transaction: all of it or nothing."""
+        with self._named():
+            self._db.execute("BEGIN IMMEDIATE")
+        try:
+            yield
+            with self._named():
+                self._db.execute("COMMIT")
+        except BaseException:
+            if self._db.in_transaction:
+                self._db.execute("ROLLBACK")
+            raise
+
+    def problem(self) -> str:
+        """What SQLite finds wrong with the file; empty: nothing."""
+        try:
+            found = "; ".join(str(row[0]) for row in self.rows("PRAGMA quick_check(3)"))
+        except SpoolDamagedError as exc:
+            return str(exc)
+        return "" if found == "ok" else found
+
+    def moved(self) -> bool:
+        """Whether somebody deleted or replaced the file (or what SQLite keeps beside it) under this connection."""
+        return self._inodes() != self._files
+
+    def copy_to(self, path: Path) -> None:
+        """Everything as this connection sees it, into a new file that the disk has."""
+        path.unlink(missing_ok=True)
+        self.change("VACUUM INTO ?", (str(path),))
+        sync(path)
+
+    def close(self) -> None:
+        self._db.close()
+
+    def _inodes(self) -> list[tuple[int, int] | None]:
+        found: list[tuple[int, int] | None] = []
+        for end in ("", "-wal", "-shm"):
+            try:
+                entry = os.stat(f"{self.path}{end}")
+                found.append((entry.st_dev, entry.st_ino))
+            except FileNotFoundError:
+                found.append(None)
+        return found
+
+    @contextmanager
+    def _named(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as exc:
+            code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
+            if code in (_CORRUPT, _NO_DATABASE) or (isinstance(exc, sqlite3.OperationalError) and "no such table" in str(exc)):
+                raise SpoolDamagedError(f"{self.path}: {exc}") from exc
+            if not isinstance(exc, sqlite3.OperationalError):
+                raise
+            full = code == _FULL or (code == _IO and free_bytes(self.path.parent) < _NO_ROOM_BYTES)
+            raise SpoolTroubleError("the disk of state_dir is full" if full else f"{self.path}: {exc}", full=full) from exc
+
+
+def free_bytes(folder: Path) -> int:
+    """Room that the disk of a folder has for this user."""
+    found = os.statvfs(folder)
+    return found.f_bavail * found.f_frsize
+
+
+def sync(path: Path) -> None:
+    """Have the disk take a file and its name."""
+    for place in (path, path.parent):
+        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)

@@ -1,0 +1,52 @@
+"""How long events take from the whole frame to Redis's reply, by stage."""
+
+import time
+
+import msgspec
+
+from nodes.publish.spool import Spooled
+from pipeline.frame import Verdict
+from pipeline.metrics import Histogram
+
+MEASURED = 10_000  # frames that are being measured at a time; more only while Redis is away
+STAGES = ("total", "capture", "preprocess", "infer", "publish")
+
+
+class Latency:
+    """Verdicts whose events are on their way. One thread adds, another confirms."""
+
+    def __init__(self) -> None:
+        self._arrived: dict[int, Verdict] = {}  # by seq of the verdict's last event, until Redis has it
+        self._pieces: dict[str, Verdict] = {}  # by id of a held piece: taken when it becomes an event
+        self._stages = {stage: Histogram() for stage in STAGES}
+
+    def spooled(self, seq: int, verdict: Verdict) -> None:
+        """The last event of a verdict is in the spool."""
+        if len(self._arrived) < MEASURED:
+            self._arrived[seq] = msgspec.structs.replace(verdict, defects=())
+
+    def held(self, piece: str, verdict: Verdict) -> None:
+        """A piece waits for its neighbour."""
+        if len(self._pieces) < MEASURED:
+            self._pieces[piece] = msgspec.structs.replace(verdict, defects=())
+
+    def joined(self, seq: int, pieces: list[str]) -> None:
+        """These pieces are an event now: its last frame counts."""
+        verdicts = [v for p in pieces if (v := self._pieces.pop(p, None)) is not None]
+        if verdicts:
+            self.spooled(seq, max(verdicts, key=lambda v: v.meta.frame))
+
+    def confirmed(self, events: list[Spooled]) -> None:
+        """Redis has these."""
+        now = time.monotonic_ns()
+        for event in events:
+            verdict = self._arrived.pop(event.seq, None)
+            if verdict is not None:
+                marks = (verdict.meta.arrived_ns, verdict.stamps.received_ns, verdict.stamps.tiled_ns, verdict.stamps.judged_ns, now)
+                for stage, begin, end in zip(STAGES[1:], marks, marks[1:], strict=False):
+                    self._stages[stage].add(end - begin)
+                self._stages["total"].add(now - marks[0])
+
+    @property
+    def facts(self) -> dict[str, object]:
+        return {stage: h.bins for stage, h in self._stages.items()}

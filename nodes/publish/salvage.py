@@ -1,0 +1,265 @@
+"""Opening a spool: checked first, repaired where it is damaged, and what was lost is told.
+
+A damaged file is set aside under a name; what can be read is carried over into a new one. The mark beside the spool
+says how far it was: what is missing from there is lost, also where SQLite itself notices nothing (a log cut short by a
+bad checksum after a kill, a file that was deleted).
+"""
+
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from nodes.publish.database import Database, SpoolDamagedError, sync
+from nodes.publish.mark import Reached, read_mark
+from nodes.publish.spool import Spool
+from nodes.publish.wal import mend_log
+from pipeline.events import Event
+
+CHUNK = 500
+SMALL_BYTES, CHECK_AGAIN_MS = 256 << 20, 3_600_000
+_HEADER_BYTES = 100
+_COMPLETE = "salvaged"  # fact of a copy that lacks nothing any more
+
+
+def open_spool(path: Path) -> tuple[Spool, str]:
+    """The spool, fit for use, and what a person must know of damage or loss (empty: nothing).
+
+    Raises ``SpoolTroubleError`` while the disk is full or the file locked: try again later.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _remove(_patched(path))
+    reached, copy = read_mark(path), _copy_path(path)
+    news = []
+    if _is_complete(copy):
+        news.append(_take_copy(path, copy))
+    elif path.exists() and (problem := _problem(path, reached)):
+        aside = _set_aside_name(path)
+        _carry_over(path, copy, reached)
+        news.append(f"the spool was damaged ({problem})" + _take_copy(path, copy, aside))
+    elif not path.exists() and reached.commits:
+        news.append("the spool's file was gone, a new one was begun")
+    spool = Spool(path, durable=True)
+    flag_path(path).unlink(missing_ok=True)
+    if loss := _loss(spool, reached, repaired=bool(news)):
+        news.append(loss)
+    return spool, "; ".join(news)
+
+
+def rescue(spool: Spool, path: Path) -> None:
+    """The file was deleted or replaced while the spool is open: have all of it ready for the next ``open_spool``."""
+    copy = _copy_path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    spool.copy_to(copy)
+    database = Database(copy)
+    database.change("INSERT OR REPLACE INTO facts VALUES (?, 1)", (_COMPLETE,))
+    database.close()
+
+
+def flag_path(path: Path) -> Path:
+    """Where this file lies, a running spool was found damaged: the next opening repairs it whatever a check says."""
+    return path.with_suffix(".damaged")
+
+
+def _problem(path: Path, reached: Reached) -> str:
+    """What is wrong with a spool's file; a log that was cut short is copied before anything is written to it."""
+    try:
+        database = Database(path, create=False)
+    except SpoolDamagedError as exc:
+        return str(exc)
+    try:
+        problem, wal = _checked(database, path), path.with_name(path.name + "-wal")
+        commits = 0 if problem else database.row("SELECT coalesce(max(value), 0) FROM facts WHERE name = 'commits'")[0]
+        if wal.exists() and commits < reached.commits:  # before the connection is closed, which removes the log
+            shutil.copyfile(path, _patched(path))
+            left_out = mend_log(wal, _patched(path, "-wal"))
+            shutil.copyfile(wal, _set_aside_name(wal))
+            problem = problem or f"its log was damaged; {left_out} pages of it cannot be used"
+        return problem.replace("\n", " ") or ("an error while it was in use" if flag_path(path).exists() else "")
+    except SpoolDamagedError as exc:
+        return str(exc)
+    finally:
+        database.close()
+
+
+def _checked(database: Database, path: Path) -> str:
+    """What a check of the whole file finds; a large one is not read through again within an hour of running."""
+    if path.stat().st_size > SMALL_BYTES and database.fact("age_ms") - database.fact("checked_ms") < CHECK_AGAIN_MS:
+        return ""
+    problem = database.problem()
+    if not problem and path.stat().st_size > SMALL_BYTES:
+        database.set_fact("checked_ms", database.fact("age_ms"))
+    return problem
+
+
+def _is_complete(copy: Path) -> bool:
+    if not copy.exists():
+        return False
+    try:
+        database = Database(copy, create=False)
+        found = database.row("SELECT value FROM facts WHERE name = ?", (_COMPLETE,))
+        database.close()
+    except SpoolDamagedError:
+        found = None
+    if not found:
+        _remove(copy)
+    return bool(found)
+
+
+def _take_copy(path: Path, copy: Path, aside: Path | None = None) -> str:
+    """Put the copy in the spool's place, after setting aside what lies there."""
+    said = "the spool's file had been deleted and was written anew"
+    if path.exists():
+        aside = aside or _set_aside_name(path)
+        path.rename(aside)
+        said = f"; it lies in {aside.name}, what could be read was carried over"
+    for end in ("-wal", "-shm"):
+        left = path.with_name(path.name + end)
+        if left.exists() and aside is not None:
+            left.rename(aside.with_name(aside.name + end))
+        left.unlink(missing_ok=True)
+    copy.rename(path)
+    sync(path)
+    database = Database(path)
+    database.change("DELETE FROM facts WHERE name = ?", (_COMPLETE,))
+    database.close()
+    return said
+
+
+def _carry_over(path: Path, copy: Path, reached: Reached) -> None:
+    """What can be read of a damaged spool, into a new file."""
+    _remove(copy)
+    new = Spool(copy, durable=True)
+    new.close()
+    source, target = _readable(path, copy), Database(copy)
+    try:
+        with target.writing():
+            if source is not None:
+                for row in _events(source, reached.seq):
+                    target.change("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
+                for table, key in (("records", "key"), ("held", "id"), ("facts", "name"), ("ages", "age_ms"), ("lost", "first")):
+                    for row in _keyed(source, table, key):
+                        target.change(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row)
+            target.change("INSERT OR REPLACE INTO facts VALUES ('sent', max(?, coalesce((SELECT value FROM facts WHERE name = 'sent'), 0)))",
+                          (reached.sent,))  # fmt: skip
+            target.change("INSERT OR REPLACE INTO facts VALUES (?, 1)", (_COMPLETE,))
+    finally:
+        if source is not None:
+            source.close()
+        target.close()
+        _remove(_patched(path))
+    sync(copy)
+
+
+def _readable(path: Path, fresh: Path) -> Database | None:
+    """A connection to a damaged spool: with its log mended, or with the first bytes of a fresh one where its own are gone."""
+    patched = _patched(path)
+    try:
+        if patched.exists():
+            return Database(patched, create=False)
+    except SpoolDamagedError:
+        _remove(patched)
+    try:
+        database = Database(path, create=False)
+        database.rows("SELECT name FROM sqlite_master")
+        return database
+    except SpoolDamagedError:
+        pass
+    shutil.copyfile(path, patched)
+    with fresh.open("rb") as file:
+        header = bytearray(file.read(_HEADER_BYTES))
+    pages = path.stat().st_size // int.from_bytes(header[16:18], "big")
+    header[28:40] = pages.to_bytes(4, "big") + bytes(8)  # size in pages; no list of free pages
+    with patched.open("r+b") as file:
+        file.write(header)
+    try:
+        database = Database(patched, create=False)
+        database.rows("SELECT name FROM sqlite_master")
+    except SpoolDamagedError:
+        return None
+    return database
+
+
+def _events(source: Database, last: int) -> Iterator[tuple[Any, ...]]:
+    """Every event that can be read and is one, by seq; over bad pages one by one."""
+    try:
+        last = max(last, source.row("SELECT max(seq) FROM events")[0] or 0)
+    except SpoolDamagedError:
+        pass
+    seq = 0
+    while seq <= last:
+        try:
+            rows = source.rows("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (seq, CHUNK))
+            end = rows[-1][0] if rows else last + 1
+        except SpoolDamagedError:
+            end = seq + CHUNK
+            rows = [row for k in range(seq + 1, end + 1) if (row := _one(source, k)) is not None]
+        yield from filter(_is_event, rows)
+        seq = end
+
+
+def _one(source: Database, seq: int) -> Any:
+    try:
+        return source.row("SELECT * FROM events WHERE seq = ?", (seq,))
+    except SpoolDamagedError:
+        return None
+
+
+def _is_event(row: tuple[Any, ...]) -> bool:
+    try:
+        event: Any = msgspec.json.decode(row[5], type=Event)
+    except (msgspec.MsgspecError, TypeError):
+        return False
+    return bool(event.id == row[1] and event.__struct_config__.tag == row[2])
+
+
+def _keyed(source: Database, table: str, key: str) -> Iterator[tuple[Any, ...]]:
+    """Rows of a table from both ends, as far as they can be read."""
+    for order, beyond in (("ASC", ">"), ("DESC", "<")):
+        where, args = "", tuple[Any, ...]()
+        while True:
+            try:
+                rows = source.rows(f"SELECT * FROM {table} {where} ORDER BY {key} {order} LIMIT {CHUNK}", args)
+            except SpoolDamagedError:
+                break
+            yield from rows
+            if len(rows) < CHUNK:
+                return
+            where, args = f"WHERE {key} {beyond} ?", (rows[-1][0],)
+
+
+def _loss(spool: Spool, reached: Reached, *, repaired: bool) -> str:
+    """What the mark knows and the spool does not; new events are numbered behind it."""
+    behind = reached.commits - spool.fact("commits")
+    missing = spool.missing(reached.seq) if repaired or behind > 0 else []
+    if behind <= 0 and not missing:
+        return ""
+    spool.write_off(missing, reached)
+    unsent = [(max(a, reached.sent + 1), b) for a, b in missing if b > reached.sent]
+    until = datetime.fromtimestamp(reached.wall_ms / 1000, UTC).isoformat(timespec="seconds")
+    if not unsent:
+        return f"{sum(b - a + 1 for a, b in missing)} events, none that Redis has not confirmed, and {max(behind, 0)} transactions are missing, up to {until}"
+    spans = ", ".join(f"{a} to {b}" for a, b in unsent[:5]) + (" and more" if len(unsent) > 5 else "")
+    count = sum(b - a + 1 for a, b in unsent)
+    return f"{count} events that Redis had not confirmed are LOST: numbers {spans}, written until {until}"
+
+
+def _set_aside_name(path: Path) -> Path:
+    return path.with_name(f"{path.name}.damaged-{time.time_ns()}")
+
+
+def _patched(path: Path, end: str = "") -> Path:
+    return path.with_name(f"patched.db{end}")
+
+
+def _copy_path(path: Path) -> Path:
+    return path.with_name("copy.db")
+
+
+def _remove(path: Path) -> None:
+    for end in ("", "-wal", "-shm"):
+        path.with_name(path.name + end).unlink(missing_ok=True)

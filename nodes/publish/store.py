@@ -1,0 +1,225 @@
+"""Records into the spool: accepted in order, and only when the disk has them.
+
+What the spool cannot take now (locked, disk full) waits here and is tried again; nobody is told that it is durable, so
+whoever sent it holds it too. On a full disk verdicts wait, while gaps and alarms go into the room kept for them.
+"""
+
+import errno
+import logging
+import time
+from collections import Counter
+from pathlib import Path
+
+import msgspec
+
+from nodes.publish.alarms import Alarm
+from nodes.publish.database import SpoolTroubleError
+from nodes.publish.images import ImageArchive
+from nodes.publish.joiner import REMEMBERED, Joiner
+from nodes.publish.latency import Latency
+from nodes.publish.record import events_of, invalid_ids
+from nodes.publish.reserve import Reserve
+from nodes.publish.salvage import rescue
+from nodes.publish.spool import Spool, Spooled
+from pipeline.config import Config
+from pipeline.errors import NodeError
+from pipeline.events import DefectEvent, Event
+from pipeline.frame import Gap, Publishable, Verdict
+
+GROUP = 256  # records made durable by one fsync at most
+MOST_WAITING = 20_000  # what comes beyond stays with its sender, who sends it again
+RETRY_NS, ROOM_NS, MINUTE_NS = 250_000_000, 1_000_000_000, 60_000_000_000
+STUCK_NS = 2_000_000_000  # trouble that lasts longer is an alarm
+
+
+class Store:
+    """What the publish node has accepted, and what waits to be."""
+
+    def __init__(self, config: Config, spool: Spool, path: Path, log: logging.Logger, alarm: Alarm) -> None:
+        self._config, self._spool, self._path, self._log, self._alarm = config, spool, path, log, alarm
+        self._keep_ms = int(config.publish.keep_days * 86_400_000)
+        self._images = ImageArchive(config.state / "images", int(config.publish.images_mb * 1_000_000))
+        self._joiner = Joiner(config)
+        for piece in spool.held():  # left by a publish node that was killed
+            self._joiner.add(piece, time.monotonic_ns())
+        self._reserve = Reserve(path.with_name("reserve"))
+        if not self._reserve.take():
+            log.warning("the disk of state_dir has no room to spare: once it is full, gaps cannot be recorded either")
+        self._waiting: dict[str, tuple[set[bytes], Publishable]] = {}
+        self._durable: dict[bytes, dict[str, str | None]] = {}
+        self.latency = Latency()
+        self.counts: Counter[str] = Counter()
+        self.frames = self.tiles = self.duplicates = self.offered = 0
+        self.trouble = ""
+        """Why nothing, or no verdict, is accepted just now; empty: all is well."""
+        self._full = self._stuck = self._imageless = False
+        self._since_ns = self._retry_ns = self._minute_ns = self._look_ns = 0
+
+    def offer(self, address: bytes | None, record: Publishable) -> None:
+        """A record to make durable; ``address``: who waits for that."""
+        addresses, _ = (
+            self._waiting.setdefault(record.key, (set(), record)) if len(self._waiting) < MOST_WAITING else (set[bytes](), record)
+        )
+        self.offered += 1
+        if address is not None:
+            addresses.add(address)
+
+    @property
+    def waiting(self) -> int:
+        """Records that are not durable yet."""
+        return len(self._waiting)
+
+    def turn(self, now_ns: int, *, ending: bool) -> dict[bytes, dict[str, str | None]]:
+        """Accept what can be accepted; returns the keys that are durable now, by address. Raises ``NodeError``.
+
+        With a key stands why the verdict that a frame has is invalid, or empty, where several were offered; else None.
+        """
+        try:
+            if now_ns >= self._retry_ns:
+                self._make_room(now_ns)
+                self._accept(now_ns, ending=ending)
+                self._keep_house(now_ns)
+                self._well()
+        except SpoolTroubleError as exc:
+            self._troubled(exc, now_ns)
+        durable, self._durable = self._durable, {}
+        return durable
+
+    def _accept(self, now_ns: int, *, ending: bool) -> None:
+        able = [key for key, (_, record) in self._waiting.items() if not (self._full and isinstance(record, Verdict))]
+        for start in range(0, len(able), GROUP):
+            self._store(able[start : start + GROUP])
+        self._settle(now_ns, everything=ending and not self._waiting)
+
+    def _store(self, keys: list[str]) -> None:
+        """One group, with one fsync."""
+        records = [self._waiting[key][1] for key in keys]
+        found = {record.key: self._events(record) for record in records}
+        held = {key: [e for e in events if isinstance(e, DefectEvent) and self._joiner.waits(e)] for key, events in found.items()}
+        ready = [(key, [e for e in found[key] if e not in held[key]]) for key in keys]
+        results = self._spool.append(ready, held)
+        self._look_after_file()
+        for record, spooled in zip(records, results, strict=True):
+            addresses, _ = self._waiting.pop(record.key)
+            stands = self._standing(record) if spooled is None or len(addresses) > 1 else None
+            for address in addresses:
+                self._durable.setdefault(address, {})[record.key] = stands
+            if spooled is None:
+                self.duplicates += 1
+            else:
+                self._note(record, spooled, held[record.key])
+
+    def _standing(self, record: Publishable) -> str | None:
+        """Why the verdict that a frame has is invalid, or empty: its events say so. What is counted is what stands."""
+        if not isinstance(record, Verdict):
+            return None
+        reasons = invalid_ids(record, self._config.line)
+        return next((reasons[found] for found in self._spool.present(reasons)), "")
+
+    def _note(self, record: Publishable, spooled: list[Spooled], held: list[DefectEvent]) -> None:
+        """Count a record that is durable now, and tell the joiner of it."""
+        self.counts.update(s.type for s in spooled)
+        if isinstance(record, Verdict):
+            self.frames += 1
+            self.tiles += record.tiles
+            if spooled and record.defects:
+                self.latency.spooled(spooled[-1].seq, record)
+            self._joiner.know(record.meta.camera, record.meta.epoch, [record.meta.frame])
+            for piece in held:
+                self._joiner.add(piece, time.monotonic_ns())
+                self.latency.held(piece.id, record)
+        elif isinstance(record, Gap) and record.last is not None:
+            self._joiner.know(record.camera, record.epoch, range(max(record.first, record.last - REMEMBERED), record.last + 1))
+
+    def _settle(self, now_ns: int, *, everything: bool) -> None:
+        """Spool the defects whose pieces are complete."""
+        done = [] if self._full else self._joiner.take(now_ns, everything=everything)
+        if not done:
+            return
+        try:
+            spooled = self._spool.settle((joined.event, [p.id for p in joined.pieces]) for joined in done)
+        except SpoolTroubleError:
+            for joined in done:
+                for piece in joined.pieces:
+                    self._joiner.add(piece, now_ns)
+            raise
+        for event, joined in zip(spooled, done, strict=True):
+            if event is not None:
+                self.counts.update([event.type])
+                self.latency.joined(event.seq, [p.id for p in joined.pieces])
+
+    def _events(self, record: Publishable) -> list[Event]:
+        """A record's events; a new defect's image is written first, so that no event names a file that never was."""
+        if self._spool.known(record.key):
+            return []
+        return [self._with_image(event, png) for event, png in events_of(record, self._config)]
+
+    def _with_image(self, event: Event, png: bytes) -> Event:
+        if not isinstance(event, DefectEvent) or event.image is None:
+            return event
+        try:
+            self._images.keep(event.image, png)
+        except OSError as exc:
+            if exc.errno in (errno.ENOSPC, errno.EDQUOT):
+                raise SpoolTroubleError("the disk of state_dir is full", full=True) from exc
+            if not self._imageless:
+                self._alarm("image_not_kept", True, f"images/{event.image}: {exc.strerror}; events go out without their images")
+            self._imageless = True
+            return msgspec.structs.replace(event, image=None)
+        if self._imageless:
+            self._alarm("image_not_kept", False, "images of defects are kept again")
+        self._imageless = False
+        return event
+
+    def _look_after_file(self) -> None:
+        """What is durable must be where the next start finds it."""
+        if self._spool.moved():
+            rescue(self._spool, self._path)
+            raise NodeError(
+                f"{self._path}: the spool was deleted or replaced while the line ran; it was written anew, the publish node restarts"
+            )
+
+    def _keep_house(self, now_ns: int) -> None:
+        if now_ns >= self._look_ns:
+            self._look_ns = now_ns + ROOM_NS
+            self._look_after_file()
+        if now_ns >= self._minute_ns and not self._full:
+            self._minute_ns = now_ns + MINUTE_NS
+            self._spool.ages.note()
+            self._spool.ages.purge(self._keep_ms, self._spool.sent)
+
+    def _make_room(self, now_ns: int) -> None:
+        """On a full disk: once the room that is kept for such times can be taken again, the disk is not full any more."""
+        if self._full and now_ns >= self._look_ns:
+            self._look_ns = now_ns + ROOM_NS
+            if self._reserve.take():
+                self._full = False
+                self._alarm("disk_full", False, "the disk of state_dir has room again: verdicts are accepted")
+
+    def _troubled(self, exc: SpoolTroubleError, now_ns: int) -> None:
+        if not self.trouble:
+            self._since_ns = now_ns
+            self._log.warning("nothing is accepted until this passes: %s", exc)
+        self.trouble = str(exc)
+        self._retry_ns = now_ns + RETRY_NS
+        if exc.full and not self._full:
+            self._full, self._retry_ns, self._look_ns = True, now_ns, now_ns + ROOM_NS
+            self._reserve.release()
+            self._alarm(
+                "disk_full", True, "the disk of state_dir is full: frames wait, and what a live camera cannot hold is a gap; make room"
+            )
+        elif not self._full and not self._stuck and now_ns - self._since_ns > STUCK_NS:
+            self._stuck = True
+            self._alarm(
+                "spool_stuck", True, f"the spool cannot be written ({exc}): frames wait, and what a live camera cannot hold is a gap"
+            )
+
+    def _well(self) -> None:
+        if self._full:
+            self.trouble = "the disk of state_dir is full; verdicts wait"
+            return
+        if self._stuck:
+            self._alarm("spool_stuck", False, "the spool can be written again")
+        if self.trouble:
+            self._log.warning("the spool accepts everything again")
+        self.trouble, self._stuck = "", False

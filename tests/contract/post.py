@@ -1,0 +1,79 @@
+"""A spool with its sender, and the alarms that it raised."""
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import redis
+
+from nodes.publish.redis_sink import RedisSink
+from nodes.publish.spool import Spool
+from pipeline.client import Events
+from tests.conftest import Server
+from tests.contract.test_spool import event
+
+STREAM = "linepipe:test:events"
+
+
+class Post:
+    """A spool with its sender, and the alarms it raised."""
+
+    def __init__(self, folder: Path, server: Server) -> None:
+        self.server = server
+        self._path = folder / "events.db"
+        self.spool = Spool(self._path, durable=True)
+        self.alarms: list[tuple[str, bool]] = []
+        self._changed = threading.Event()
+        self._next = 0
+        self.start()
+
+    def start(self) -> None:
+        """A sender, as a publish node starts it."""
+        self.sink = RedisSink(
+            self.server.url,
+            None,
+            STREAM,
+            self._path,
+            keep_ms=1_000_000,
+            confirmed=lambda _: self._changed.set(),
+            alarm=self._alarm,
+            lifted=self.spool.lift_floor,
+        )
+
+    def _alarm(self, name: str, active: bool, _: str) -> None:
+        self.alarms.append((name, active))
+        self._changed.set()
+
+    def add(self, count: int) -> None:
+        self.spool.append([(f"k{k}", [event(k)]) for k in range(self._next, self._next + count)])
+        self._next += count
+        self.sink.wake()
+
+    def wait(self, condition: Callable[[], bool]) -> None:
+        for _ in range(200):
+            if condition():
+                return
+            self._changed.wait(0.1)
+            self._changed.clear()
+        raise AssertionError((self.sink.state, self.sink.failed, self.alarms))
+
+    def wait_sent(self) -> None:
+        self.wait(lambda: self.spool.backlog == 0)
+
+    @property
+    def client(self) -> Any:
+        """Somebody else at the same server."""
+        return redis.Redis.from_url(self.server.url)
+
+    def wait_stream(self, expected: list[str] | None = None) -> None:
+        """Until the stream holds exactly these events of ours, in this order."""
+        wanted = self.expected() if expected is None else expected
+        self.wait(lambda: self.stream() == wanted)
+
+    def stream(self) -> list[str]:
+        with Events(self.server.url, STREAM) as events:
+            return [e["id"] for e in events.read() if e["id"] != "foreign"]
+
+    def expected(self) -> list[str]:
+        return [f"id{k}" for k in range(self._next)]
