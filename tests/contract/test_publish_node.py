@@ -9,10 +9,12 @@ import msgspec
 import pytest
 
 from nodes.publish.node import _Publish, publish
+from nodes.publish.salvage import open_spool
 from nodes.publish.spool import Spool
+from nodes.publish.store import Store
 from pipeline.client import Events
 from pipeline.config import Publish
-from pipeline.frame import Verdict
+from pipeline.frame import ModelId, Verdict
 from pipeline.node_main import Node
 from pipeline.outbox import Outbox
 from pipeline.topology import find_process
@@ -50,9 +52,16 @@ def test_pieces_become_events_whenever_the_node_is_told_to_stop(node: Node, serv
         assert [e["frame"] for e in stream.read()] == [5]
 
 
+def verdict(frame: int, invalid: str) -> Verdict:
+    model = None if invalid else ModelId(name="m", digest="sha256:0")
+    return Verdict(meta=meta(frame, camera="top"), attempt=1, model=model, invalid=invalid)
+
+
 def submitted(node: Node, *verdicts: Verdict) -> list[str]:
     """What publish says of these verdicts, given one after the other, each by a process of its own."""
-    work, told = _Publish(node), []
+    path = node.config.state / "spool" / "events.db"
+    path.parent.mkdir()
+    work, told = _Publish(node, path, *open_spool(path)), []
     try:
         for verdict in verdicts:
             outbox = Outbox(node.endpoints.publish)
@@ -71,9 +80,21 @@ def submitted(node: Node, *verdicts: Verdict) -> list[str]:
 def test_the_first_verdict_of_a_frame_stands_and_later_ones_are_told_which_it_is(node: Node) -> None:
     """Else a frame that was inspected would be counted as poison, when its worker died after it had said so."""
 
-    def verdict(frame: int, invalid: str) -> Verdict:
-        return Verdict(meta=meta(frame, camera="top"), attempt=1, model=None, invalid=invalid)
-
     said = [(1, ""), (1, "poison"), (2, "poison"), (2, ""), (3, "truncated"), (3, "shutdown"), (3, "truncated")]
 
     assert submitted(node, *[verdict(*s) for s in said]) == ["", "", "poison", "poison", "truncated", "truncated", "truncated"]
+
+
+def test_two_verdicts_of_a_frame_that_come_at_once_are_told_which_stands(node: Node) -> None:
+    path = node.config.state / "spool" / "events.db"
+    path.parent.mkdir()
+    spool, _ = open_spool(path)
+    store = Store(node.config, spool, path, node.log, lambda *_: None)
+    store.offer(b"worker", verdict(1, ""))
+    store.offer(b"capture", verdict(1, "poison"))
+
+    durable = store.turn(time.monotonic_ns(), ending=False)
+    spool.close()
+
+    key = verdict(1, "").key
+    assert durable == {b"worker": {key: ""}, b"capture": {key: ""}}
