@@ -201,8 +201,8 @@ def test_a_live_camera_that_was_stopped_or_hangs_leaves_a_gap(make_line: Callabl
     summary = line.finish()
 
     assert balanced(summary["cameras"]["top"])
-    (gap,) = line.events("--run", "last", "--type", "gap")
-    assert (gap["reason"], gap["last"]) == ("capture_died", None)
+    gaps = line.events("--run", "last", "--type", "gap")
+    assert [(g["reason"], g["last"]) for g in gaps if g["reason"] != "full"] == [("capture_died", None)]  # a busy machine drops frames
     assert summary["restarts"] == {"capture.top": 1}
 
 
