@@ -3,15 +3,19 @@
 Rewritten after every commit, never synced: it may fall behind the spool, and never runs ahead of what was durable.
 """
 
+import errno
 import os
 import struct
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
 
+from nodes.publish.database import SpoolTroubleError
+
 _HEAD, _SENT = struct.Struct("<QQQ"), struct.Struct("<Q")
-_SENT_AT = 64
+_SENT_AT, _SIZE = 64, 128
 
 
 class Reached(msgspec.Struct, frozen=True):
@@ -28,6 +32,7 @@ class Mark:
 
     def __init__(self, spool: Path) -> None:
         self._fd = os.open(mark_path(spool), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._write_to(lambda: os.posix_fallocate(self._fd, 0, _SIZE))
 
     def note(self, commits: int, seq: int, wall_ms: int) -> None:
         self._write(_HEAD.pack(commits, seq, wall_ms), 0)
@@ -39,7 +44,14 @@ class Mark:
         os.close(self._fd)
 
     def _write(self, data: bytes, place: int) -> None:
-        os.pwrite(self._fd, data + zlib.crc32(data).to_bytes(4, "little"), place)
+        self._write_to(lambda: os.pwrite(self._fd, data + zlib.crc32(data).to_bytes(4, "little"), place))
+
+    def _write_to(self, write: Callable[[], object]) -> None:
+        try:
+            write()
+        except OSError as exc:
+            text = f"the note beside the spool cannot be written: {exc.strerror}"
+            raise SpoolTroubleError(text, full=exc.errno in (errno.ENOSPC, errno.EDQUOT)) from exc
 
 
 def read_mark(spool: Path) -> Reached:
@@ -48,16 +60,16 @@ def read_mark(spool: Path) -> Reached:
         found = mark_path(spool).read_bytes()
     except FileNotFoundError:
         return Reached()
-    head, sent = _checked(found[:_SENT_AT]), _checked(found[_SENT_AT:])
-    commits, seq, wall_ms = _HEAD.unpack(head) if head and len(head) == _HEAD.size else (0, 0, 0)
-    return Reached(commits, seq, wall_ms, _SENT.unpack(sent)[0] if sent else 0)
+    head, sent = _checked(found, 0, _HEAD), _checked(found, _SENT_AT, _SENT)
+    return Reached(*(head or (0, 0, 0)), *(sent or (0,)))
 
 
 def mark_path(spool: Path) -> Path:
+    """Where the mark of a spool lies."""
     return spool.with_name("reached")
 
 
-def _checked(part: bytes) -> bytes | None:
-    size = _HEAD.size if len(part) > _SENT.size + 4 else _SENT.size
-    data, crc = part[:size], part[size : size + 4]
-    return data if len(crc) == 4 and zlib.crc32(data).to_bytes(4, "little") == crc else None
+def _checked(found: bytes, place: int, part: struct.Struct) -> tuple[int, ...] | None:
+    data, end = found[place : place + part.size], place + part.size
+    crc = zlib.crc32(data).to_bytes(4, "little")
+    return part.unpack(data) if len(data) == part.size and found[end : end + 4] == crc else None

@@ -82,10 +82,8 @@ class Reconciler:
     def _already_there(self, stream: Stream, top: Top | None) -> list[Spooled]:
         """Events whose confirmation was lost, by a broken connection or a kill."""
         found: list[Spooled] = []
-        while top is not None:
+        while top is not None and _growing(self._spool.unsent(1), top.last):
             events = _growing(self._spool.unsent(PAGE), top.last)
-            if not events:
-                break
             there = dict(stream.between(events[0].place, events[-1].place, 2 * PAGE))
             done = list(takewhile(lambda e, there=there: there.get(e.place) == e.id, events))  # type: ignore[misc]
             if done:

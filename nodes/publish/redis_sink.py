@@ -11,6 +11,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -28,17 +29,14 @@ from pipeline.client import reason
 GROUP = 200
 TIMEOUT_S = 2.0
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
-LOOK_S = 1.0
-"""How often the stream is compared with the spool while there is nothing to send."""
+LOOK_S = 1.0  # how often the stream is compared with the spool while there is nothing to send
 TRIM_S = 60.0
 SETTLED_S = 3.0
 """Redis must have taken events for so long before an outage counts as over."""
 CONTENDED = 5
 """So often may somebody else write between look and group; then events go one by one, which needs no quiet moment."""
-AHEAD_MS = 1000
-"""How far ahead of such a writer their stream ids are put."""
-FOREIGN_S = 60.0
-"""Nobody else having written for so long ends that alarm."""
+AHEAD_MS = 1000  # how far ahead of such a writer their stream ids are put
+FOREIGN_S = 60.0  # nobody else having written for so long ends that alarm
 _LARGEST = (1 << 63) - 2
 
 
@@ -138,7 +136,9 @@ class RedisSink:
                     top = self._compare(pipe if alone else client, reconciler, spool)
                     if events := self._wait(spool):
                         sent = self._send(pipe, top, events, spool)
-            except redis.WatchError:
+            except redis.WatchError as exc:
+                if isinstance(exc.__context__, redis.RedisError):  # so redis-py tells of a connection lost while watching
+                    raise exc.__context__ from exc
                 self._contended += 1
                 continue
             self._outage_over()
@@ -195,10 +195,11 @@ class RedisSink:
 
     def _behind(self, events: list[Spooled], last: StreamId, spool: Spool, *, alone: bool) -> list[Spooled]:
         """The events with ids that the stream still takes; far enough ahead of somebody who writes all the time."""
-        ours = spool.holds(last)
-        lifted = spool.lift(events, last if alone else (last[0] + AHEAD_MS, 0))
-        if lifted == events:
+        behind = last if alone else (last[0] + AHEAD_MS, 0)
+        if all(a < b for a, b in pairwise([behind, *(e.place for e in events)])):
             return events
+        ours = spool.holds(last)
+        lifted = spool.lift(events, behind)
         self._lifted(lifted[-1].place)
         if spool.fact("head") and not ours:
             self._foreign_at = time.monotonic()

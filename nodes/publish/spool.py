@@ -229,9 +229,8 @@ class Spool:
         for event in events:
             last = event.place if event.place > last else (last[0], last[1] + 1)
             lifted.append(event if event.place == last else msgspec.structs.replace(event, ms=last[0], n=last[1]))
-        if lifted != events:
-            with self._db.writing():
-                self._db.changes("UPDATE events SET ms = ?, n = ? WHERE seq = ?", [(e.ms, e.n, e.seq) for e in lifted])
+        with self._db.writing():
+            self._db.changes("UPDATE events SET ms = ?, n = ? WHERE seq = ?", [(e.ms, e.n, e.seq) for e in lifted])
         return lifted
 
     def lift_floor(self, place: StreamId) -> None:

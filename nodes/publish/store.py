@@ -57,12 +57,11 @@ class Store:
 
     def offer(self, address: bytes | None, record: Publishable) -> None:
         """A record to make durable; ``address``: who waits for that."""
-        addresses, _ = (
-            self._waiting.setdefault(record.key, (set(), record)) if len(self._waiting) < MOST_WAITING else (set[bytes](), record)
-        )
         self.offered += 1
-        if address is not None:
-            addresses.add(address)
+        if address is None or record.key in self._waiting or len(self._waiting) < MOST_WAITING:
+            addresses, _ = self._waiting.setdefault(record.key, (set(), record))
+            if address is not None:
+                addresses.add(address)
 
     @property
     def waiting(self) -> int:

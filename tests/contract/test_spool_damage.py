@@ -2,6 +2,7 @@
 
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -156,6 +157,20 @@ def test_a_vanished_spool_is_noticed(path: Path) -> None:
     assert "gone" in news
     assert f"LOST: numbers {COUNT // 2 + 1} to {COUNT}" in news
     assert spool.sent == COUNT // 2
+
+
+def test_the_spools_folder_deleted_while_it_is_open_is_made_anew(path: Path) -> None:
+    spool, _ = open_spool(path)
+    shutil.rmtree(path.parent)
+    spool.append([("late", [event(9999)])])
+
+    assert spool.moved()
+    rescue(spool, path)
+    spool.close()
+    again, news = open_spool(path)
+
+    assert "written anew" in news
+    assert ids(again) == [*expected(), "id9999"]
 
 
 @pytest.mark.parametrize("put", [None, b"", b"somebody else's"], ids=["deleted", "emptied", "replaced"])
