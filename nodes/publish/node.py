@@ -3,6 +3,7 @@
 import os
 import queue
 import time
+from functools import partial
 from pathlib import Path
 
 import msgspec
@@ -48,7 +49,9 @@ def publish(node: Node) -> None:
 
 
 def _open(node: Node, path: Path) -> tuple[Spool, str]:
-    """The spool, as soon as disk and locks allow."""
+    """The spool, as soon as disk and locks allow. Raises ``ConfigError`` for what no waiting mends."""
+    if path.is_dir():
+        raise ConfigError(f"{path}: a folder lies where the spool should be; move it away")
     said = ""
     while True:
         try:
@@ -58,7 +61,7 @@ def _open(node: Node, path: Path) -> tuple[Spool, str]:
         if trouble != said:
             node.log.warning("the spool cannot be opened (%s); tried again until it can", trouble)
         said = trouble
-        node.beat("waiting", lambda: {"spool": said}, now=True)
+        node.beat("waiting", partial(dict, spool=said), now=True)
         if node.out_of_time:
             raise NodeError(f"the spool could not be opened before the end: {trouble}")
         time.sleep(OPEN_AGAIN_S)

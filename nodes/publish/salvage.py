@@ -144,8 +144,8 @@ def _carry_over(path: Path, copy: Path, reached: Reached) -> None:
                 for table, key in (("records", "key"), ("held", "id"), ("facts", "name"), ("ages", "age_ms"), ("lost", "first")):
                     for row in _keyed(source, table, key):
                         target.change(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row)
-            target.change("INSERT OR REPLACE INTO facts VALUES ('sent', max(?, coalesce((SELECT value FROM facts WHERE name = 'sent'), 0)))",
-                          (reached.sent,))  # fmt: skip
+            so_far = "coalesce((SELECT value FROM facts WHERE name = 'sent'), 0)"
+            target.change(f"INSERT OR REPLACE INTO facts VALUES ('sent', max(?, {so_far}))", (reached.sent,))
             target.change("INSERT OR REPLACE INTO facts VALUES (?, 1)", (_COMPLETE,))
     finally:
         if source is not None:
@@ -242,7 +242,8 @@ def _loss(spool: Spool, reached: Reached, *, repaired: bool) -> str:
     unsent = [(max(a, reached.sent + 1), b) for a, b in missing if b > reached.sent]
     until = datetime.fromtimestamp(reached.wall_ms / 1000, UTC).isoformat(timespec="seconds")
     if not unsent:
-        return f"{sum(b - a + 1 for a, b in missing)} events, none that Redis has not confirmed, and {max(behind, 0)} transactions are missing, up to {until}"
+        count = sum(b - a + 1 for a, b in missing)
+        return f"{count} events, none that Redis has not confirmed, and {max(behind, 0)} transactions are missing, up to {until}"
     spans = ", ".join(f"{a} to {b}" for a, b in unsent[:5]) + (" and more" if len(unsent) > 5 else "")
     count = sum(b - a + 1 for a, b in unsent)
     return f"{count} events that Redis had not confirmed are LOST: numbers {spans}, written until {until}"

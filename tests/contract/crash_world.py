@@ -85,6 +85,10 @@ class Wire:
         while self.arrived:
             yield self.arrived.popleft(), []
 
+    def deliver(self, take: Callable[[Message, list[memoryview]], None]) -> None:
+        for message, payload in self.receive():
+            take(message, payload)
+
     def send(self, message: Message) -> None:
         self.left.append(message)
 
@@ -157,7 +161,7 @@ class Capture:
         self.outbox = Outbox("")
         self.sent: list[tuple[str, Message]] = []
         self.fates = Fates(self.state, self.table, "top", lambda record, then: self.outbox.submit(record, self.now_ns, then), LOG)
-        self.dispatcher = Dispatcher(self.table, self._send, self.fates.done)
+        self.dispatcher = Dispatcher(self.table, self._send, self.fates.done, lives=lambda _: False)
         self.now_ns = 0
         found.append(self.state.epoch)
         self.fates.begin(epoch, live=live)

@@ -39,7 +39,7 @@ class Line:
         self.ring = Ring.create(new_memfd("test"), camera.slots, source.slot_bytes)
         self.capture = _Capture(self.node, source, self.ring, EPOCH)
         self.held: list[FrameRef] = []
-        self.worker = FrameLink(self.node.endpoints.frames("top"), "w", 2, lambda message, _: self.held.append(message.ref))
+        self.worker = FrameLink(self.node.endpoints.frames("top"), "inspect", 2, lambda message, _: self.held.append(message.ref))
         self.submitted: dict[str, tuple[bytes, Publishable]] = {}
         self.alive = True
 

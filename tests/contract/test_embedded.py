@@ -219,7 +219,7 @@ def test_passwords_are_in_private_files_and_nowhere_else(make: Callable[[str], E
     assert all(len(s) == 64 and s.encode() not in seen for s in secrets)
     private = [p for p in folder.rglob("*") if stat.S_IMODE(p.stat().st_mode) & 0o077]
     assert private == []
-    server.kill()
+    server.stop()
     again = make("a")
     again.start()
     assert reader_login(config(tmp_path)) == logins[0]
@@ -261,7 +261,7 @@ def test_a_server_outlives_nobody(tmp_path: Path) -> None:
 
     assert server.answers()
     assert not Path(f"/proc/{pid}").exists() or Path(f"/proc/{pid}/stat").read_text().split()[2] == "Z"
-    server.kill()
+    server.stop()
 
 
 def test_what_was_written_in_a_transaction_is_there_after_a_restart(make: Callable[[str], EmbeddedServer], tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_damaged_notes_are_said_and_not_fatal(
     assert len(line.defects()) == 3
 
 
-def test_a_damaged_spool_ends_the_line_with_what_to_do(
+def test_a_spool_that_is_no_database_is_set_aside_and_said(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     make_images(tmp_path / "images", 3)
@@ -164,10 +164,11 @@ def test_a_damaged_spool_ends_the_line_with_what_to_do(
     (line.state / "spool").mkdir()
     (line.state / "spool" / "events.db").write_bytes(b"damaged" * 1000)
 
-    line.start()
-    line.finish(code=2)
+    summary = line.run()
 
-    assert "move it away" in line.log
+    assert summary["spool"] == {"backlog": 0, "delivered": True}
+    assert [e["name"] for e in line.events("--type", "alarm")] == ["spool_damaged"]
+    assert [path.read_bytes() for path in (line.state / "spool").glob("events.db.damaged-*")] == [b"damaged" * 1000]
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"", "is empty"), (b"\xff\xfe\x80", "is not text")])
