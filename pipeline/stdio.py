@@ -28,9 +28,10 @@ def prepare_output() -> None:
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
-    if sys.stdout is not None:
-        raw, at_once = _Descriptor(1, "w", closefd=False), sys.stdout.isatty() or getattr(sys.stdout, "write_through", False)
-        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), sys.stdout.encoding, "backslashreplace", line_buffering=at_once)
+    out = sys.stdout
+    if out is sys.__stdout__ and out is not None:  # else somebody catches what is printed
+        raw, at_once = _Descriptor(1, "w", closefd=False), out.isatty() or getattr(out, "write_through", False)
+        sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), out.encoding, "backslashreplace", line_buffering=at_once)
     if isinstance(sys.stderr, io.TextIOWrapper):
         sys.stderr.reconfigure(errors="backslashreplace")
 

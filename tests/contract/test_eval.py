@@ -84,10 +84,10 @@ Report = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture
-def report(capsys: pytest.CaptureFixture[str]) -> Report:
+def report(capfd: pytest.CaptureFixture[str]) -> Report:
     def run(*args: object) -> dict[str, Any]:
         assert call(*args, "--json") == 0
-        found: dict[str, Any] = json.loads(capsys.readouterr().out)
+        found: dict[str, Any] = json.loads(capfd.readouterr().out)
         return found
 
     return run
@@ -114,10 +114,10 @@ def test_the_figures_are_those_of_the_network(model: Path, data: Path, report: R
     assert found["corruption"] is None
 
 
-def test_a_pipe_gets_plain_text_of_eighty_columns(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_pipe_gets_plain_text_of_eighty_columns(model: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     assert call(model, data, "--corrupt") == 0
 
-    done = capsys.readouterr()
+    done = capfd.readouterr()
     assert done.err == ""
     assert "\x1b" not in done.out
     assert max(map(len, done.out.splitlines())) <= 80
@@ -127,7 +127,7 @@ def test_a_pipe_gets_plain_text_of_eighty_columns(model: Path, data: Path, capsy
 
 
 def test_a_model_with_a_class_ok_is_told_by_misses_and_false_alarms(
-    model: Path, data: Path, report: Report, capsys: pytest.CaptureFixture[str]
+    model: Path, data: Path, report: Report, capfd: pytest.CaptureFixture[str]
 ) -> None:
     network, info = load_model(model)
     save_model(model, network, msgspec.structs.replace(info, classes=("a", "b", "ok")))
@@ -135,16 +135,16 @@ def test_a_model_with_a_class_ok_is_told_by_misses_and_false_alarms(
 
     assert report(model, data)["figures"]["curve"]["kind"] == "misses_and_false_alarms"
     assert call(model, data) == 0
-    assert "no false alarm: from" in capsys.readouterr().out
+    assert "no false alarm: from" in capfd.readouterr().out
 
     for image in (data / "ok").iterdir():
         image.unlink()
     assert call(model, data) == 0
-    assert "no false alarm: not known" in capsys.readouterr().out
+    assert "no false alarm: not known" in capfd.readouterr().out
 
 
 def test_many_classes_are_shown_by_the_pairs_confused_most_often(
-    data: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    data: Path, model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     network, info = load_model(model)
     fc = network.get_submodule("fc")
@@ -157,7 +157,7 @@ def test_many_classes_are_shown_by_the_pairs_confused_most_often(
 
     assert call(model, data) == 0
 
-    out = capsys.readouterr().out
+    out = capfd.readouterr().out
     assert "Confused most often" in out
     assert max(map(len, out.splitlines())) <= 80
 
@@ -180,7 +180,7 @@ def test_test_is_the_split_where_the_data_names_splits(model: Path, data: Path, 
 
 
 def test_data_of_fewer_classes_and_without_a_train_split_can_be_evaluated(
-    model: Path, data: Path, report: Report, capsys: pytest.CaptureFixture[str]
+    model: Path, data: Path, report: Report, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with_split(data, lambda _: "test")
     rows = (data / "split.csv").read_text().splitlines()
@@ -190,10 +190,10 @@ def test_data_of_fewer_classes_and_without_a_train_split_can_be_evaluated(
     assert [c["support"] for c in found["figures"]["classes"]] == [0, 0, 12]
     assert np.array(found["figures"]["confusion"])[2].sum() == 12  # the model's columns, not the data's
     assert call(model, data) == 0
-    assert "no image of: a, b" in capsys.readouterr().out
+    assert "no image of: a, b" in capfd.readouterr().out
 
 
-def test_images_that_the_model_was_trained_on_are_said(model: Path, data: Path, report: Report, capsys: pytest.CaptureFixture[str]) -> None:
+def test_images_that_the_model_was_trained_on_are_said(model: Path, data: Path, report: Report, capfd: pytest.CaptureFixture[str]) -> None:
     assert report(model, data)["seen_in_training"] is None
     network, info = load_model(model)
     save_model(model, network, msgspec.structs.replace(info, data=open_dataset(data).summary()))
@@ -201,7 +201,7 @@ def test_images_that_the_model_was_trained_on_are_said(model: Path, data: Path, 
     assert report(model, data)["seen_in_training"] == 30
     assert report(model, data, "--split", "test")["seen_in_training"] == 0
     assert call(model, data) == 0
-    assert "trained on 30 of these images" in capsys.readouterr().out
+    assert "trained on 30 of these images" in capfd.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -211,24 +211,24 @@ def test_images_that_the_model_was_trained_on_are_said(model: Path, data: Path, 
         (["--engine", "tensorrt"], "'tensorrt' is not one of"),
     ],
 )
-def test_a_wrong_choice_is_refused(model: Path, data: Path, capsys: pytest.CaptureFixture[str], options: list[str], says: str) -> None:
+def test_a_wrong_choice_is_refused(model: Path, data: Path, capfd: pytest.CaptureFixture[str], options: list[str], says: str) -> None:
     assert call(model, data, *options) == 2
-    assert says in " ".join(capsys.readouterr().err.split())
+    assert says in " ".join(capfd.readouterr().err.split())
 
 
-def test_classes_that_the_model_does_not_know_are_named(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_classes_that_the_model_does_not_know_are_named(model: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (data / "c").rename(data / "scratch")
 
     assert call(model, data) == 2
-    assert "does not know: scratch; it knows what the data lacks: c" in capsys.readouterr().err
+    assert "does not know: scratch; it knows what the data lacks: c" in capfd.readouterr().err
 
 
-def test_all_unreadable_images_are_named_before_anything_is_judged(model: Path, data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_all_unreadable_images_are_named_before_anything_is_judged(model: Path, data: Path, capfd: pytest.CaptureFixture[str]) -> None:
     (data / "a" / "a3.png").write_bytes(b"")
     (data / "c" / "c1.png").write_bytes((data / "c" / "c1.png").read_bytes()[:40])
 
     assert call(model, data) == 2
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert "a3.png: not a readable image" in said
     assert "c1.png: not a readable image" in said
 
@@ -239,32 +239,32 @@ def test_all_unreadable_images_are_named_before_anything_is_judged(model: Path, 
     [(None, "no model file"), (b"", "not a readable safetensors"), (b"\x02" + bytes(7) + b"{}", "not of linepipe")],
 )
 def test_what_is_no_model_is_refused(
-    tmp_path: Path, data: Path, capsys: pytest.CaptureFixture[str], engine: str, content: bytes | None, says: str
+    tmp_path: Path, data: Path, capfd: pytest.CaptureFixture[str], engine: str, content: bytes | None, says: str
 ) -> None:
     wrong = tmp_path / "wrong.safetensors"
     if content is not None:
         wrong.write_bytes(content)
 
     assert call(wrong, data, "--engine", engine) == 2
-    said = capsys.readouterr().err
+    said = capfd.readouterr().err
     assert says in said
     assert "wrong.safetensors" in said
 
 
 @pytest.mark.parametrize("engine", ["eager", "openvino"])
-def test_a_truncated_model_is_refused(model: Path, data: Path, capsys: pytest.CaptureFixture[str], engine: str) -> None:
+def test_a_truncated_model_is_refused(model: Path, data: Path, capfd: pytest.CaptureFixture[str], engine: str) -> None:
     model.write_bytes(model.read_bytes()[:-100])
 
     assert call(model, data, "--engine", engine) == 2
-    assert "tiny.safetensors" in capsys.readouterr().err
+    assert "tiny.safetensors" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("what", ["nowhere", "empty"])
-def test_a_folder_without_images_is_refused(model: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], what: str) -> None:
+def test_a_folder_without_images_is_refused(model: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], what: str) -> None:
     (tmp_path / "empty").mkdir()
 
     assert call(model, tmp_path / what) == 2
-    assert what in capsys.readouterr().err
+    assert what in capfd.readouterr().err
 
 
 def test_a_converted_model_is_kept_in_the_users_cache(model: Path, data: Path, cache: Path, report: Report) -> None:
@@ -274,8 +274,8 @@ def test_a_converted_model_is_kept_in_the_users_cache(model: Path, data: Path, c
     assert (kept / "model.xml").is_file()
 
 
-def test_a_cache_that_cannot_be_written_is_named(model: Path, data: Path, cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_cache_that_cannot_be_written_is_named(model: Path, data: Path, cache: Path, capfd: pytest.CaptureFixture[str]) -> None:
     cache.write_text("a file")
 
     assert call(model, data, "--engine", "openvino") == 1
-    assert "XDG_CACHE_HOME" in capsys.readouterr().err
+    assert "XDG_CACHE_HOME" in capfd.readouterr().err

@@ -43,7 +43,7 @@ def run(*args: object) -> int:
 
 @pytest.mark.parametrize("brightest", [True, False])
 def test_places_are_held_against_annotated_boxes(
-    bright_corners: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], brightest: bool
+    bright_corners: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], brightest: bool
 ) -> None:
     """A network whose map is brightness points into every box, one of darkness into none; the centre lies in none."""
     path = write_locating_model(tmp_path, monkeypatch)
@@ -55,16 +55,16 @@ def test_places_are_held_against_annotated_boxes(
 
     assert run(path, bright_corners, "--split", "all", "--boxes", "--json") == 0
 
-    boxes = json.loads(capsys.readouterr().out)["boxes"]
+    boxes = json.loads(capfd.readouterr().out)["boxes"]
     assert set(boxes["classes"]) == {"a", "b", "c"}
     assert boxes["overall"]["images"] == 12
     assert boxes["overall"]["pointing"] == float(brightest)
     assert boxes["overall"]["centre"] == 0
     assert run(path, bright_corners, "--split", "all", "--boxes") == 0
-    assert "pointing" in capsys.readouterr().out
+    assert "pointing" in capfd.readouterr().out
 
 
-def test_data_without_boxes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_data_without_boxes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     path = write_locating_model(tmp_path, monkeypatch)
     for label in "ab":
         (tmp_path / "data" / label).mkdir(parents=True)
@@ -72,11 +72,11 @@ def test_data_without_boxes_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
 
     assert run(path, tmp_path / "data", "--boxes") == 2
 
-    assert "none of these images has annotated boxes" in capsys.readouterr().err
+    assert "none of these images has annotated boxes" in capfd.readouterr().err
 
 
 def test_a_colour_model_is_judged_by_eager_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     template = write_locating_model(tmp_path, monkeypatch)
     info = load_model(template)[1]
@@ -89,6 +89,6 @@ def test_a_colour_model_is_judged_by_eager_alone(
         cv2.imwrite(str(tmp_path / "data" / label / "0.png"), np.full((8, 8, 3), bgr, np.uint8))
 
     assert run(path, tmp_path / "data", "--json") == 0
-    assert json.loads(capsys.readouterr().out)["images"] == 2
+    assert json.loads(capfd.readouterr().out)["images"] == 2
     assert run(path, tmp_path / "data", "--engine", "openvino") == 2
-    assert "--engine eager" in capsys.readouterr().err
+    assert "--engine eager" in capfd.readouterr().err

@@ -208,7 +208,7 @@ def test_files_of_one_name_get_pictures_of_their_own_and_each_file_one(lamps: Ca
 
 
 def test_a_file_that_is_no_image_is_named_and_the_others_are_done(
-    lamps: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lamps: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     picture(tmp_path / "in" / "a.png")
     (tmp_path / "in" / "b.jpg").write_bytes(b"\xff\xd8 no image")
@@ -217,7 +217,7 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_done(
 
     assert explain(lamps(locate=True), tmp_path / "in", "--out", tmp_path / "out", "--json") == 1
 
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert "b.jpg: not a readable image" in said.err and "c.png: not a readable image" in said.err
     report = json.loads(said.out)
     assert (report["images"], report["labels"], len(report["unreadable"])) == (2, {"bright": 2}, 2)
@@ -225,7 +225,7 @@ def test_a_file_that_is_no_image_is_named_and_the_others_are_done(
 
 
 def test_a_mistake_is_named_before_anything_is_written(
-    lamps: Callable[..., Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    lamps: Callable[..., Path], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     model, image = lamps(locate=True), picture(tmp_path / "in" / "a.png")
     (tmp_path / "empty").mkdir()
@@ -242,7 +242,7 @@ def test_a_mistake_is_named_before_anything_is_written(
         ((model, tmp_path / "in", "--out", tmp_path / "in"), "would be written over"),
     ):
         assert explain(*args) == 2
-        assert says in " ".join(capsys.readouterr().err.split())
+        assert says in " ".join(capfd.readouterr().err.split())
     assert not (tmp_path / "out").exists()
     assert [p.name for p in (tmp_path / "in").iterdir()] == ["a.png"]
 

@@ -135,7 +135,7 @@ np.save({str(tmp_path / "found.npy")!r}, found)
         assert np.abs(found - golden.scores[:count]).max() < 0.05
 
 
-def test_a_network_of_the_house_is_exported(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_network_of_the_house_is_exported(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     """ILCS with two classes, not trained."""
     torch.manual_seed(0)
     path = tmp_path / "two.safetensors"
@@ -144,7 +144,7 @@ def test_a_network_of_the_house_is_exported(tmp_path: Path, capsys: pytest.Captu
     save_model(path, network, msgspec.structs.replace(info, classes=("dark", "light")))
 
     assert linepipe("export", path, "--engine", "onnx", "--out", tmp_path / "out") == 0
-    assert "no images: give --data" in capsys.readouterr().out
+    assert "no images: give --data" in capfd.readouterr().out
     assert "mean of the tile" in json.loads((tmp_path / "out" / "model.json").read_text())["normalisation"]["formula"]
 
 
@@ -176,14 +176,14 @@ def convert_badly(monkeypatch: pytest.MonkeyPatch) -> Callable[[Callable[[Any], 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
 def test_a_wrong_export_is_not_left_lying_about_and_its_images_are_named(
-    model: Path, data: Path, tmp_path: Path, engine: str, convert_badly: Any, capsys: pytest.CaptureFixture[str]
+    model: Path, data: Path, tmp_path: Path, engine: str, convert_badly: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     convert_badly(_swap)
     out = tmp_path / "out"
 
     assert linepipe("export", model, "--engine", engine, "--out", out, "--data", data, "--split", "test") == 1
 
-    said = capsys.readouterr()
+    said = capfd.readouterr()
     assert f"{data}/dark/dark_09.png: trained a, exported c, by the trained network " in said.out
     assert ("--engine onnx computes in float32" in said.err) == (engine != "onnx")
     assert "labels that differ 4" in said.out
@@ -191,7 +191,7 @@ def test_a_wrong_export_is_not_left_lying_about_and_its_images_are_named(
     assert not out.exists()
 
     assert linepipe("export", model, "--engine", engine, "--out", out, "--data", data, "--json") == 1
-    report = json.loads(capsys.readouterr().out)
+    report = json.loads(capfd.readouterr().out)
     assert not report["proven"] and report["folder"] is None
     assert len(report["proof"]["images"]["labels_that_differ"]) == 40
 
@@ -209,7 +209,7 @@ def test_maps_that_show_other_places_are_a_wrong_export(model: Path, tmp_path: P
 
 
 def test_a_folder_is_taken_only_by_the_same_model_and_engine(
-    model: Path, tmp_path: Path, convert_badly: Any, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, convert_badly: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "out"
     assert linepipe("export", model, "--engine", "onnx", "--out", out) == 0
@@ -225,9 +225,9 @@ def test_a_folder_is_taken_only_by_the_same_model_and_engine(
     with torch.no_grad():
         _swap(network)  # type: ignore[arg-type]
     save_model(model, network, info)
-    capsys.readouterr()
+    capfd.readouterr()
     assert linepipe("export", model, "--engine", "onnx", "--out", out) == 2
-    assert f"{out} holds tiny (sha256:" in capsys.readouterr().err
+    assert f"{out} holds tiny (sha256:" in capfd.readouterr().err
 
     (out / "notes.txt").write_text("mine")
     (out / "model.json").unlink()
@@ -236,7 +236,7 @@ def test_a_folder_is_taken_only_by_the_same_model_and_engine(
 
 
 def test_a_mistake_is_said_before_anything_is_converted(
-    model: Path, data: Path, tmp_path: Path, convert_badly: Any, capsys: pytest.CaptureFixture[str]
+    model: Path, data: Path, tmp_path: Path, convert_badly: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def fail(network: Any) -> None:
         raise AssertionError("converted")
@@ -262,21 +262,21 @@ def test_a_mistake_is_said_before_anything_is_converted(
         ([model, "--engine", "onnx", "--out", tmp_path / "file"], "is a file; name a folder"),
     ):
         assert linepipe("export", *args) == 2
-        assert says in capsys.readouterr().err
+        assert says in capfd.readouterr().err
         assert not (tmp_path / "out").exists()
 
 
 def test_a_missing_library_is_named_with_its_extra(
-    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
 
     assert linepipe("export", model, "--engine", "onnx", "--out", tmp_path / "out") == 2
-    assert "needs onnxruntime: pip install 'linepipe[onnx]'" in capsys.readouterr().err
+    assert "needs onnxruntime: pip install 'linepipe[onnx]'" in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("engine", ["onnx", "openvino"])
-def test_labels_of_real_images_survive_the_export(neu_dir: Path, tmp_path: Path, engine: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_labels_of_real_images_survive_the_export(neu_dir: Path, tmp_path: Path, engine: str, capfd: pytest.CaptureFixture[str]) -> None:
     """Four of each class here; `benchmarks/parity.py` takes all."""
     folder = tmp_path / "neu"
     for label, group in itertools.groupby(sorted((neu_dir / "images").glob("*.jpg")), lambda file: file.name.rpartition("_")[0]):
@@ -285,4 +285,4 @@ def test_labels_of_real_images_survive_the_export(neu_dir: Path, tmp_path: Path,
             shutil.copy(file, folder / label)
 
     assert linepipe("export", "ilcs-neu", "--engine", engine, "--out", tmp_path / "out", "--data", folder) == 0
-    assert "24; labels that differ 0" in capsys.readouterr().out
+    assert "24; labels that differ 0" in capfd.readouterr().out
