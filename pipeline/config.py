@@ -44,8 +44,7 @@ class Camera(_Tree, frozen=True, kw_only=True):
     """One camera. Its frames are numbered from 0 in each run."""
 
     source: str
-    """Where frames come from: ``folder:PATH[?loop=true&fps=N]``, ``video:PATH[?loop=true&fps=N]`` or
-    ``sim:strip[?seed=N&fps=N&repeat=N]``."""
+    """``folder:PATH[?loop=true&fps=N]``, ``video:PATH[?loop=true&fps=N]`` or ``sim:strip[?seed=N&fps=N&repeat=N]``."""
     speed_mps: Positive | None = None
     """Speed of the material in metres a second; with frame height and pixel size it gives the frame rate."""
     frame_px: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
@@ -159,10 +158,7 @@ class Config(_Tree, frozen=True, kw_only=True):
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Read ``path``, apply ``KEY.SUB=VALUE`` overrides, check everything that needs no other file.
-
-    Raises ``ConfigError`` naming file, line and key.
-    """
+    """Read ``path``, apply ``KEY.SUB=VALUE`` overrides, check what needs no other file. ``ConfigError`` names file, line and key."""
     try:
         size = path.stat().st_size
         text = path.read_text(encoding="utf-8") if size <= MAX_FILE_BYTES else None

@@ -272,19 +272,15 @@ class _Look:
         return Top(last, parse_id(first[0]) if first else None, _entry(newest) if newest else None)
 
     def between(self, first: StreamId, last: StreamId, count: int) -> list[tuple[StreamId, str]]:
-        return [_entry(e) for e in self._client.xrange(self._key, _text(first), _text(last), count=count)]
+        return [_entry(e) for e in self._client.xrange(self._key, "{}-{}".format(*first), "{}-{}".format(*last), count=count)]
 
     def before(self, last: StreamId, count: int) -> list[tuple[StreamId, str]]:
-        return [_entry(e) for e in self._client.xrevrange(self._key, _text(last), "-", count=count)]
+        return [_entry(e) for e in self._client.xrevrange(self._key, "{}-{}".format(*last), "-", count=count)]
 
 
 def _entry(entry: Any) -> tuple[StreamId, str]:
     fields = entry[1] or {}
     return parse_id(entry[0]), fields.get(b"id", b"").decode(errors="replace")
-
-
-def _text(place: StreamId) -> str:
-    return f"{place[0]}-{place[1]}"
 
 
 def _connect_once() -> Callable[[Any], None]:
