@@ -7,6 +7,10 @@ from pathlib import Path
 from pipeline.errors import ConfigError
 
 UMASK = 0o077
+_FOLDERS = ("spool", "images", "truth", "redis", "engines")
+_FILES = ("lock", "line.json", "run.json", "status.json", "summary.json", "model.safetensors")
+_OURS = (*_FOLDERS, *_FILES)
+"""What a line keeps under ``state_dir``; what else lies there is the user's."""
 
 
 def keep_private() -> None:
@@ -40,9 +44,11 @@ def private_folder(folder: Path) -> str:
         if not mode & 0o077:
             return ""
         folder.chmod(0o700)  # first: from now on nobody else can get in
-        for path, folders, files in os.walk(folder):
-            for name in (*folders, *files):
-                _narrow(Path(path) / name)
+        for own in (folder / name for name in _OURS if (folder / name).exists()):
+            _narrow(own)
+            for path, folders, files in os.walk(own) if not own.is_symlink() else ():
+                for name in (*folders, *files):
+                    _narrow(Path(path) / name)
     except OSError as exc:
         raise ConfigError(f"state_dir: {folder} cannot be used: {exc.strerror}") from exc
     return f"state_dir: {folder} could be looked into by others (mode {mode:04o}); it is private now (0700)"

@@ -1,7 +1,6 @@
 """Another user of the machine, a real one: reads nothing of a line, forges nothing, and is told plainly."""
 
 import importlib
-import io
 import json
 import os
 import pwd
@@ -10,7 +9,6 @@ import signal
 import socket
 import stat
 import subprocess
-import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -53,9 +51,10 @@ def line(open_folder: Path, engines: Path) -> Iterator[Line]:
     """A live line whose ``state_dir`` is there already, readable by all, as an earlier version left it."""
     found = Line(open_folder, engines, cameras={"top": LIVE}, preprocess={"layout": "grid"})
     found.state.chmod(0o755)
-    (found.state / "old").mkdir(mode=0o755)
-    (found.state / "old" / "note").write_text("x")
-    (found.state / "old" / "note").chmod(0o644)
+    (found.state / "images").mkdir(mode=0o755)
+    for path in (found.state / "images" / "old.png", found.state / "mine.txt"):
+        path.write_text("x")
+        path.chmod(0o644)
     yield found
     found.close()
 
@@ -140,9 +139,12 @@ def test_everything_under_the_state_folder_is_private(line: Line) -> None:
     """Also what was there before, and what the nodes and the server write while it runs; and it is said once."""
     line.start()
     line.wait_until(lambda s: s["events"].get("defect", 0) >= 20, "events")
+    mine = line.state / "mine.txt"
     found = [line.state, *line.state.rglob("*"), *runtime_dir(load(line.config)).rglob("*")]
+    found.remove(mine)
 
     assert [str(p) for p in found if not p.is_symlink() and stat.S_IMODE(p.lstat().st_mode) & 0o077] == []
+    assert stat.S_IMODE(mine.stat().st_mode) == 0o644  # nobody reaches it, and it is not the line's
 
     os.kill(line.process.pid, signal.SIGTERM)  # type: ignore[union-attr]
     line.finish()
@@ -199,11 +201,11 @@ def test_another_user_is_told_plainly_that_the_line_is_not_his(line: Line, other
     importlib.import_module(f"pipeline.commands.{name}")
 
     def call() -> list[Any]:
-        sys.stderr = io.StringIO()
+        os.dup2(said := os.memfd_create("stderr"), 2)
         try:
             main([name, str(line.config), *options])
         except SystemExit as exc:
-            return [exc.code, sys.stderr.getvalue()]
+            return [exc.code, os.pread(said, 1 << 16, 0).decode()]
         return []
 
     code, text = become(other, call)
