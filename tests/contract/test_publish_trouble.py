@@ -70,7 +70,7 @@ class Publisher:
 
     def submit(self, *records: Publishable) -> None:
         for record in records:
-            self._outbox.submit(record, time.monotonic_ns(), lambda key=record.key: self.durable.append(key))  # type: ignore[misc]
+            self._outbox.submit(record, time.monotonic_ns(), lambda _, key=record.key: self.durable.append(key))  # type: ignore[misc]
 
     def wait(self, condition: Callable[[], Any], what: str) -> None:
         deadline = time.monotonic() + WAIT_S
