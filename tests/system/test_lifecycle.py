@@ -223,11 +223,14 @@ def test_a_capture_node_that_never_comes_back_does_not_hold_up_the_stop(
     while "did not finish within" not in line.log:
         assert time.monotonic() < deadline, line.log
         for child in psutil.Process(line.process.pid).children():
-            if child.status() != psutil.STATUS_ZOMBIE and "capture.top" in child.cmdline():
-                child.kill()
+            try:
+                if child.status() != psutil.STATUS_ZOMBIE and "capture.top" in child.cmdline():
+                    child.kill()
+            except psutil.NoSuchProcess:
+                continue
         time.sleep(0.01)
 
-    summary = line.finish()
+    summary = line.finish(code=1)
 
     assert summary["cameras"]["top"]["in_flight"] > 0
     assert "capture.top did not finish" in line.log
