@@ -189,7 +189,7 @@ def test_sockets_that_a_cleaner_removed_are_made_anew(
     line = make_line(cameras={"top": endless(tmp_path / "images")}, infer=SMALL)
     line.start()
     line.wait_inspected(10)
-    (folder,) = runtime_dir(load(line.config)).iterdir()
+    (folder,) = (path for path in runtime_dir(load(line.config)).iterdir() if path.is_dir())
     sockets = {path.name for path in folder.iterdir()}
     for remove in ([folder.parent], list(folder.iterdir())):
         for path in remove:
