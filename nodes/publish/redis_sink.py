@@ -3,8 +3,7 @@
 A group is sent only onto a stream that was just compared with the spool (``reconcile``): WATCH, look, MULTI ... EXEC.
 If anything touches the stream in between, nothing of the group is written, and it is looked at again. If the server
 refuses one entry it refuses the group. So nothing overtakes what was refused, and nothing is written behind a loss.
-Whatever else happens, nothing moves: the connection is made anew after a pause. Nothing is ever dropped. Redis 6.2 and
-Valkey suffice; no EVAL.
+Whatever else happens, nothing moves: the connection is made anew after a pause. Nothing is ever dropped; no EVAL is needed.
 """
 
 import random
