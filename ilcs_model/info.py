@@ -65,7 +65,7 @@ def read_info(path: Path) -> ModelInfo:
         raise ModelFileError(f"{path}: not a readable safetensors file ({exc}); train or copy it again") from exc
     except KeyError:
         raise ModelFileError(f"{path}: safetensors, but not of linepipe: it says nothing of its classes and recipe") from None
-    except (RecursionError, msgspec.MsgspecError) as exc:
+    except (RecursionError, ValueError, msgspec.MsgspecError) as exc:
         raise ModelFileError(f"{path}: its metadata is not that of a linepipe model ({exc})") from exc
     if problem := _problem(info):
         raise ModelFileError(f"{path}: its metadata cannot be right: {problem}")

@@ -120,7 +120,7 @@ def decode(data: bytes) -> Message:
     """Bytes -> one message. Raises ``ProtocolError``."""
     try:
         message: Message = _decoder.decode(data)
-    except (msgspec.MsgspecError, RecursionError) as exc:
+    except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise ProtocolError(f"not a linepipe message: {exc}") from exc
     return message
 

@@ -183,7 +183,7 @@ def _lacks(path: Path) -> list[str] | None:
         keys = msgspec.json.decode(path.read_bytes(), type=dict[str, msgspec.Raw]).keys()
     except msgspec.ValidationError:
         return None
-    except (OSError, msgspec.DecodeError, RecursionError) as exc:
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as exc:
         raise DataError(f"{path}: not readable JSON ({exc}); repair it or move it away") from exc
     return [name for name in _Coco.__struct_fields__ if name not in keys] if {"images", "annotations"} & keys else None
 
@@ -206,7 +206,7 @@ def read_coco(root: Path, files: list[Path]) -> tuple[list[Row], list[str]]:
 def _read_coco_file(root: Path, path: Path, split: str) -> tuple[list[Row], list[Found]]:
     try:
         coco = msgspec.json.decode(path.read_bytes(), type=_Coco)
-    except (OSError, msgspec.DecodeError, RecursionError) as exc:
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as exc:
         raise DataError(f"{path}: not a COCO set of boxes ({exc})") from exc
     names = {category.id: category.name for category in coco.categories}
     boxes: dict[int | str, Found] = {image.id: [] for image in coco.images}

@@ -226,5 +226,5 @@ def _origin(root: Path) -> dict[str, object]:
         return {}
     try:
         return {"origin": msgspec.json.decode(path.read_bytes())}
-    except (OSError, msgspec.DecodeError, RecursionError) as exc:
+    except (OSError, msgspec.DecodeError, ValueError, RecursionError) as exc:
         raise DataError(f"{path}: not readable JSON ({exc}); repair it or move it away") from exc

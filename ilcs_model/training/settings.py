@@ -69,5 +69,5 @@ def read_settings(path: Path) -> Settings:
         return msgspec.json.decode(path.read_bytes(), type=Settings)
     except FileNotFoundError:
         raise DataError(f"{path}: not there; is {path.parent} the folder of a training run?") from None
-    except (OSError, msgspec.MsgspecError) as exc:
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError) as exc:
         raise DataError(f"{path}: not the settings of a training run ({exc})") from exc

@@ -18,6 +18,7 @@ BUSY_S = 0.5
 """How long one attempt waits for a lock: the work loop must turn meanwhile."""
 _FULL, _IO, _CORRUPT, _NO_DATABASE = 13, 10, 11, 26  # primary result codes of SQLite
 _NO_ROOM_BYTES = 1 << 20
+_DAMAGE = ("no such table", "Could not decode to UTF-8")  # damage that has a general code: a root page lost, a text overwritten
 
 
 class SpoolTroubleError(LinepipeError):
@@ -137,7 +138,7 @@ class Database:
             yield
         except sqlite3.Error as exc:
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-            if code in (_CORRUPT, _NO_DATABASE) or (isinstance(exc, sqlite3.OperationalError) and "no such table" in str(exc)):
+            if code in (_CORRUPT, _NO_DATABASE) or any(text in str(exc) for text in _DAMAGE):
                 raise SpoolDamagedError(f"{self.path}: {exc}") from exc
             if not isinstance(exc, sqlite3.OperationalError):
                 raise

@@ -18,12 +18,19 @@ from nodes.publish.database import Database, SpoolDamagedError, sync
 from nodes.publish.mark import Reached, read_mark
 from nodes.publish.spool import Spool
 from nodes.publish.wal import mend_log
-from pipeline.events import Event
+from pipeline.events import DefectEvent, Event
 
 CHUNK = 500
 SMALL_BYTES, CHECK_AGAIN_MS = 256 << 20, 3_600_000
 _HEADER_BYTES = 100
 _COMPLETE = "salvaged"  # fact of a copy that lacks nothing any more
+_TABLES: dict[str, tuple[str, type, type]] = {  # beside the events: their key, and what the two columns hold
+    "records": ("key", str, int),
+    "held": ("id", str, bytes),
+    "facts": ("name", str, int),
+    "ages": ("age_ms", int, int),
+    "lost": ("first", int, int),
+}
 
 
 def open_spool(path: Path) -> tuple[Spool, str]:
@@ -39,8 +46,10 @@ def open_spool(path: Path) -> tuple[Spool, str]:
         news.append(_take_copy(path, copy))
     elif path.exists() and (problem := _problem(path, reached)):
         aside = _set_aside_name(path)
-        _carry_over(path, copy, reached)
+        pieces = _carry_over(path, copy, reached)
         news.append(f"the spool was damaged ({problem})" + _take_copy(path, copy, aside))
+        if pieces:
+            news.append(f"{pieces} pieces of defects that go over several frames cannot be read and are LOST")
     elif not path.exists() and reached.commits:
         news.append("the spool's file was gone, a new one was begun")
     spool = Spool(path, durable=True)
@@ -130,8 +139,9 @@ def _take_copy(path: Path, copy: Path, aside: Path | None = None) -> str:
     return said
 
 
-def _carry_over(path: Path, copy: Path, reached: Reached) -> None:
-    """What can be read of a damaged spool, into a new file."""
+def _carry_over(path: Path, copy: Path, reached: Reached) -> int:
+    """What can be read of a damaged spool, into a new file. Number of held pieces that are there and cannot be read."""
+    unread = 0
     _remove(copy)
     new = Spool(copy, durable=True)
     new.close()
@@ -141,8 +151,11 @@ def _carry_over(path: Path, copy: Path, reached: Reached) -> None:
             if source is not None:
                 for row in _events(source, reached.seq):
                     target.change("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
-                for table, key in (("records", "key"), ("held", "id"), ("facts", "name"), ("ages", "age_ms"), ("lost", "first")):
+                for table, (key, *kinds) in _TABLES.items():
                     for row in _keyed(source, table, key):
+                        if not all(map(isinstance, row, kinds)) or (table == "held" and not _is_piece(row[1])):
+                            unread += table == "held"
+                            continue
                         target.change(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row)
             so_far = "coalesce((SELECT value FROM facts WHERE name = 'sent'), 0)"
             target.change(f"INSERT OR REPLACE INTO facts VALUES ('sent', max(?, {so_far}))", (reached.sent,))
@@ -153,6 +166,7 @@ def _carry_over(path: Path, copy: Path, reached: Reached) -> None:
         target.close()
         _remove(_patched(path))
     sync(copy)
+    return unread
 
 
 def _readable(path: Path, fresh: Path) -> Database | None:
@@ -212,22 +226,33 @@ def _one(source: Database, seq: int) -> Any:
 def _is_event(row: tuple[Any, ...]) -> bool:
     try:
         event: Any = msgspec.json.decode(row[5], type=Event)
-    except (msgspec.MsgspecError, TypeError):
+    except (msgspec.MsgspecError, ValueError, TypeError):
         return False
     return bool(event.id == row[1] and event.__struct_config__.tag == row[2])
 
 
+def _is_piece(data: Any) -> bool:
+    try:
+        msgspec.json.decode(data, type=DefectEvent)
+    except (msgspec.MsgspecError, ValueError, TypeError):
+        return False
+    return True
+
+
 def _keyed(source: Database, table: str, key: str) -> Iterator[tuple[Any, ...]]:
-    """Rows of a table from both ends, as far as they can be read."""
+    """Rows of a table from both ends, as far as they can be read: up to the bad row itself."""
     for order, beyond in (("ASC", ">"), ("DESC", "<")):
-        where, args = "", tuple[Any, ...]()
+        where, args, count = "", tuple[Any, ...](), CHUNK
         while True:
             try:
-                rows = source.rows(f"SELECT * FROM {table} {where} ORDER BY {key} {order} LIMIT {CHUNK}", args)
+                rows = source.rows(f"SELECT * FROM {table} {where} ORDER BY {key} {order} LIMIT {count}", args)
             except SpoolDamagedError:
-                break
+                if count == 1:
+                    break
+                count = 1
+                continue
             yield from rows
-            if len(rows) < CHUNK:
+            if len(rows) < count:
                 return
             where, args = f"WHERE {key} {beyond} ?", (rows[-1][0],)
 

@@ -1,9 +1,8 @@
 """The spool: a SQLite file that holds every event until long after Redis has it.
 
 A record (a frame's verdict, a gap, ...) is accepted once by its key; a second one for the same key is refused and the
-first stays. ``append`` returns when the disk has it (WAL, synchronous=FULL, one fsync for the group). Stream ids are
-fixed there, so a retry cannot change them. How far Redis has come is kept without fsync: forgetting it costs only a
-look at what Redis has.
+first stays. ``append`` returns when the disk has it (WAL, synchronous=FULL, one fsync for the group) and fixes stream ids:
+a retry cannot change them. How far Redis has come is kept without fsync: forgetting it costs a look at what Redis has.
 """
 
 import fcntl
@@ -17,7 +16,7 @@ from typing import Any
 import msgspec
 
 from nodes.publish.ages import Ages
-from nodes.publish.database import Database
+from nodes.publish.database import Database, SpoolDamagedError
 from nodes.publish.mark import Mark, Reached
 from pipeline.errors import ConfigError, NodeError
 from pipeline.events import DefectEvent, Event, encode
@@ -131,8 +130,11 @@ class Spool:
         return spooled
 
     def held(self) -> list[DefectEvent]:
-        """Pieces that were made durable and have not been settled."""
-        return [msgspec.json.decode(data, type=DefectEvent) for (data,) in self._db.rows("SELECT data FROM held")]
+        """Pieces that were made durable and have not been settled. Raises ``SpoolDamagedError``."""
+        try:
+            return [msgspec.json.decode(data, type=DefectEvent) for (data,) in self._db.rows("SELECT data FROM held")]
+        except (msgspec.MsgspecError, ValueError, TypeError) as exc:
+            raise SpoolDamagedError(f"{self._db.path}: a piece of a defect cannot be read ({exc})") from exc
 
     @contextmanager
     def _writing(self) -> Iterator[None]:

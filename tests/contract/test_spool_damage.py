@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from nodes.publish.database import Database
+from nodes.publish.database import Database, SpoolDamagedError
 from nodes.publish.salvage import flag_path, open_spool, rescue
 from nodes.publish.spool import Spool
 from tests.contract.test_spool import event
@@ -89,6 +89,63 @@ def test_of_damaged_pages_the_others_are_carried_over_and_the_rest_is_counted(pa
     assert len(kept) > COUNT // 4
     lost = COUNT // 2 - len(kept)
     assert (f"{lost} events that Redis had not confirmed are LOST" in news) == (lost > 0)
+    spool.close()
+    assert open_spool(path)[1] == ""
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        "UPDATE records SET key = CAST(x'6bff' AS TEXT) WHERE key = 'k1'",
+        "UPDATE records SET key = 7, at_ms = 'text' WHERE key = 'k1'",
+        "UPDATE facts SET value = 'text' WHERE name = 'sent'",
+        "INSERT INTO facts VALUES (CAST(x'ff' AS TEXT), 1)",
+        "INSERT INTO lost VALUES (5, x'ca')",
+    ],
+)
+def test_a_row_that_cannot_be_right_costs_only_itself(path: Path, damage: str) -> None:
+    database = Database(path)
+    database.change(damage)
+    database.close()
+    flag_path(path).touch()
+
+    spool, news = open_spool(path)
+
+    assert "LOST" not in news
+    assert ids(spool) == expected()
+    assert spool.append([("k2", [event(2)]), ("k1999", [event(1999)])]) == [None, None]  # both were accepted before
+    spool.close()
+    assert open_spool(path)[1] == ""
+
+
+@pytest.mark.parametrize("data", [b'{"type":"\xca"}', b"\xca", b"[]", b""])
+def test_an_event_that_cannot_be_read_is_counted_as_lost(path: Path, data: bytes) -> None:
+    database = Database(path)
+    database.change("UPDATE events SET data = ? WHERE id = 'id1500'", (data,))
+    database.close()
+    flag_path(path).touch()
+
+    spool, news = open_spool(path)
+
+    assert "1 events that Redis had not confirmed are LOST: numbers 1501 to 1501" in news
+    assert ids(spool) == [i for i in expected() if i != "id1500"]
+
+
+@pytest.mark.parametrize("data", [b'{"type":"\xca"}', b"\xca", b"[]", "text"])
+def test_a_held_piece_that_cannot_be_read_is_told_once(path: Path, data: bytes | str) -> None:
+    database = Database(path)
+    database.change("UPDATE held SET data = ?", (data,))
+    database.close()
+    spool, _ = open_spool(path)
+    with pytest.raises(SpoolDamagedError):  # the publish node ends and starts again
+        spool.held()
+    spool.close()
+    flag_path(path).touch()
+
+    spool, news = open_spool(path)
+
+    assert "1 pieces of defects that go over several frames cannot be read and are LOST" in news
+    assert spool.held() == []
     spool.close()
     assert open_spool(path)[1] == ""
 

@@ -37,6 +37,22 @@ def test_a_foreign_library_has_its_doors(library: str) -> None:
     assert {str(p.relative_to(ROOT)) for p in SOURCES if library in imports(p)} == DOORS[library]
 
 
+def caught(path: Path) -> list[set[str]]:
+    """Names of the errors that each ``except`` of a file names."""
+    handlers = [n.type for n in ast.walk(ast.parse(path.read_text())) if isinstance(n, ast.ExceptHandler) and n.type is not None]
+    return [
+        {part.id if isinstance(part, ast.Name) else part.attr for part in ast.walk(h) if isinstance(part, ast.Name | ast.Attribute)}
+        for h in handlers
+    ]
+
+
+@pytest.mark.parametrize("path", SOURCES, ids=lambda p: str(p.relative_to(ROOT)))
+def test_who_expects_what_cannot_be_decoded_expects_bad_text_too(path: Path) -> None:
+    """msgspec raises ``UnicodeDecodeError``, a ``ValueError``, for text that is no UTF-8."""
+    for names in caught(path):
+        assert not names & {"MsgspecError", "DecodeError"} or "ValueError" in names
+
+
 def test_only_engines_and_their_commands_know_the_model() -> None:
     knowing = {p.relative_to(ROOT) for p in SOURCES if "ilcs_model" in imports(p)}
 

@@ -34,6 +34,13 @@ def test_garbage_is_a_protocol_error(data: bytes) -> None:
 
 
 @pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
+def test_a_text_that_is_no_utf8_is_a_protocol_error(message: Message) -> None:
+    """msgspec raises ``UnicodeDecodeError`` there, which is none of its own errors."""
+    with pytest.raises(ProtocolError):
+        decode(encode(message).replace(type(message).__name__[:2].lower().encode(), b"\xca\xca"))
+
+
+@pytest.mark.parametrize("message", MESSAGES, ids=lambda m: type(m).__name__)
 def test_a_message_cut_short_is_a_protocol_error(message: Message) -> None:
     data = encode(message)
     for length in range(len(data)):

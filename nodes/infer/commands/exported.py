@@ -58,7 +58,7 @@ def refuse_foreign(out: Path, engine: str, digest: str) -> None:
         return
     try:
         old = msgspec.json.decode((out / MARK).read_bytes(), type=Exported)
-    except (OSError, msgspec.MsgspecError):
+    except (OSError, msgspec.MsgspecError, ValueError, RecursionError):
         raise ConfigError(f"{out} holds other files; choose another folder or empty it") from None
     if (old.engine, old.digest) != (engine, digest):
         raise ConfigError(f"{out} holds {old.name} ({old.digest}) for {old.engine}; choose another folder or remove it")
