@@ -47,7 +47,7 @@ def _run(folder: Path, away_s: float, fps: float, disturbed: bool) -> dict[str, 
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = _server(folder / "redis", port)
+    server = start_server(folder / "redis", port)
     summary, state = folder / "summary.json", folder / "state"
     options = ["--set", f"publish.redis=redis://127.0.0.1:{port}/0", "--set", f"state_dir={state}", "--summary", str(summary)]
     options += ["--set", f"cameras.top.source=sim:strip?seed=7&fps={fps}"]
@@ -63,7 +63,7 @@ def _run(folder: Path, away_s: float, fps: float, disturbed: bool) -> dict[str, 
         server.wait()
         time.sleep(away_s)
         backlog = _status(state)["spool"]["backlog"]
-        server = _server(folder / "redis", port)
+        server = start_server(folder / "redis", port)
     line.wait()
     accepted = [row[0] for row in sqlite3.connect(state / "spool" / "events.db").execute("SELECT id FROM events ORDER BY seq")]
     sent = [fields[b"id"].decode() for _, fields in redis.Redis(port=port).xrange(STREAM)]
@@ -81,7 +81,8 @@ def _run(folder: Path, away_s: float, fps: float, disturbed: bool) -> dict[str, 
     }
 
 
-def _server(folder: Path, port: int) -> "subprocess.Popen[bytes]":
+def start_server(folder: Path, port: int) -> "subprocess.Popen[bytes]":
+    """A Redis-compatible server that answers."""
     command = [str(server_program()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--save", ""]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     client = redis.Redis(port=port)

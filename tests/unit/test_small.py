@@ -27,6 +27,16 @@ def test_the_first_restart_is_almost_immediate_and_a_storm_is_slow() -> None:
     assert backoff.storm()
 
 
+def test_who_works_between_its_deaths_is_back_at_once() -> None:
+    backoff = Backoff()
+
+    waits = [backoff.died(5 * SECOND) for _ in range(10)]
+
+    assert waits == sorted(waits)
+    assert waits[-1] == 0.5
+    assert backoff.storm()
+
+
 def test_a_minute_of_running_forgives_but_a_minute_of_waiting_does_not() -> None:
     backoff = Backoff()
     for _ in range(6):
