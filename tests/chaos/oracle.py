@@ -12,14 +12,13 @@ from tests.conftest import Server
 from tests.system.line import Line
 
 
-def violations(line: Line, server: Server, summary: dict[str, Any]) -> list[str]:
-    """Everything that is wrong; empty: every promise held."""
-    spooled = _spooled(line)
+def violations(line: Line, server: Server, summary: dict[str, Any], accepted: list[dict[str, Any]]) -> list[str]:
+    """Everything that is wrong with a run that accepted these events; empty: every promise held."""
     entries = [json.loads(fields[b"data"]) for _, fields in client(server).xrange(STREAM) if b"data" in fields]
-    return [*_delivered(spooled, entries), *_accounted(spooled, summary), *_left(line), *_quiet(line)]
+    return [*_delivered(spooled(line), entries), *_accounted(accepted, summary), *_left(line), *_quiet(line)]
 
 
-def _spooled(line: Line) -> list[dict[str, Any]]:
+def spooled(line: Line) -> list[dict[str, Any]]:
     """Every event that was accepted, in order."""
     db = sqlite3.connect(line.state / "spool" / "events.db")
     try:
@@ -28,12 +27,12 @@ def _spooled(line: Line) -> list[dict[str, Any]]:
         db.close()
 
 
-def _delivered(spooled: list[dict[str, Any]], entries: list[dict[str, Any]]) -> list[str]:
+def _delivered(events: list[dict[str, Any]], entries: list[dict[str, Any]]) -> list[str]:
     """Nothing is missing, nothing is invented, and each camera's events come in order."""
-    accepted, there = [e["id"] for e in spooled], {e["id"] for e in entries}
+    accepted, there = [e["id"] for e in events], {e["id"] for e in entries}
     found = []
     if missing := [event for event in accepted if event not in there]:
-        kinds = Counter(e["type"] for e in spooled if e["id"] in set(missing))
+        kinds = Counter(e["type"] for e in events if e["id"] in set(missing))
         found.append(f"{len(missing)} of {len(accepted)} accepted events are not in the stream: {dict(kinds)}")
     if spurious := there - set(accepted):
         found.append(f"{len(spurious)} events are in the stream and were never accepted")
@@ -46,7 +45,7 @@ def _delivered(spooled: list[dict[str, Any]], entries: list[dict[str, Any]]) -> 
     return found
 
 
-def _accounted(spooled: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
+def _accounted(events: list[dict[str, Any]], summary: dict[str, Any]) -> list[str]:
     """The ledger balances, and every acquired frame has exactly one fate."""
     camera = summary["cameras"]["top"]
     counted = {"inspected": camera["inspected"], **camera["dropped"], **camera["invalid"]}
@@ -54,7 +53,7 @@ def _accounted(spooled: list[dict[str, Any]], summary: dict[str, Any]) -> list[s
     if camera["in_flight"] or camera["acquired"] != sum(counted.values()) or min(counted.values()) < 0:
         found.append(f"the ledger does not balance: {camera}")
     fates: dict[int, list[str]] = defaultdict(list)
-    for event in spooled:
+    for event in events:
         if event["type"] == "defect":
             fates[event["frame"]].append("inspected")
         elif event["type"] == "gap" and event["last"] is not None:

@@ -2,6 +2,8 @@
 
 import re
 import select
+import subprocess
+import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -50,6 +52,25 @@ def test_a_converted_model_is_used_again(tmp_path: Path) -> None:
     OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
 
     assert kept.stat().st_mtime_ns == stamp
+
+
+@pytest.mark.timeout(120)
+def test_processes_that_convert_the_same_at_once_all_get_it(tmp_path: Path) -> None:
+    program = (
+        "import sys; from pathlib import Path; from nodes.infer.engines.openvino import OpenVinoEngine;"
+        " from pipeline.model_file import find_model; print('ready', flush=True); sys.stdin.readline();"
+        " OpenVinoEngine(find_model('ilcs-neu'), 'sha256:x', 300, Path(sys.argv[1]))"
+    )
+    command = [sys.executable, "-c", program, str(tmp_path / "engines")]
+    processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
+    for process in processes:
+        assert process.stdout is not None
+        assert process.stdout.readline() == "ready\n"
+
+    for process in processes:
+        process.communicate("go\n", timeout=100)
+
+    assert [process.returncode for process in processes] == [0] * 4
 
 
 @pytest.mark.parametrize("damage", [flip, cut, empty, garble])

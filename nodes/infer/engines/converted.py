@@ -12,6 +12,7 @@ import numpy as np
 
 from nodes.infer.engines.contract import Network
 from nodes.infer.engines.golden import Golden, golden_tiles
+from nodes.infer.engines.kept import alone
 from pipeline.errors import NodeError
 
 N = TypeVar("N", bound=Network)
@@ -39,14 +40,16 @@ def open_converted(form: Form[N], path: Path, sha: str, side: int, cache: Path) 
 
     made_by = f"{form.file} {form.version} {sha} {code_digest()} ".encode() + golden_tiles(side).tobytes()
     folder = cache / hashlib.sha256(made_by).hexdigest()[:24]
-    try:
-        return _open(form, folder, side)
-    except (OSError, EOFError, ValueError, RuntimeError, NodeError) as exc:
-        if folder.exists():
-            logging.getLogger(__name__).warning("the converted model in %s is damaged and made anew: %s", folder, exc)
-        shutil.rmtree(folder, ignore_errors=True)
-        _convert(form, path, folder)
-        return _open(form, folder, side)
+    cache.mkdir(parents=True, exist_ok=True)
+    with alone(cache):  # another process may be converting the same
+        try:
+            return _open(form, folder, side)
+        except (OSError, EOFError, ValueError, RuntimeError, NodeError) as exc:
+            if folder.exists():
+                logging.getLogger(__name__).warning("the converted model in %s is damaged and made anew: %s", folder, exc)
+            shutil.rmtree(folder, ignore_errors=True)
+            _convert(form, path, folder)
+            return _open(form, folder, side)
 
 
 def _open(form: Form[N], folder: Path, side: int) -> tuple[N, Golden]:
@@ -61,7 +64,6 @@ def _convert(form: Form[N], path: Path, folder: Path) -> None:
     from nodes.infer.engines.eager import EagerEngine
 
     golden = EagerEngine(path).golden
-    folder.parent.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(dir=folder.parent))
     try:
         form.convert(path, part / form.file)

@@ -28,7 +28,7 @@ def with_kept_code(folder: Path, make: Callable[[], T], forget: Callable[[], Non
     ``forget``: lets go of what the process has loaded of it. Raises what the last ``make`` raises.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with alone(folder):
         kept = _only_sealed(folder)
         try:
             made = make()
@@ -112,14 +112,14 @@ def _digests(folder: Path) -> dict[str, str]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process compiles into ``folder``."""
+def alone(folder: Path) -> Iterator[None]:
+    """Wait until no other process compiles into, or converts in, ``folder``, which must be there."""
     fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            log.info("another process compiles into %s; waiting for it", folder)
+            log.info("another process is at work in %s; waiting for it", folder)
             fcntl.flock(fd, fcntl.LOCK_EX)
         yield
     finally:
