@@ -99,7 +99,7 @@ class _Capture:
         self._dispatcher.expire(now)
         self._server.serve()
         self._ended = self._ended or self._node.stopping
-        if not self._ended and self._dispatcher.has_worker:
+        if not self._ended and (self._first_ns or self._dispatcher.has_worker):  # once armed, it waits for nobody
             self._acquire()
         self._dispatcher.grant(now)
         self._outbox.turn(now)
