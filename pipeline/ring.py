@@ -28,7 +28,7 @@ from pipeline.frame import FrameRef
 from pipeline.journal import Words
 from pipeline.ring_state import RingState, state_words
 
-MAGIC = 0x324B4E494C50494C  # "LIPLINK2"
+MAGIC = 0x334B4E494C50494C  # "LIPLINK3"
 PAGE = mmap.PAGESIZE
 LOOK_NS = 1_000_000_000
 _HEADER = struct.Struct("=QQQ")  # magic, slots, bytes of a slot

@@ -90,7 +90,7 @@ class _Capture:
         self._covered = 0
         self._next_coverage_ns = 0
         self._last_seen = (-1, -1)
-        self._fates.begin(epoch, live=self._live)
+        self._begun = False  # whether the epoch has begun
 
     def turn(self) -> bool:
         """One pass; False when there is nothing left to do."""
@@ -99,11 +99,12 @@ class _Capture:
         self._dispatcher.expire(now)
         self._server.serve()
         self._ended = self._ended or self._node.stopping
-        if not self._ended and (self._first_ns or self._dispatcher.has_worker):  # once armed, it waits for nobody
+        self._begun = self._begun or self._fates.begin(self._epoch, live=self._live)
+        if self._begun and not self._ended and (self._first_ns or self._dispatcher.has_worker):  # once armed, it waits for nobody
             self._acquire()
         self._dispatcher.grant(now)
         self._outbox.turn(now)
-        draining = self._ended and self._drained()
+        draining = self._begun and self._ended and self._drained()
         self._report(now, last=draining)
         self._node.beat("running" if self._first_ns else "waiting", self.facts)
         if not draining:
@@ -191,7 +192,7 @@ class _Capture:
     def _report(self, now: int, *, last: bool) -> None:
         """Send gaps that are complete and, once a second while something changes, the ledger."""
         self._fates.send_gaps(everything=last)
-        if now < self._next_coverage_ns and not last:
+        if not self._begun or (now < self._next_coverage_ns and not last):
             return
         account = self._ring.state.account()
         state = (account.acquired, account.in_flight)
