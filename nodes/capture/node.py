@@ -89,6 +89,7 @@ class _Capture:
         self._ended = False
         self._covered = 0
         self._next_coverage_ns = 0
+        self._ledger_waits = False  # for publish to take it; a later one says all that it says
         self._last_seen = (-1, -1)
         self._begun = False  # whether the epoch has begun
 
@@ -190,9 +191,9 @@ class _Capture:
         return self._table.in_flight == 0
 
     def _report(self, now: int, *, last: bool) -> None:
-        """Send gaps that are complete and, once a second while something changes, the ledger."""
+        """Send gaps that are complete and, once a second while something changes and publish takes it, the ledger."""
         self._fates.send_gaps(everything=last)
-        if not self._begun or (now < self._next_coverage_ns and not last):
+        if not self._begun or self._ledger_waits or (now < self._next_coverage_ns and not last):
             return
         account = self._ring.state.account()
         state = (account.acquired, account.in_flight)
@@ -206,7 +207,11 @@ class _Capture:
                 at_ns=time.time_ns(),
             )
             self._covered += 1
-            self._submit(record)
+            self._ledger_waits = True
+            self._submit(record, self._ledger_taken)
+
+    def _ledger_taken(self, _: str) -> None:
+        self._ledger_waits = False
 
     def _submit(self, record: Gap | Coverage | Verdict, then: Then | None = None) -> None:
         self._outbox.submit(record, time.monotonic_ns(), then)

@@ -8,7 +8,7 @@ import pytest
 
 from nodes.capture.node import _Capture, open_source
 from pipeline.config import Camera, Config, Infer
-from pipeline.frame import FrameRef, Gap, Publishable, Verdict
+from pipeline.frame import Coverage, FrameRef, Gap, Publishable, Verdict
 from pipeline.link import FrameLink
 from pipeline.node_main import Node
 from pipeline.ring import Ring, new_memfd
@@ -41,6 +41,7 @@ class Line:
         self.held: list[FrameRef] = []
         self.worker = FrameLink(self.node.endpoints.frames("top"), "inspect", 2, lambda message, _: self.held.append(message.ref))
         self.submitted: dict[str, tuple[bytes, Publishable]] = {}
+        self.ledgers: dict[int, Coverage] = {}
         self.alive, self.worker_runs = True, True
 
     def wait(self, until: Callable[[], object], *, turns: int = 0) -> None:
@@ -54,6 +55,8 @@ class Line:
             for address, message, _ in self.publish.receive():
                 assert isinstance(message, Submit)
                 self.submitted[message.record.key] = address, message.record
+                if isinstance(message.record, Coverage):
+                    self.ledgers[message.record.number] = message.record
             time.sleep(0.001)
 
     def rests(self) -> bool:
@@ -157,3 +160,16 @@ def test_a_replay_fills_its_ring_and_rests_while_no_worker_is_known(endless: Cal
     line.wait(line.rests)
 
     assert line.ring.state.account().dropped == {}
+
+
+def test_while_publish_takes_nothing_one_ledger_waits_and_the_last_one_is_sent(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodes.capture.node.COVERAGE_NS", 0)
+    line.wait(lambda: line.ring.state.ended and line.ledgers, turns=20)
+    line.node.stop()
+    line.wait(lambda: line.submitted, turns=20)
+    assert list(line.ledgers) == [0]
+
+    line.wait(line.ended)
+
+    assert line.ledgers[max(line.ledgers)].account == line.ring.state.account()
+    assert line.ring.state.account().in_flight == 0
