@@ -14,7 +14,7 @@ import mmap
 import msgspec
 
 from pipeline.errors import NodeError
-from pipeline.frame import FrameMeta
+from pipeline.frame import FrameMeta, FrameRef
 from pipeline.journal import Changes, Journal, Words
 from pipeline.leases import Row, Slot, SlotState
 from pipeline.ledger import FATES, Account, account
@@ -81,6 +81,12 @@ class RingState:
 
     def generation(self, number: int) -> int:
         return self.words[self._row(number) + _GENERATION]
+
+    def describes(self, ref: FrameRef) -> bool:
+        """Whether a slot has just this frame's description; any process may ask, also amid a change."""
+        at, description = self._row(ref.slot), _encode(ref.meta)
+        start = 8 * (at + _DESCRIPTION)
+        return self.words[at + _GENERATION] == ref.generation and self._data[start : start + len(description)] == description
 
     def rows(self) -> list[Row]:
         """Every slot."""
