@@ -91,7 +91,7 @@ class Fates:
         for slot in self._table.held_frames():
             if slot.leased:
                 self._settle(slot, "shutdown")
-            elif not slot.leased and not self.gaps_full:
+            elif not self.gaps_full:
                 self._drop(slot, "shutdown")
 
     def send_gaps(self, *, everything: bool) -> None:
