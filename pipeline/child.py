@@ -21,7 +21,8 @@ from pipeline.wire import Status
 STOPPED_S = 2.0
 """A node whose main thread has not run at all for this long while its work loop should turn: stopped, or stuck in one call."""
 SILENT_S = 10.0
-"""A node whose main thread runs, or waits for a disk, without its work loop turning: a large image, a slow fsync; then it is hung."""
+"""A node whose work loop does not turn though its main thread runs, waits for a disk, or has nothing left to do but end: a large
+image, a slow fsync, a thread amid a call; then it is hung."""
 START_S = 600.0
 """How long a node may take to load before that; compiling the network takes minutes on a small, busy machine."""
 LOOK_S = 0.5
@@ -186,7 +187,8 @@ class Child:
         assert self._popen is not None
         before, self._main_thread = self._main_thread, main_thread(self._popen.pid)
         stopped = self._main_thread is not None and self._main_thread[0] == "T"
-        stuck = self.alive and self._main_thread == before and before is not None and before[0] == "S" and before[1] is not None
+        works = self.alive and self.state != "ended"  # else it loads, or waits for a thread that is to end with it
+        stuck = works and self._main_thread == before and before is not None and before[0] == "S" and before[1] is not None
         if not stopped and not stuck:
             self._still_ns = now_ns
         still = now_ns - self._still_ns >= STOPPED_S * 1e9

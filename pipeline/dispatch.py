@@ -8,8 +8,7 @@ from pathlib import Path
 
 from pipeline.errors import ProtocolError
 from pipeline.leases import LeaseTable, Slot, holder_id, same_worker
-from pipeline.ledger import FATES
-from pipeline.wire import VERSION, Ack, End, Frame, Message, Ready
+from pipeline.wire import Ack, End, Frame, Message, Ready
 
 MAX_ATTEMPTS = 2
 """A frame over which this many workers died is poison."""
@@ -62,14 +61,12 @@ class Dispatcher:
     def has_worker(self) -> bool:
         return bool(self._workers)
 
-    def receive(self, address: bytes, message: Message, now_ns: int) -> None:
-        """Take one message from a worker. Raises ``ProtocolError`` for what a worker never sends."""
+    def receive(self, address: bytes, message: Ready | Ack, now_ns: int) -> None:
+        """Take what ``senders.from_worker`` let pass. Raises ``ProtocolError`` if the worker of that name is another process."""
         if isinstance(message, Ready):
             self._ready(address, message, now_ns)
-        elif isinstance(message, Ack):
-            self._ack(message)
-        else:
-            raise ProtocolError(f"a worker does not send {type(message).__name__}")
+        elif (slot := self.table.find(message.held)) is not None:
+            self._done(slot, message.invalid)
 
     def grant(self, now_ns: int) -> None:
         """Lease waiting frames while credits last. A frame that a worker died over travels alone."""
@@ -105,8 +102,6 @@ class Dispatcher:
         return all(epoch in w.ended for w in self._workers.values())
 
     def _ready(self, address: bytes, message: Ready, now_ns: int) -> None:
-        if message.version != VERSION:
-            raise ProtocolError(f"worker {message.worker} speaks version {message.version}, this is {VERSION}")
         worker = self._workers.get(message.worker)
         if worker is not None and worker.boot != message.boot:
             if self._lives(worker.pid):
@@ -136,13 +131,6 @@ class Dispatcher:
                 self.table.claim(slot, name)
                 worker.since[slot.number] = now_ns
         self._revoke([s for s in mine if s.holder != worker.holder])
-
-    def _ack(self, message: Ack) -> None:
-        if message.invalid not in FATES:
-            raise ProtocolError(f"no frame ends as {message.invalid!r}")
-        slot = self.table.find(message.held)
-        if slot is not None:
-            self._done(slot, message.invalid)
 
     def _revoke(self, slots: list[Slot]) -> None:
         poison = [s for s in slots if s.attempt >= MAX_ATTEMPTS]

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from pipeline.errors import ProtocolError
 from pipeline.frame import FrameRef, ModelId
 from pipeline.link import FrameLink
-from pipeline.ring import Ring, fetch_ring
+from pipeline.ring import Ring, RingRequest
 from pipeline.topology import Endpoints
 from pipeline.wire import Frame
 
@@ -52,35 +52,33 @@ class Intake:
         model: ModelId | None = None,
         on_ring: Callable[[str, NDArray[np.uint8]], None] = lambda camera, memory: None,
     ) -> None:
-        self._camera, self._path = camera, endpoints.ring(camera)
+        self._camera, self._request = camera, RingRequest(endpoints.ring(camera))
         self._on_frame, self._on_ring = on_frame, on_ring
         self._ring: Ring | None = None
-        self._epochs: set[str] = set()
+        self._lacking = True  # whether capture has a ring that is not here
         self._next_try_ns = 0
         self.link = FrameLink(endpoints.frames(camera), worker, credits, self._receive, model)
 
     def turn(self, now_ns: int) -> None:
-        if self._ring is None and now_ns >= self._next_try_ns:
+        if self._lacking and now_ns >= self._next_try_ns:
             self._next_try_ns = now_ns + RETRY_NS
-            self._fetch()
+            self._ask()
         if self._ring is not None:
             self.link.turn(now_ns)
 
     def _receive(self, message: Frame, _: list[memoryview]) -> None:
-        if message.ref.meta.epoch not in self._epochs:
-            # A capture node that came back may have brought a ring of its own.
-            self._epochs.add(message.ref.meta.epoch)
-            self._fetch()
-        if self._ring is None:
-            raise ProtocolError(f"{self._path}: capture sent a frame and has no ring")
+        assert self._ring is not None
+        if not self._ring.holds(message.ref):
+            self._lacking = True
+            raise ProtocolError(f"frame {message.ref.meta.frame} of camera {self._camera} is not in the ring that is known")
         self._on_frame(Leased(message.ref, self._ring, self.link))
 
-    def _fetch(self) -> None:
+    def _ask(self) -> None:
         try:
-            ring = fetch_ring(self._path)
-        except (ProtocolError, ValueError) as exc:  # the latter: it cannot be mapped
-            self.link.dealer.refuse(ProtocolError(f"{self._path} gives no ring: {exc}"))
+            ring = self._request.turn()
+        except (ProtocolError, OSError, ValueError) as exc:
+            self.link.dealer.refuse(ProtocolError(f"camera {self._camera} gives no ring: {exc}"))
             return
         if ring is not None:
-            self._ring = ring
+            self._ring, self._lacking = ring, False
             self._on_ring(self._camera, ring.memory)

@@ -28,7 +28,7 @@ from pipeline.frame import FrameRef
 from pipeline.journal import Words
 from pipeline.ring_state import RingState, state_words
 
-MAGIC = 0x324B4E494C50494C  # "LIPLINK2"
+MAGIC = 0x334B4E494C50494C  # "LIPLINK3"
 PAGE = mmap.PAGESIZE
 LOOK_NS = 1_000_000_000
 _HEADER = struct.Struct("=QQQ")  # magic, slots, bytes of a slot
@@ -40,6 +40,7 @@ class Ring:
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         self.fd = fd
+        """What it was made from; whoever opened it closes it, the mapping stays."""
         size = os.fstat(fd).st_size
         magic, self.slots, self.slot_bytes = _HEADER.unpack(os.pread(fd, _HEADER.size, 0).ljust(_HEADER.size, b"\0"))
         if magic != MAGIC or _total(self.slots, self.slot_bytes) != size:
@@ -116,6 +117,10 @@ class Ring:
             raise ProtocolError(f"frame {meta.frame} of shape {meta.shape} has {meta.length} bytes")
         return data.reshape(meta.shape)
 
+    def holds(self, ref: FrameRef) -> bool:
+        """Whether this is the ring that the frame lies in: a capture node may have come back with another."""
+        return 0 <= ref.slot < self.slots and self.state.describes(ref)
+
     def is_current(self, ref: FrameRef) -> bool:
         """Whether the slot still holds this frame; asked after reading, as a seqlock is."""
         return self.state.generation(ref.slot) == ref.generation
@@ -176,20 +181,53 @@ def _listening(path: Path) -> socket.socket:
     return found
 
 
-def fetch_ring(path: Path) -> Ring | None:
-    """Ask a ``RingServer`` for its ring; None while nobody listens there."""
-    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
-        peer.settimeout(2.0)
+class RingRequest:
+    """Asks a ``RingServer`` for its ring and never waits: a capture node that stands still holds up nobody."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._peer: socket.socket | None = None
+
+    def turn(self) -> Ring | None:
+        """The ring, once the server has answered; after that, ask again. None before, and while nobody listens.
+
+        Raises ``ProtocolError`` if it is none, and ``OSError`` or ``ValueError`` if it cannot be mapped.
+        """
+        fds: Any = array.array("i")
         try:
-            peer.connect(str(path))
-            _, ancillary, _, _ = peer.recvmsg(16, socket.CMSG_SPACE(4))
-        except (FileNotFoundError, ConnectionRefusedError, ConnectionResetError, TimeoutError):
+            if self._peer is None:
+                self._peer = _connected(self._path)
+            _, ancillary, _, _ = self._peer.recvmsg(16, socket.CMSG_SPACE(fds.itemsize))
+        except BlockingIOError:  # no answer yet, or too many ask
             return None
-    fds: Any = array.array("i")
-    for _, kind, data in ancillary:
-        if kind == socket.SCM_RIGHTS:
-            fds.frombytes(data)
-    return Ring.attach(fds[0]) if fds else None
+        except OSError:  # it is not there, or has gone
+            self._hang_up()
+            return None
+        self._hang_up()
+        for _, kind, data in ancillary:
+            if kind == socket.SCM_RIGHTS:
+                fds.frombytes(data)
+        try:
+            return Ring.attach(fds[0]) if fds else None
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _hang_up(self) -> None:
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+
+
+def _connected(path: Path) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    found.setblocking(False)
+    try:
+        found.connect(str(path))
+    except OSError:
+        found.close()
+        raise
+    return found
 
 
 def memory_available() -> int:

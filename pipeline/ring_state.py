@@ -1,6 +1,6 @@
 """What a ring's memory says of a camera's frames, besides their pixels: which slot holds which, how many ended how, gaps.
 
-    word 0      magic, slots, bytes of a slot, ended, epoch (2), number of the next frame, one counter for each of FATES
+    word 0      magic, slots, bytes of a slot, ended, epoch (2), death told, number of the next frame, one counter for each of FATES
     word 64     the journal
     page 1      places for gaps, 8 words each; what is in them is the business of ``nodes.capture.gaps``
     then        slot headers, 1 KiB each: state, attempt and length of the description; generation; holder; description
@@ -14,7 +14,7 @@ import mmap
 import msgspec
 
 from pipeline.errors import NodeError
-from pipeline.frame import FrameMeta
+from pipeline.frame import FrameMeta, FrameRef
 from pipeline.journal import Changes, Journal, Words
 from pipeline.leases import Row, Slot, SlotState
 from pipeline.ledger import FATES, Account, account
@@ -23,7 +23,7 @@ PAGE_WORDS = mmap.PAGESIZE // 8
 HEADER_WORDS = 128
 GAP_WORDS = 8
 NO_EPOCH = "0" * 32
-_ENDED, _EPOCH, _NEXT, _COUNTS = 3, 4, 6, 7
+_ENDED, _EPOCH, _TOLD, _NEXT, _COUNTS = 3, 4, 6, 7, 8
 _JOURNAL = 64
 _GAPS = PAGE_WORDS
 _GENERATION, _HOLDER, _DESCRIPTION = 1, 2, 4  # words within a slot header
@@ -69,6 +69,11 @@ class RingState:
         """Whether the source has no further frame, as capture says; a capture node that ends otherwise has died."""
         return bool(self.words[_ENDED])
 
+    @property
+    def death_told(self) -> bool:
+        """Whether there was a gap for the death of a capture node, and no frame since."""
+        return self.words[_TOLD] == self.words[_NEXT] + 1
+
     def account(self) -> Account:
         """The ledger at one moment; any process may ask."""
         acquired, *ended = self._journal.read(_NEXT, _COUNTS + len(FATES))
@@ -76,6 +81,12 @@ class RingState:
 
     def generation(self, number: int) -> int:
         return self.words[self._row(number) + _GENERATION]
+
+    def describes(self, ref: FrameRef) -> bool:
+        """Whether a slot has just this frame's description; any process may ask, also amid a change."""
+        at, description = self._row(ref.slot), _encode(ref.meta)
+        start = 8 * (at + _DESCRIPTION)
+        return self.words[at + _GENERATION] == ref.generation and self._data[start : start + len(description)] == description
 
     def rows(self) -> list[Row]:
         """Every slot."""
@@ -106,6 +117,9 @@ class RingState:
     def begin_epoch(self, epoch: str) -> Changes:
         high, low = epoch_words(epoch)
         return {_EPOCH: high, _EPOCH + 1: low}
+
+    def tell_death(self) -> Changes:
+        return {_TOLD: self.words[_NEXT] + 1}
 
     def acquired(self) -> Changes:
         """One frame more."""

@@ -20,24 +20,31 @@ Submit = Callable[[Gap | Verdict, Then], None]
 
 
 class Fates:
-    """The frames of one camera, in ``state``, in ``table`` and on their way to ``submit``."""
+    """The frames of one camera, in ``state``, in ``table`` and on their way to ``submit``: also those that an epoch before left."""
 
     def __init__(self, state: RingState, table: LeaseTable, camera: str, submit: Submit, log: logging.Logger) -> None:
         self._state, self._table, self._submit, self._log = state, table, submit, log
         self._gaps = Gaps(state, camera)
+        table.adopt(state.rows())
 
     @property
     def unsent(self) -> int:
         """Gaps that publish does not have yet."""
         return len(self._gaps)
 
-    def begin(self, epoch: str, *, live: bool) -> None:
-        """Begin an epoch, with the frames and gaps that the one before left, if there was one."""
+    def begin(self, epoch: str, *, live: bool) -> bool:
+        """Begin an epoch, with a gap if the one before was cut off; False, and nothing is done, while there is no place for that gap.
+
+        A node that dies before it has a frame leaves no gap: the one before it has an open end, which says the same.
+        """
         state = self._state
         before = state.epoch
-        self._table.adopt(state.rows())
-        died = before != NO_EPOCH and live and not state.ended
-        state.commit(state.begin_epoch(epoch), self._gaps.died(before, state.next_frame, time.time_ns()) if died else {})
+        died = before != NO_EPOCH and live and not state.ended and not state.death_told
+        if died and self._gaps.full:
+            return False
+        gap = self._gaps.died(before, state.next_frame, time.time_ns()) | state.tell_death() if died else {}
+        state.commit(state.begin_epoch(epoch), gap)
+        return True
 
     def writing(self) -> Slot | None:
         """A free slot, about to be overwritten; None when there is none."""
@@ -66,7 +73,7 @@ class Fates:
 
     @property
     def gaps_full(self) -> bool:
-        """Whether there may be no place for one more gap: nothing may be dropped until publish has taken some."""
+        """Whether there is no place for one more gap: nothing may be dropped until publish has taken some."""
         return self._gaps.full
 
     def drop_oldest(self) -> None:
@@ -84,7 +91,7 @@ class Fates:
         for slot in self._table.held_frames():
             if slot.leased:
                 self._settle(slot, "shutdown")
-            elif not slot.leased and not self.gaps_full:
+            elif not self.gaps_full:
                 self._drop(slot, "shutdown")
 
     def send_gaps(self, *, everything: bool) -> None:

@@ -8,7 +8,6 @@ from collections import deque
 
 import msgspec
 
-from pipeline.errors import NodeError
 from pipeline.frame import FrameMeta, Gap
 from pipeline.journal import Changes
 from pipeline.ledger import DROP_REASONS
@@ -17,7 +16,6 @@ from pipeline.ring_state import RingState, epoch_of, epoch_words
 MERGE_NS = 1_000_000_000
 MOST_SENT = 16
 """While publish has yet to confirm this many, no further one is sent: an open gap goes on growing instead."""
-_KEPT_FOR_DEATHS = 8  # capture may die as often while publish is away and every other place is taken
 _REASONS = (*DROP_REASONS, "capture_died")
 _FREE, _OPEN, _SENT = range(3)
 _LAST = 2  # word of a place that grows
@@ -33,7 +31,8 @@ class _Open(msgspec.Struct):
 class Gaps:
     """The gaps of one camera. Adjoining frames of one epoch and reason become one gap, for a second if publish keeps up.
 
-    Times are monotonic but for those of the gaps themselves. ``add`` and ``died`` give changes for the caller to commit.
+    Times are monotonic but for those of the gaps themselves. ``add`` and ``died`` give changes for the caller to commit; neither is
+    called while ``full``.
     """
 
     def __init__(self, state: RingState, camera: str) -> None:
@@ -52,8 +51,8 @@ class Gaps:
 
     @property
     def full(self) -> bool:
-        """Whether there may be no place for a further frame's gap: none may be dropped now."""
-        return len(self._free) <= _KEPT_FOR_DEATHS
+        """Whether there is no place for a further gap."""
+        return not self._free
 
     def add(self, meta: FrameMeta, reason: str, now_ns: int, wall_ns: int) -> Changes:
         """A frame is dropped."""
@@ -70,8 +69,6 @@ class Gaps:
 
     def died(self, epoch: str, first: int, wall_ns: int) -> Changes:
         """The capture node of ``epoch`` died before it had frame ``first``; what it missed is unknown."""
-        if not self._free:
-            raise NodeError(f"camera {self._camera}: no place is left for a gap; publish has taken none for {self._state.gap_places} gaps")
         place = self._free.popleft()
         self._complete.append(place)
         return self._fill(place, epoch, first, _UNKNOWN, "capture_died", wall_ns)

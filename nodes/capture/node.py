@@ -89,8 +89,9 @@ class _Capture:
         self._ended = False
         self._covered = 0
         self._next_coverage_ns = 0
+        self._ledger_waits = False  # for publish to take it; a later one says all that it says
         self._last_seen = (-1, -1)
-        self._fates.begin(epoch, live=self._live)
+        self._begun = False  # whether the epoch has begun
 
     def turn(self) -> bool:
         """One pass; False when there is nothing left to do."""
@@ -99,11 +100,12 @@ class _Capture:
         self._dispatcher.expire(now)
         self._server.serve()
         self._ended = self._ended or self._node.stopping
-        if not self._ended and self._dispatcher.has_worker:
+        self._begun = self._begun or self._fates.begin(self._epoch, live=self._live)
+        if self._begun and not self._ended and (self._first_ns or self._dispatcher.has_worker):  # once armed, it waits for nobody
             self._acquire()
         self._dispatcher.grant(now)
         self._outbox.turn(now)
-        draining = self._ended and self._drained()
+        draining = self._begun and self._ended and self._drained()
         self._report(now, last=draining)
         self._node.beat("running" if self._first_ns else "waiting", self.facts)
         if not draining:
@@ -189,9 +191,9 @@ class _Capture:
         return self._table.in_flight == 0
 
     def _report(self, now: int, *, last: bool) -> None:
-        """Send gaps that are complete and, once a second while something changes, the ledger."""
+        """Send gaps that are complete and, once a second while something changes and publish takes it, the ledger."""
         self._fates.send_gaps(everything=last)
-        if now < self._next_coverage_ns and not last:
+        if not self._begun or self._ledger_waits or (now < self._next_coverage_ns and not last):
             return
         account = self._ring.state.account()
         state = (account.acquired, account.in_flight)
@@ -205,7 +207,11 @@ class _Capture:
                 at_ns=time.time_ns(),
             )
             self._covered += 1
-            self._submit(record)
+            self._ledger_waits = True
+            self._submit(record, self._ledger_taken)
+
+    def _ledger_taken(self, _: str) -> None:
+        self._ledger_waits = False
 
     def _submit(self, record: Gap | Coverage | Verdict, then: Then | None = None) -> None:
         self._outbox.submit(record, time.monotonic_ns(), then)

@@ -49,7 +49,7 @@ class _Preprocess:
         self._router = Router(node.endpoints.tiles)
         self._dispatcher = Dispatcher(self._table, self._send, self._done)
         self._workers = workers(node.config, "infer")
-        self._told = False
+        self._armed = self._told = False
         self._frames = 0
         self.waiter = Waiter(self._router, *[i.link.dealer for i in self._intakes])
 
@@ -57,7 +57,8 @@ class _Preprocess:
         now = time.monotonic_ns()
         self._router.deliver(lambda address, message: self._dispatcher.receive(address, from_worker(message, self._workers), now))
         self._dispatcher.expire(now)
-        if self._dispatcher.has_worker:
+        self._armed = self._armed or self._dispatcher.has_worker
+        if self._armed:  # also while no infer node is known: capture must hear that this node lives
             for intake in self._intakes:
                 intake.turn(now)
         group = [self._todo.popleft() for _ in range(min(len(self._todo), self._preprocess.frames_at_once))]

@@ -148,8 +148,10 @@ class Worker:
 class Capture:
     """One life of a capture node, with the ring that it finds."""
 
-    def __init__(self, fd: int, epoch: str, knife: Knife, *, live: bool, leasing: Callable[[int, int], None], found: list[str]) -> None:
-        """``leasing`` is told who is about to get which frame; ``found`` takes the epoch that was there."""
+    def __init__(
+        self, fd: int, epoch: str, knife: Knife, *, live: bool, leasing: Callable[[int, int], None], found: dict[int, str]
+    ) -> None:
+        """``leasing`` is told who is about to get which frame; ``found`` takes the epoch that was there, by the next frame's number."""
         self.leasing = leasing
         ring = Ring.adopt(fd)
         assert ring is not None
@@ -163,8 +165,9 @@ class Capture:
         self.fates = Fates(self.state, self.table, "top", lambda record, then: self.outbox.submit(record, self.now_ns, then), LOG)
         self.dispatcher = Dispatcher(self.table, self._send, self.fates.done, lives=lambda _: False)
         self.now_ns = 0
-        found.append(self.state.epoch)
-        self.fates.begin(epoch, live=live)
+        self.begun = False
+        if self.state.epoch != NO_EPOCH:
+            found.setdefault(self.state.next_frame, self.state.epoch)
 
     def _send(self, address: bytes, message: Message) -> None:
         if isinstance(message, Frame):
@@ -178,12 +181,19 @@ class Capture:
         while self.heard:
             self.dispatcher.receive(*self.heard.popleft(), now_ns)
         self.dispatcher.expire(now_ns)
+        self.begin()
         self.dispatcher.grant(now_ns)
         self.outbox.turn(now_ns)
         self.fates.send_gaps(everything=False)
 
+    def begin(self) -> bool:
+        self.begun = self.begun or self.fates.begin(self.epoch, live=self.live)
+        return self.begun
+
     def acquire(self) -> None:
         """As the node does it: the source's next frame, for which a full ring makes room, or waits."""
+        if not self.begin():
+            return
         if self.table.free == 0:
             if not self.live or self.fates.gaps_full:
                 return
@@ -209,7 +219,7 @@ class World:
         Ring.create(self.fd, SLOTS, 4)
         self.view = Ring.attach(self.fd).state
         self.deaths: Counter[int] = Counter()
-        self.found: list[str] = []
+        self.found: dict[int, str] = {}
         self.workers = [self._worker("a"), self._worker("b")]
         self.capture: Capture | None = None
 
@@ -328,7 +338,7 @@ class World:
     def _unfinished(self) -> bool:
         assert self.now_ns < 10**13, "it never ends"
         capture = self.capture
-        return capture is None or bool(capture.table.in_flight or len(capture.outbox) or capture.fates.unsent)
+        return capture is None or not capture.begun or bool(capture.table.in_flight or len(capture.outbox) or capture.fates.unsent)
 
     def _drain(self, capture: Capture) -> None:
         if self.hurry:
@@ -360,4 +370,4 @@ class World:
         poison = {k for k, f in fates.items() if f == ["poison"]}
         assert not {k for k in poison if self.deaths[k] < 2}, "poison, though two workers did not die over it"
         told = {r.epoch for r in self.publish.records.values() if isinstance(r, Gap) and r.last is None}
-        assert told == {e for e in self.found if self.live and e != NO_EPOCH}
+        assert told == (set(self.found.values()) if self.live else set()), "deaths of nodes that had a frame, each told"

@@ -43,3 +43,13 @@ def test_killed_again_while_it_adopts_it_leaves_each_frame_one_fate(seed: int) -
     for cut in range(1, stores + 1, 11):
         for again in range(1, 11):
             live_through(seed, (cut, cut + again, cut + 3 * again))
+
+
+@pytest.mark.parametrize("seed", [2, 5])
+def test_killed_with_hardly_a_place_for_gaps_it_leaves_each_frame_one_fate(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Frames wait then for a place, and so does the next epoch."""
+    monkeypatch.setattr("pipeline.ring_state._gap_places", lambda _: 2)
+    stores = live_through(seed, watching=True)
+
+    for cut in range(1, stores + 1, 2):
+        live_through(seed, (cut, cut + 7, cut + 14))

@@ -8,7 +8,7 @@ import pytest
 
 from nodes.capture.node import _Capture, open_source
 from pipeline.config import Camera, Config, Infer
-from pipeline.frame import FrameRef, Gap, Publishable, Verdict
+from pipeline.frame import Coverage, FrameRef, Gap, Publishable, Verdict
 from pipeline.link import FrameLink
 from pipeline.node_main import Node
 from pipeline.ring import Ring, new_memfd
@@ -30,8 +30,8 @@ class Hasty(Node):
 class Line:
     """A capture node with a worker that holds what it gets, and a publish that answers when the test wants."""
 
-    def __init__(self, folder: Path, images: Path, frames: int) -> None:
-        camera = Camera(source=f"folder:{images}", slots=8)
+    def __init__(self, folder: Path, source_url: str, frames: int | None = None, **more: object) -> None:
+        camera = Camera(source=source_url, slots=8, **more)  # type: ignore[arg-type]
         config = Config(line="l", cameras={"top": camera}, infer=Infer(model="m"), state_dir=str(folder))
         self.node = Hasty(config, find_process(config, "capture.top"), folder, frames=frames)
         self.publish = Router(self.node.endpoints.publish)
@@ -41,7 +41,8 @@ class Line:
         self.held: list[FrameRef] = []
         self.worker = FrameLink(self.node.endpoints.frames("top"), "inspect", 2, lambda message, _: self.held.append(message.ref))
         self.submitted: dict[str, tuple[bytes, Publishable]] = {}
-        self.alive = True
+        self.ledgers: dict[int, Coverage] = {}
+        self.alive, self.worker_runs = True, True
 
     def wait(self, until: Callable[[], object], *, turns: int = 0) -> None:
         """Turn everything until it is so, and for some turns more."""
@@ -49,11 +50,18 @@ class Line:
         while not until() or (turns := turns - 1) >= 0:
             assert time.monotonic() < deadline
             self.alive = self.alive and self.capture.turn()
-            self.worker.turn(time.monotonic_ns())
+            if self.worker_runs:
+                self.worker.turn(time.monotonic_ns())
             for address, message, _ in self.publish.receive():
                 assert isinstance(message, Submit)
                 self.submitted[message.record.key] = address, message.record
+                if isinstance(message.record, Coverage):
+                    self.ledgers[message.record.number] = message.record
             time.sleep(0.001)
+
+    def rests(self) -> bool:
+        """Whether capture's loop waits for something to come."""
+        return self.capture.wait_ms() > 0
 
     def ended(self) -> bool:
         """Confirm whatever comes; whether capture has ended over it."""
@@ -81,9 +89,29 @@ class Line:
 @pytest.fixture
 def line(tmp_path: Path, make_images: Callable[..., list[Path]]) -> Iterator[Line]:
     make_images(tmp_path / "images", 6)
-    found = Line(tmp_path, tmp_path / "images", frames=6)
+    found = Line(tmp_path, f"folder:{tmp_path / 'images'}", frames=6)
     yield found
     found.close()
+
+
+@pytest.fixture
+def endless(tmp_path: Path, make_images: Callable[..., list[Path]], monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., Line]]:
+    """Makes a line whose camera never ends; its worker has got frames, and then is gone for so long that it is forgotten."""
+    made: list[Line] = []
+
+    def make(when_full: str) -> Line:
+        make_images(tmp_path / "images", 6)
+        line = Line(tmp_path, f"folder:{tmp_path / 'images'}?fps=100&loop=true", when_full=when_full)
+        made.append(line)
+        line.wait(lambda: line.held)
+        line.worker_runs = False
+        monkeypatch.setattr("pipeline.dispatch.SILENT_NS", 100_000_000)
+        line.wait(lambda: not line.capture._dispatcher.has_worker)
+        return line
+
+    yield make
+    for line in made:
+        line.close()
 
 
 def test_out_of_time_it_asks_publish_what_became_of_the_frames_that_were_leased(line: Line) -> None:
@@ -113,3 +141,35 @@ def test_it_does_not_end_before_publish_has_its_gaps(line: Line) -> None:
     assert line.alive
 
     line.wait(line.ended)
+
+
+def test_a_live_camera_goes_on_and_says_what_it_drops_while_no_worker_is_known(endless: Callable[..., Line]) -> None:
+    line = endless("drop_oldest")
+
+    line.wait(lambda: line.ring.state.account().dropped.get("full", 0) > 20 and line.gaps())
+    line.wait(line.rests)
+
+    assert not line.capture._dispatcher.has_worker
+    assert all(g.reason == "full" for g in line.gaps())
+
+
+def test_a_replay_fills_its_ring_and_rests_while_no_worker_is_known(endless: Callable[..., Line]) -> None:
+    line = endless("block")
+
+    line.wait(lambda: line.ring.state.account().in_flight == 8)
+    line.wait(line.rests)
+
+    assert line.ring.state.account().dropped == {}
+
+
+def test_while_publish_takes_nothing_one_ledger_waits_and_the_last_one_is_sent(line: Line, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodes.capture.node.COVERAGE_NS", 0)
+    line.wait(lambda: line.ring.state.ended and line.ledgers, turns=20)
+    line.node.stop()
+    line.wait(lambda: line.submitted, turns=20)
+    assert list(line.ledgers) == [0]
+
+    line.wait(line.ended)
+
+    assert line.ledgers[max(line.ledgers)].account == line.ring.state.account()
+    assert line.ring.state.account().in_flight == 0

@@ -17,7 +17,7 @@ from pipeline.frame import FrameRef
 from pipeline.leases import LeaseTable
 from pipeline.ledger import Account
 from pipeline.model_file import Recipe
-from pipeline.ring import Ring, RingServer, fetch_ring, new_memfd
+from pipeline.ring import Ring, RingRequest, RingServer, new_memfd
 from tests.unit.frames import meta
 
 RECIPE = Recipe(decode="grey", size_px=300, resize="bilinear")
@@ -46,20 +46,13 @@ def write(ring: Ring, data: bytes, **more: object) -> FrameRef:
 
 def attach(ring: Ring, tmp_path: Path) -> Ring:
     """A worker's view, by the real way: a descriptor over a socket."""
-    server = RingServer(tmp_path / "ring", ring)
-    pid = os.fork()
-    if pid == 0:
-        while True:
-            server.serve()
-    try:
-        found = None
-        while found is None:
-            found = fetch_ring(tmp_path / "ring")
-        return found
-    finally:
-        os.kill(pid, 9)
-        os.waitpid(pid, 0)
-        server.close()
+    server, request = RingServer(tmp_path / "ring", ring), RingRequest(tmp_path / "ring")
+    assert request.turn() is None
+    server.serve()
+    found = request.turn()
+    server.close()
+    assert found is not None
+    return found
 
 
 def test_the_decoder_reads_the_bytes_where_capture_wrote_them(ring: Ring, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,11 +97,18 @@ def test_raw_pixels_are_cut_from_the_ring_itself(ring: Ring, tmp_path: Path) -> 
 
 def test_a_worker_cannot_write(ring: Ring, tmp_path: Path) -> None:
     worker = attach(ring, tmp_path)
+    server = RingServer(tmp_path / "ring", ring)
+    with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
+        peer.connect(str(tmp_path / "ring"))
+        server.serve()
+        _, (fd,), _, _ = socket.recv_fds(peer, 16, 1)
+    server.close()
 
     with pytest.raises(ValueError, match="read-only"):
         worker.slot(0)[0] = 1
     with pytest.raises(OSError, match=r"denied|permitted|Bad file"):
-        os.pwrite(worker.fd, b"x", 0)
+        os.pwrite(fd, b"x", 0)
+    os.close(fd)
 
 
 def test_nobody_can_shrink_it(ring: Ring) -> None:

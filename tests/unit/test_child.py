@@ -110,6 +110,20 @@ def test_a_node_stuck_in_one_call_is_killed_soon_but_not_while_it_loads(watch: C
     assert not gone(loading.pid)
 
 
+def test_a_node_that_has_said_its_last_word_may_take_its_time_to_end_but_not_for_ever(watch: Callable[..., Watched]) -> None:
+    """It waits for a thread that is amid a call: a name that does not resolve, an inference."""
+    node = watch(SLEEPS)
+    node.says()
+    node.says("ended", progress=3)
+    settle(node, "S")
+
+    node.wait(SILENT_S - 1)
+    assert not gone(node.pid)
+    node.wait(1.5)
+
+    node.end()
+
+
 def test_a_node_that_computes_for_long_is_left_in_peace(watch: Callable[..., Watched]) -> None:
     """A large image on a busy machine: silent, not dead. Without end it is hung."""
     node = watch(COMPUTES)

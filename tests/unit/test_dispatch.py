@@ -142,14 +142,6 @@ def test_an_invalid_frame_ends_with_its_reason() -> None:
     assert desk.ended == [(0, "truncated")]
 
 
-def test_a_frame_ends_only_in_ways_that_there_are() -> None:
-    desk = Desk(frames=1)
-    desk.ready()
-
-    with pytest.raises(ProtocolError, match="no frame ends as"):
-        desk.ack(desk.sent[0], invalid="tired")
-
-
 def test_after_capture_died_a_worker_goes_on_with_what_it_has_and_nobody_is_blamed() -> None:
     desk = Desk(frames=3)
     desk.ready(credits=2)

@@ -1,17 +1,21 @@
 """Gaps: adjoining frames join, nothing is covered twice, nothing is left out, and nothing is forgotten with its process."""
 
-import pytest
+import logging
+
 from hypothesis import given
 from hypothesis import strategies as st
 
+from nodes.capture.fates import Fates
 from nodes.capture.gaps import MERGE_NS, MOST_SENT, Gaps
-from pipeline.errors import NodeError
-from pipeline.frame import Gap
+from pipeline.frame import Gap, Verdict
+from pipeline.leases import LeaseTable
+from pipeline.outbox import Then
 from pipeline.ring_state import RingState
 from tests.unit.frames import meta
 from tests.unit.memory import state
 
 EPOCH = "e" * 32
+log = logging.getLogger(__name__)
 
 
 def drop(gaps: Gaps, ring: RingState, frame: int, reason: str = "full", now: int = 0, epoch: str = EPOCH) -> None:
@@ -114,15 +118,61 @@ def test_while_publish_is_away_drops_without_end_take_one_place() -> None:
     assert told == frames
 
 
-def test_a_table_without_places_says_so_and_keeps_some_for_deaths() -> None:
-    ring = state()
-    gaps = Gaps(ring, "top")
-    frame = 0
-    while not gaps.full:
-        drop(gaps, ring, frame)
-        frame += 2
-    for death in range(8):
-        ring.commit(gaps.died(EPOCH, frame + death, 5))
+class Lives:
+    """A live camera's capture nodes, one after the other, in one ring that has hardly a place for gaps left."""
 
-    with pytest.raises(NodeError, match="no place is left"):
-        gaps.died(EPOCH, frame + 8, 5)
+    def __init__(self) -> None:
+        self.ring, self.count, self.told = state(), 0, set[Gap]()
+        gaps = Gaps(self.ring, "top")
+        while not gaps.full:
+            drop(gaps, self.ring, self.next())
+            self.next()
+
+    def next(self) -> int:
+        """A frame is acquired."""
+        self.ring.commit(self.ring.acquired())
+        return self.ring.next_frame - 1
+
+    def live(self, turns: int = 1, *, publish: bool = False, frames: int = 0) -> bool:
+        """One life that is killed after some turns; whether it had begun its epoch, and then it acquires ``frames``."""
+        self.count += 1
+        fates = Fates(self.ring, LeaseTable(4), "top", lambda gap, then: self._submit(gap, then, publish), log)
+        begun = False
+        for _ in range(turns):
+            begun = begun or fates.begin(f"{self.count:032x}", live=True)
+            fates.send_gaps(everything=False)
+        for _ in range(frames if begun else 0):
+            self.ring.commit(self.ring.acquired(), self.ring.ended_as(""))
+        return begun
+
+    def _submit(self, gap: Gap | Verdict, then: Then, publish: bool) -> None:
+        assert isinstance(gap, Gap)
+        if publish:
+            self.told.add(gap)
+            then("")
+
+    def deaths(self) -> list[tuple[str, int]]:
+        return sorted((g.epoch, g.first) for g in self.told if g.reason == "capture_died")
+
+
+def test_a_node_that_finds_no_place_for_its_gap_begins_once_publish_has_taken_one() -> None:
+    lives = Lives()
+    lives.live(frames=1)
+
+    assert [lives.live(turns=3) for _ in range(20)] == [False] * 20
+    assert lives.live(turns=3, publish=True)
+
+    assert lives.deaths() == [("0" * 31 + "1", lives.ring.next_frame)]
+
+
+def test_a_node_that_dies_before_it_has_a_frame_leaves_no_second_gap() -> None:
+    """What it missed lies in the gap of the one before it, whose end is unknown."""
+    lives = Lives()
+    lives.live(frames=1)
+    first = lives.ring.next_frame
+    for _ in range(20):
+        assert lives.live(turns=3, publish=True)
+    lives.live(turns=3, publish=True, frames=1)
+    lives.live(turns=3, publish=True)
+
+    assert lives.deaths() == [("0" * 31 + "1", first), (f"{22:032x}", first + 1)]
