@@ -10,6 +10,7 @@ names the process that was started here: by then it has its port, for a server t
 import fcntl
 import importlib.util
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -20,7 +21,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError, NodeError
 from pipeline.launch import bound
 from pipeline.private import UMASK, write_private
-from pipeline.redis_users import READER, WRITER, password_of, write_users
+from pipeline.redis_users import READER, USERS, WRITER, write_users
 from pipeline.topology import Endpoints, runtime_dir
 
 PREFERRED_PORT = 6380
@@ -40,8 +41,8 @@ class EmbeddedServer:
         self._socket = Endpoints(runtime_dir(config)).redis
         self._log = self.folder / "server.log"
         self._port = _free_port(PREFERRED_PORT)
+        self._password = secrets.token_hex()
         self._lock: int | None = None
-        self._users: Path | None = None
         self._process: subprocess.Popen[bytes] | None = None
 
     @property
@@ -71,8 +72,7 @@ class EmbeddedServer:
         before = self.url if self._process is not None else None
         if self._lock is None:
             self._lock = _take(self.folder)
-        if self._users is None:
-            self._users = write_users(self.folder, self._config.stream)
+        write_users(self.folder, self._config.stream, self._password)
         self._socket = Endpoints(runtime_dir(self._config)).redis  # the folder is made anew if somebody has removed it
         for _ in range(PORTS_TRIED):
             logged = self._log.stat().st_size if self._log.exists() else 0
@@ -92,7 +92,7 @@ class EmbeddedServer:
     def _spawn(self) -> None:
         args = {
             "port": str(self._port), "bind": "127.0.0.1", "unixsocket": str(self._socket), "unixsocketperm": "700",
-            "aclfile": str(self._users), "dir": str(self.folder), "logfile": str(self._log),
+            "aclfile": str(self.folder / USERS), "dir": str(self.folder), "logfile": str(self._log),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
         }  # fmt: skip
         command = [str(server_program()), *[part for key, value in args.items() for part in (f"--{key}", value)]]
@@ -125,7 +125,7 @@ class EmbeddedServer:
     def _ask(self) -> dict[str, str]:
         """INFO of the server, if it is ours: it accepts this run's password and names our child; empty otherwise."""
         try:
-            login = f"AUTH {WRITER} {password_of(self.folder, WRITER)}\r\nINFO\r\n"
+            login = f"AUTH {WRITER} {self._password}\r\nINFO\r\n"
             with socket.socket(socket.AF_UNIX) as peer, peer.makefile("rb") as replies:
                 peer.settimeout(ANSWER_S)
                 peer.connect(str(self._socket))
@@ -134,7 +134,7 @@ class EmbeddedServer:
                 if accepted != b"+OK\r\n" or not length.startswith(b"$"):
                     return {}
                 text = replies.read(int(length[1:])).decode("ascii", "replace")
-        except (OSError, ValueError, ConfigError):  # it is not there, hangs, or is something else
+        except (OSError, ValueError):  # it is not there, hangs, or is something else
             return {}
         told = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
         return told if self._process is not None and told.get("process_id") == str(self._process.pid) else {}
@@ -154,7 +154,7 @@ class EmbeddedServer:
             self._process.wait()
 
     def stop(self) -> None:
-        """End it in order: it writes what it has."""
+        """End it in order: it writes what it has. Then somebody else may start one on its data, and this one lets it be."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -163,9 +163,9 @@ class EmbeddedServer:
                 self._process.kill()
         if self._process is not None:
             self._process.wait()
-        (self.folder / "url").unlink(missing_ok=True)
-        (self.folder / WRITER).unlink(missing_ok=True)
-        if self._lock is not None:
+        if self._lock is not None:  # without it these files are those of another server
+            (self.folder / "url").unlink(missing_ok=True)
+            (self.folder / WRITER).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 

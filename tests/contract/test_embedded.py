@@ -142,7 +142,6 @@ def test_another_server_on_the_line_s_own_socket_is_not_believed(make: Callable[
     server.start()
     other = EmbeddedServer(config(tmp_path))
     other._process = server._process  # a server that lives, whose run is over: the password is a new one
-    (tmp_path / "a" / "redis" / "writer").write_text("0" * 64)
 
     assert not other.answers()
 
@@ -240,6 +239,46 @@ def test_two_servers_never_share_their_data(make: Callable[[str], EmbeddedServer
     second.start()
     stopping.join()
     assert second.answers()
+
+
+def test_who_has_given_the_data_up_leaves_the_next_server_alone(
+    make: Callable[[str], EmbeddedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped once more, as when a pager is closed long after; or stopped without ever having got the data."""
+    first, line, late = make("a"), make("a"), make("a")
+    first.start()
+    first.stop()
+    line.start()
+    monkeypatch.setattr(embedded, "START_S", 0.1)
+    with pytest.raises(NodeError, match="another server"):
+        late.start()
+
+    first.stop()
+    late.stop()
+
+    assert running_url(tmp_path / "a") == line.url
+    with client(writer_login(config(tmp_path))) as writer:
+        assert writer.info()["process_id"] == line.pid
+
+
+def test_a_server_that_starts_again_keeps_its_passwords_whatever_became_of_its_files(
+    make: Callable[[str], EmbeddedServer], tmp_path: Path
+) -> None:
+    """Those who know the passwords need not be told again; the files are there again."""
+    server = make("a")
+    server.start()
+    before = writer_login(config(tmp_path))
+    for name in ("url", "writer", "users.acl"):
+        (tmp_path / "a" / "redis" / name).unlink()
+
+    assert server.answers()
+    server.kill()
+    server.start()
+
+    assert writer_login(config(tmp_path)) == before
+    assert running_url(tmp_path / "a") == server.url
+    with client(before) as writer:
+        assert writer.info()["process_id"] == server.pid
 
 
 def test_a_server_outlives_nobody(tmp_path: Path) -> None:
