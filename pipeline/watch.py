@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pipeline.backoff import Backoff
 from pipeline.child import Child
 from pipeline.embedded import EmbeddedServer
-from pipeline.errors import ConfigError, NodeError
+from pipeline.errors import ConfigError, LinepipeError
 from pipeline.wire import Status
 
 ASK_NS = 2_000_000_000
@@ -104,7 +104,7 @@ class ServerWatch:
         self._since_ns = self._seen_ns = 0
         try:
             news = self._server.start()
-        except (NodeError, OSError) as exc:
+        except (LinepipeError, OSError) as exc:  # a wrong configuration too: once the line has started, it is a fault like others
             self._say(f"{exc}; trying again in {wait_s:.1f} s")
             return
         if news:
