@@ -179,11 +179,18 @@ class EmbeddedServer:
 
 
 def running_url(state: Path) -> str | None:
-    """Where clients reach the server that a running line has started under this state folder, or None."""
+    """Where clients reach the server that a running line has started under this state folder, or None.
+
+    A damaged file is passed on as it is: the line's own processes need to know only whether it is there. Raises ``ConfigError``
+    where that cannot be seen.
+    """
+    path = state / "redis" / "url"
     try:
-        return (state / "redis" / "url").read_text()
-    except FileNotFoundError:
+        return path.read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}; remove it and start the line again") from exc
 
 
 def server_program() -> Path:

@@ -18,7 +18,7 @@ from pipeline import embedded
 from pipeline.client import Events, RedisUnreachableError
 from pipeline.config import Camera, Config, Infer
 from pipeline.embedded import EmbeddedServer, running_url, server_program
-from pipeline.errors import NodeError
+from pipeline.errors import ConfigError, NodeError
 from pipeline.secret import reader_login, writer_login
 
 CONFIG = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="x")
@@ -279,6 +279,30 @@ def test_a_server_that_starts_again_keeps_its_passwords_whatever_became_of_its_f
     assert running_url(tmp_path / "a") == server.url
     with client(before) as writer:
         assert writer.info()["process_id"] == server.pid
+
+
+def test_a_damaged_address_file_is_no_riddle(tmp_path: Path) -> None:
+    """The line does not need it itself; whether it is there says whether the server runs."""
+    folder = tmp_path / "redis"
+    assert running_url(tmp_path) is None
+    folder.write_text("no folder")
+    assert running_url(tmp_path) is None
+    folder.unlink()
+    folder.mkdir()
+    (folder / "url").write_bytes(b"\xff\xfe")
+    assert running_url(tmp_path) is not None
+    (folder / "url").unlink()
+    (folder / "url").mkdir()
+    with pytest.raises(ConfigError, match="url cannot be read"):
+        running_url(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_told_at_the_start(make: Callable[[str], EmbeddedServer], tmp_path: Path) -> None:
+    server = make("a")
+    (tmp_path / "a" / "redis" / "users.acl").mkdir()
+
+    with pytest.raises(NodeError, match=r"did not start: .*users\.acl"):
+        server.start()
 
 
 def test_a_server_outlives_nobody(tmp_path: Path) -> None:
