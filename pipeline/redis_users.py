@@ -9,6 +9,7 @@ import hashlib
 import secrets
 from pathlib import Path
 
+from pipeline.durable import write_durable
 from pipeline.errors import ConfigError
 from pipeline.private import write_private
 
@@ -32,9 +33,11 @@ def write_users(folder: Path, stream: str, writer: str) -> None:
 
     Raises ``OSError``.
     """
-    reader = _kept(folder / READER) or secrets.token_hex()
+    reader = _kept(folder / READER)
+    if reader is None:
+        reader = secrets.token_hex()
+        write_durable(folder / READER, reader.encode())  # clients are told once
     write_private(folder / WRITER, writer.encode())
-    write_private(folder / READER, reader.encode())
     lines = [_NOBODY, _user(WRITER, writer, stream, _COMMON, _WRITES), _user(READER, reader, stream, _COMMON, _READS)]
     write_private(folder / USERS, "".join(line + "\n" for line in lines).encode())
 

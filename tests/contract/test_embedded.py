@@ -1,5 +1,6 @@
 """The embedded server: it is ours or it is none; nobody gets in without a password; two never share their data."""
 
+import os
 import socket
 import stat
 import subprocess
@@ -303,6 +304,27 @@ def test_a_file_that_cannot_be_written_is_told_at_the_start(make: Callable[[str]
 
     with pytest.raises(NodeError, match=r"did not start: .*users\.acl"):
         server.start()
+
+
+def test_the_reader_s_password_outlives_a_power_loss(
+    make: Callable[[str], EmbeddedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients keep it: it is on the disk before its file has its name, and so is the name before anybody is told."""
+    folder, synced = tmp_path / "a" / "redis", []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), (folder / "reader").exists()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    server = make("a")
+    server.start()
+
+    assert synced == [(str(folder / ".reader.part"), False), (str(folder), True)]
+    server.stop()
+    make("a").start()
+    assert len(synced) == 2  # it is not written again
 
 
 def test_a_server_outlives_nobody(tmp_path: Path) -> None:
