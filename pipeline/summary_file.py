@@ -5,6 +5,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from pipeline.durable import part_of, write_durable
 from pipeline.errors import ConfigError
 
 SUMMARY = "summary.json"
@@ -16,7 +17,8 @@ def prepare_summary(path: Path) -> None:
     try:
         if path.exists() and not path.is_file():  # /dev/null, a pipe
             return
-        target, part = _places(path)
+        target = _target(path)
+        part = part_of(target)
         part.touch()
         part.unlink()
         target.unlink(missing_ok=True)
@@ -30,21 +32,9 @@ def write_summary(path: Path, found: dict[str, Any], *, mode: int) -> None:
     if path.exists() and not path.is_file():  # a device or a pipe must not be replaced
         path.write_bytes(data)
         return
-    target, part = _places(path)
-    fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
-    with os.fdopen(fd, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(fd)
-    part.replace(target)
-    folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(folder)
-    finally:
-        os.close(folder)
+    write_durable(_target(path), data, mode=mode)
 
 
-def _places(path: Path) -> tuple[Path, Path]:
-    """The file itself, behind symbolic links, and the file beside it that takes its place."""
-    target = Path(os.path.realpath(path))
-    return target, target.with_name(f".{target.name}.part")
+def _target(path: Path) -> Path:
+    """The file itself, behind symbolic links."""
+    return Path(os.path.realpath(path))

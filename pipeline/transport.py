@@ -6,6 +6,7 @@ queues: whoever needs an answer keeps the message until the answer comes, so clo
 
 import logging
 import math
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -104,7 +105,7 @@ class Router(_Socket):
         if self._path is None or now < self._next_look_ns:
             return
         self._next_look_ns = now + LOOK_NS
-        if self._path.exists():
+        if os.path.exists(self._path):  # the method of Path raises where the folder may not be entered
             return
         try:
             make_private(self._path.parent)

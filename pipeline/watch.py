@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pipeline.backoff import Backoff
 from pipeline.child import Child
 from pipeline.embedded import EmbeddedServer
-from pipeline.errors import ConfigError, NodeError
+from pipeline.errors import ConfigError, LinepipeError
 from pipeline.wire import Status
 
 ASK_NS = 2_000_000_000
@@ -74,17 +74,28 @@ class ServerWatch:
     def __init__(self, server: EmbeddedServer, say: Say, alarm: Alarm) -> None:
         self._server, self._say, self._alarm = server, say, alarm
         self._backoff = Backoff()
+        self._starting = False
+        self._wait_s = 0.0
         self._seen_ns = self._asked_ns = self._start_at_ns = 0
         self._since_ns = 0
 
     def turn(self, now_ns: int) -> None:
-        """Ask it now and then; times are awake times: a supervisor that was stopped does not blame the server."""
-        if self._server.alive():
-            self._ask(now_ns)
-        if not self._server.alive() and now_ns >= self._start_at_ns:
-            self._say("the embedded Redis died; starting it again")
-            self._alarm("redis_died", True, "the embedded Redis died")
-            self._start(now_ns)
+        """Ask it now and then, without waiting for it while it starts.
+
+        Times are awake times: a supervisor that was stopped does not blame the server.
+        """
+        try:
+            if self._starting:
+                self._look(now_ns)
+            elif self._server.alive():
+                self._ask(now_ns)
+            elif now_ns >= self._start_at_ns:
+                self._begin(now_ns)
+        except (LinepipeError, OSError) as exc:  # a wrong configuration too: once the line has started, it is a fault like others
+            self._starting = False
+            self._server.kill()
+            self._start_at_ns = now_ns + int(self._wait_s * 1e9)
+            self._say(f"{exc}; trying again in {self._wait_s:.1f} s")
 
     def _ask(self, now_ns: int) -> None:
         self._since_ns = self._since_ns or now_ns
@@ -98,15 +109,20 @@ class ServerWatch:
             self._say("the embedded Redis hangs; killed")
             self._server.kill()
 
-    def _start(self, now_ns: int) -> None:
-        wait_s = self._backoff.died(self._seen_ns - self._since_ns)
-        self._start_at_ns = now_ns + int(wait_s * 1e9)
+    def _begin(self, now_ns: int) -> None:
+        self._say("the embedded Redis died; starting it again")
+        self._alarm("redis_died", True, "the embedded Redis died")
+        self._wait_s = self._backoff.died(self._seen_ns - self._since_ns)
+        self._start_at_ns = now_ns + int(self._wait_s * 1e9)
         self._since_ns = self._seen_ns = 0
-        try:
-            news = self._server.start()
-        except (NodeError, OSError) as exc:
-            self._say(f"{exc}; trying again in {wait_s:.1f} s")
+        self._server.begin(now_ns)
+        self._starting = True
+
+    def _look(self, now_ns: int) -> None:
+        before = self._server.url
+        if not self._server.is_up(now_ns):
             return
-        if news:
-            self._say(news)
+        self._starting = False
+        if self._server.url != before:
+            self._say(f"somebody took the port of the embedded Redis; it is at {self._server.url} now")
         self._alarm("redis_died", False, "the embedded Redis runs again")

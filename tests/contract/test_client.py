@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 import redis
 
+import pipeline.replies
 from pipeline.client import Events
 from pipeline.events import encode
 from tests.conftest import Server
@@ -43,6 +44,23 @@ def test_entries_that_are_no_events_are_passed_over_and_counted(server: Server, 
         assert events.odd == len(ODD)
         follower = events.follow("0-0", block_ms=100)
         assert [next(follower)["id"] for _ in range(2)] == ["id1", "id2"]  # type: ignore[index]
+        assert next(follower) is None
+
+
+def test_entries_that_fill_a_reply_cost_no_event_beside_them(server: Server, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Reading takes bounded memory: what does not fit into one reply is asked for again, and what fits into none is passed over."""
+    monkeypatch.setattr(pipeline.replies, "MOST", 1 << 16)
+    ids = [f"id{k}" for k in range(40)]
+    for k in range(40):
+        client.xadd(STREAM, {"data": encode(event(k)), "more": "x" * 10_000})
+    client.xadd(STREAM, {f"{k}": "" for k in range(2000)} | {"data": encode(event(1))})
+    client.xadd(STREAM, {"data": encode(event(40))})
+
+    with Events(server.url, STREAM) as events:
+        assert [e["id"] for e in events.read()] == [*ids, "id40"]
+        assert events.odd == 1
+        follower = events.follow("0-0", block_ms=100)
+        assert [next(follower)["id"] for _ in range(41)] == [*ids, "id40"]  # type: ignore[index]
         assert next(follower) is None
 
 

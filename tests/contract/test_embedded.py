@@ -1,5 +1,6 @@
 """The embedded server: it is ours or it is none; nobody gets in without a password; two never share their data."""
 
+import os
 import socket
 import stat
 import subprocess
@@ -18,7 +19,7 @@ from pipeline import embedded
 from pipeline.client import Events, RedisUnreachableError
 from pipeline.config import Camera, Config, Infer
 from pipeline.embedded import EmbeddedServer, running_url, server_program
-from pipeline.errors import NodeError
+from pipeline.errors import ConfigError, NodeError
 from pipeline.secret import reader_login, writer_login
 
 CONFIG = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="x")
@@ -142,7 +143,6 @@ def test_another_server_on_the_line_s_own_socket_is_not_believed(make: Callable[
     server.start()
     other = EmbeddedServer(config(tmp_path))
     other._process = server._process  # a server that lives, whose run is over: the password is a new one
-    (tmp_path / "a" / "redis" / "writer").write_text("0" * 64)
 
     assert not other.answers()
 
@@ -240,6 +240,91 @@ def test_two_servers_never_share_their_data(make: Callable[[str], EmbeddedServer
     second.start()
     stopping.join()
     assert second.answers()
+
+
+def test_who_has_given_the_data_up_leaves_the_next_server_alone(
+    make: Callable[[str], EmbeddedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Stopped once more, as when a pager is closed long after; or stopped without ever having got the data."""
+    first, line, late = make("a"), make("a"), make("a")
+    first.start()
+    first.stop()
+    line.start()
+    monkeypatch.setattr(embedded, "START_S", 0.1)
+    with pytest.raises(NodeError, match="another server"):
+        late.start()
+
+    first.stop()
+    late.stop()
+
+    assert running_url(tmp_path / "a") == line.url
+    with client(writer_login(config(tmp_path))) as writer:
+        assert writer.info()["process_id"] == line.pid
+
+
+def test_a_server_that_starts_again_keeps_its_passwords_whatever_became_of_its_files(
+    make: Callable[[str], EmbeddedServer], tmp_path: Path
+) -> None:
+    """Those who know the passwords need not be told again; the files are there again."""
+    server = make("a")
+    server.start()
+    before = writer_login(config(tmp_path))
+    for name in ("url", "writer", "users.acl"):
+        (tmp_path / "a" / "redis" / name).unlink()
+
+    assert server.answers()
+    server.kill()
+    server.start()
+
+    assert writer_login(config(tmp_path)) == before
+    assert running_url(tmp_path / "a") == server.url
+    with client(before) as writer:
+        assert writer.info()["process_id"] == server.pid
+
+
+def test_a_damaged_address_file_is_no_riddle(tmp_path: Path) -> None:
+    """The line does not need it itself; whether it is there says whether the server runs."""
+    folder = tmp_path / "redis"
+    assert running_url(tmp_path) is None
+    folder.write_text("no folder")
+    assert running_url(tmp_path) is None
+    folder.unlink()
+    folder.mkdir()
+    (folder / "url").write_bytes(b"\xff\xfe")
+    assert running_url(tmp_path) is not None
+    (folder / "url").unlink()
+    (folder / "url").mkdir()
+    with pytest.raises(ConfigError, match="url cannot be read"):
+        running_url(tmp_path)
+
+
+def test_a_file_that_cannot_be_written_is_told_at_the_start(make: Callable[[str], EmbeddedServer], tmp_path: Path) -> None:
+    server = make("a")
+    (tmp_path / "a" / "redis" / "users.acl").mkdir()
+
+    with pytest.raises(NodeError, match=r"did not start: .*users\.acl"):
+        server.start()
+
+
+def test_the_reader_s_password_outlives_a_power_loss(
+    make: Callable[[str], EmbeddedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Clients keep it: it is on the disk before its file has its name, and so is the name before anybody is told."""
+    folder, synced = tmp_path / "a" / "redis", []
+    real = os.fsync
+
+    def fsync(fd: int) -> None:
+        synced.append((os.readlink(f"/proc/self/fd/{fd}"), (folder / "reader").exists()))
+        real(fd)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    server = make("a")
+    server.start()
+
+    assert synced == [(str(folder / ".reader.part"), False), (str(folder), True)]
+    server.stop()
+    make("a").start()
+    assert len(synced) == 2  # it is not written again
 
 
 def test_a_server_outlives_nobody(tmp_path: Path) -> None:

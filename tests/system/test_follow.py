@@ -1,10 +1,18 @@
 """``linepipe events`` beside a line: opened before it, it gives way and then follows."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
+import msgspec
+import redis
+
+from pipeline.config import Camera, Config, Infer
+from pipeline.embedded import EmbeddedServer, running_url
+from pipeline.secret import writer_login
+from pipeline.state_lock import lock_state
 from tests.system.line import LINEPIPE, Line
 
 
@@ -27,3 +35,39 @@ def test_followed_before_it_runs_a_line_starts_and_is_followed(
     assert len({e["id"] for e in found}) == 10
     assert len({e["epoch"] for e in found}) == 2
     assert len(line.defects()) == 5
+
+
+def test_a_pager_that_is_closed_late_leaves_the_line_s_server_alone(tmp_path: Path) -> None:
+    """Nobody reads what `events` prints while a line starts; when its pager is closed, the line has its server and its files."""
+    config = Config(
+        line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="ilcs-line"), state_dir=str(tmp_path / "state")
+    )
+    path = tmp_path / "line.yaml"
+    path.write_bytes(msgspec.yaml.encode(config))
+    before = EmbeddedServer(config)
+    before.start()
+    login = writer_login(config)
+    alarm = {"type": "alarm", "v": 1, "id": "x", "line": "line1", "name": "n", "active": True, "text": "t" * 1000, "at": "now"}
+    with redis.Redis.from_url(login.url, password=login.password) as writer, writer.pipeline(transaction=False) as pipe:
+        for _ in range(500):
+            pipe.xadd(config.stream, {"data": json.dumps(alarm)})
+        pipe.execute()
+    before.stop()
+    reading = subprocess.Popen([*LINEPIPE, "events", str(path)], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert reading.stdout is not None and reading.stderr is not None
+    reading.stdout.readline()
+
+    lock, line = lock_state(config.state), EmbeddedServer(config)
+    try:
+        line.start()
+        reading.stdout.close()
+        reading.wait(30)
+
+        assert line.answers()
+        assert running_url(config.state) == line.url
+        assert writer_login(config).password not in (None, login.password)
+    finally:
+        reading.kill()
+        reading.stderr.close()
+        line.stop()
+        os.close(lock)

