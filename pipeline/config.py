@@ -16,6 +16,7 @@ import yaml
 from msgspec import Meta
 
 from pipeline.errors import ConfigError
+from pipeline.plain_file import read_plain
 from pipeline.source_url import SourceUrl
 from pipeline.yaml_lines import parse_yaml
 
@@ -160,14 +161,11 @@ class Config(_Tree, frozen=True, kw_only=True):
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     """Read ``path``, apply ``KEY.SUB=VALUE`` overrides, check what needs no other file. ``ConfigError`` names file, line and key."""
     try:
-        size = path.stat().st_size
-        text = path.read_text(encoding="utf-8") if size <= MAX_FILE_BYTES else None
+        text = read_plain(path, MAX_FILE_BYTES).decode("utf-8")
     except OSError as exc:
         raise ConfigError(f"{path}: cannot be read: {exc.strerror}. Name an existing configuration file") from exc
     except UnicodeDecodeError as exc:
         raise ConfigError(f"{path}: is not UTF-8 text. Name a YAML configuration file") from exc
-    if text is None:
-        raise ConfigError(f"{path}: {size} bytes is too large for a configuration (at most {MAX_FILE_BYTES})")
     tree, lines = parse_yaml(text, str(path))
     for item in overrides:
         _override(tree, lines, item)

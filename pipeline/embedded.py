@@ -21,8 +21,10 @@ from pathlib import Path
 from pipeline.config import Config
 from pipeline.errors import ConfigError, NodeError
 from pipeline.launch import bound
+from pipeline.plain_file import read_plain
 from pipeline.private import UMASK, write_private
 from pipeline.redis_users import READER, USERS, WRITER, write_users
+from pipeline.state_lock import open_folder
 from pipeline.topology import Endpoints, runtime_dir
 
 PREFERRED_PORT = 6380
@@ -30,6 +32,7 @@ PORTS_TRIED = 5
 START_S = 10.0
 ANSWER_S = 0.5
 _PORT_TAKEN = b"Failed listening on port"
+_CROWDED = b"-ERR max number of clients"
 
 
 class EmbeddedServer:
@@ -48,6 +51,8 @@ class EmbeddedServer:
         self._password = secrets.token_hex()
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self.crowded = False
+        """Whether it takes no more clients: anybody on this machine can open connections until it is full."""
 
     @property
     def how_to_read(self) -> str:
@@ -126,18 +131,22 @@ class EmbeddedServer:
         )
 
     def answers(self) -> bool:
-        """Whether the server that was started here replies, its data loaded."""
-        return self._ask().get("loading") == "0"
+        """Whether the server that was started here replies, its data loaded; one that takes no more clients does, too."""
+        return self._ask().get("loading") == "0" or self.crowded
 
     def _ask(self) -> dict[str, str]:
         """INFO of the server, if it is ours: it accepts this run's password and names our child; empty otherwise."""
+        self.crowded = False
         try:
             login = f"AUTH {WRITER} {self._password}\r\nINFO\r\n"
             with socket.socket(socket.AF_UNIX) as peer, peer.makefile("rb") as replies:
                 peer.settimeout(ANSWER_S)
                 peer.connect(str(self._socket))
-                peer.sendall(login.encode())
-                accepted, length = replies.readline(), replies.readline()
+                with contextlib.suppress(BrokenPipeError):  # it says why before it hangs up
+                    peer.sendall(login.encode())
+                accepted = replies.readline()
+                self.crowded = accepted.startswith(_CROWDED)
+                length = replies.readline()
                 if accepted != b"+OK\r\n" or not length.startswith(b"$"):
                     return {}
                 text = replies.read(int(length[1:])).decode("ascii", "replace")
@@ -186,7 +195,7 @@ def running_url(state: Path) -> str | None:
     """
     path = state / "redis" / "url"
     try:
-        return path.read_text(encoding="ascii", errors="replace")
+        return read_plain(path).decode("ascii", "replace")
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as exc:
@@ -207,7 +216,7 @@ def _url(port: int) -> str:
 
 def _take(folder: Path) -> int:
     """Become the one who starts a server on this data; waits for one that is just ending. Raises ``NodeError``."""
-    fd = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    fd = open_folder(folder)
     deadline = time.monotonic() + START_S
     while True:
         try:
@@ -215,7 +224,7 @@ def _take(folder: Path) -> int:
         except BlockingIOError:
             if time.monotonic() > deadline:
                 os.close(fd)
-                raise NodeError(f"another server uses {folder}: end the `linepipe events` that reads there, and try again") from None
+                raise NodeError(f"another server uses {folder}: end the line or `linepipe events` that has it, then try again") from None
             time.sleep(0.05)
         else:
             return fd

@@ -9,7 +9,7 @@ from pipeline.errors import ConfigError
 
 UMASK = 0o077
 _FOLDERS = ("spool", "images", "truth", "redis", "engines")
-_FILES = ("lock", "line.json", "run.json", "status.json", "summary.json", "model.safetensors")
+_FILES = ("line.json", "run.json", "status.json", "summary.json", "model.safetensors")
 _OURS = (*_FOLDERS, *_FILES)
 """What a line keeps under ``state_dir``; what else lies there is the user's."""
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.durable import write_durable
 from pipeline.errors import ConfigError
+from pipeline.plain_file import read_plain
 from pipeline.private import write_private
 
 WRITER, READER = "writer", "reader"
@@ -46,7 +47,7 @@ def password_of(folder: Path, user: str) -> str:
     """The password that a running line, or the last one, gave a user. Raises ``ConfigError``."""
     path = folder / user
     try:
-        password = path.read_text(encoding="ascii")
+        password = read_plain(path).decode("ascii")
     except FileNotFoundError:
         raise ConfigError(f"{path} is not there: the embedded Redis has never run; start it with `linepipe run`") from None
     except (OSError, UnicodeDecodeError) as exc:
@@ -64,7 +65,7 @@ def _user(name: str, password: str, stream: str, *commands: str) -> str:
 def _kept(path: Path) -> str | None:
     """The reader's password of earlier runs; None if there is none, or it is damaged."""
     try:
-        password = path.read_text(encoding="ascii")
+        password = read_plain(path).decode("ascii")
     except (OSError, UnicodeDecodeError):  # it is written anew, and a folder that cannot be written raises there
         return None
     return password if len(password) >= _LEAST and password.isalnum() else None

@@ -8,6 +8,7 @@ import msgspec
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.plain_file import read_plain
 from pipeline.redis_users import READER, WRITER, password_of
 from pipeline.topology import Endpoints, runtime_dir
 
@@ -52,7 +53,7 @@ def redis_password(config: Config) -> str | None:
             raise ConfigError(f"publish.password_file: {name} is not a file")
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
             raise ConfigError(f"publish.password_file: {name} can be read by others; chmod 600 it")
-        password = path.read_text(encoding="utf-8").strip()
+        password = read_plain(path).decode("utf-8").strip()
     except OSError as exc:
         raise ConfigError(f"publish.password_file: {name} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

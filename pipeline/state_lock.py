@@ -1,4 +1,4 @@
-"""The lock on a state folder: one run at a time."""
+"""The lock on a state folder, on the folder itself, so that nobody can delete it: one run at a time."""
 
 import fcntl
 import os
@@ -16,7 +16,7 @@ def lock_state(state: Path) -> int:
     deadline = time.monotonic() + PATIENCE_S
     try:
         state.mkdir(parents=True, exist_ok=True)
-        fd = os.open(state / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        fd = open_folder(state)
         while not _locked(fd):
             if time.monotonic() > deadline:
                 os.close(fd)
@@ -38,12 +38,20 @@ def _locked(fd: int) -> bool:
 def is_running(state: Path) -> bool:
     """Whether a supervisor holds this state folder. Raises ``LinepipeError`` where that cannot be seen."""
     try:
-        with (state / "lock").open() as file:
-            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
+        fd = open_folder(state)
     except FileNotFoundError:
         return False
     except OSError as exc:
         raise LinepipeError(f"state_dir: {state} cannot be read: {exc.strerror}") from exc
+    try:
+        fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    finally:
+        os.close(fd)
     return False
+
+
+def open_folder(path: Path) -> int:
+    """A descriptor of a folder, to lock it by. Raises ``OSError``."""
+    return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

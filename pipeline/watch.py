@@ -105,6 +105,9 @@ class ServerWatch:
         self._asked_ns = now_ns
         if self._server.answers():
             self._seen_ns = now_ns
+            crowded = "takes no more clients, so readers cannot connect: look who holds connections to its port (ss -tp)"
+            text = crowded if self._server.crowded else "takes clients again"
+            self._alarm("redis_crowded", self._server.crowded, f"the embedded Redis at {self._server.url} {text}")
         elif now_ns - self._seen_ns > HUNG_NS:
             self._say("the embedded Redis hangs; killed")
             self._server.kill()

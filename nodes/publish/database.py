@@ -128,7 +128,7 @@ class Database:
             try:
                 entry = os.stat(f"{self.path}{end}")
                 found.append((entry.st_dev, entry.st_ino))
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
                 found.append(None)
         return found
 

@@ -13,6 +13,7 @@ from pathlib import Path
 import msgspec
 
 from nodes.publish.database import SpoolTroubleError
+from pipeline.plain_file import read_plain
 
 _HEAD, _SENT = struct.Struct("<QQQ"), struct.Struct("<Q")
 _SENT_AT, _SIZE = 64, 128
@@ -57,7 +58,7 @@ class Mark:
 def read_mark(spool: Path) -> Reached:
     """What the mark of a spool says; zeros where it is missing or unreadable."""
     try:
-        found = mark_path(spool).read_bytes()
+        found = read_plain(mark_path(spool))
     except FileNotFoundError:
         return Reached()
     head, sent = _checked(found, 0, _HEAD), _checked(found, _SENT_AT, _SENT)

@@ -17,6 +17,7 @@ from pipeline.embedded import running_url
 from pipeline.errors import ConfigError, NodeError
 from pipeline.frame import Alarm
 from pipeline.node_main import Node
+from pipeline.plain_file import read_plain
 from pipeline.secret import Login, writer_login
 from pipeline.senders import from_client
 from pipeline.transport import Router, Waiter
@@ -105,7 +106,7 @@ class _Publish:
     def _begin_run(self, path: Path) -> None:
         """Note where this run's events begin, for ``events --run last``."""
         try:
-            run = int(msgspec.json.decode(path.read_bytes())["run"])
+            run = int(msgspec.json.decode(read_plain(path))["run"])
         except (OSError, ValueError, KeyError, TypeError):  # a node started by hand, or a damaged note: a run of its own
             run = time.time_ns()
         run_seq, first = self._spool.begin_run(run)

@@ -45,7 +45,8 @@ def lock_spool(path: Path) -> int:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        raise NodeError(f"{path.parent}: the spool's folder cannot be used: {exc.strerror}") from exc
+        text = f"{path.parent}: cannot be used as the spool's folder: {exc.strerror}; if something else lies there, move it away"
+        raise NodeError(text) from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:

@@ -15,6 +15,7 @@ from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer, running_url
 from pipeline.errors import LinepipeError
 from pipeline.events import TYPES
+from pipeline.plain_file import read_plain
 from pipeline.private import check_owner, keep_private
 from pipeline.state_lock import is_running
 from pipeline.stdio import complain
@@ -92,8 +93,8 @@ def _first_id(settings: Config) -> str:
     if not path.exists():
         raise LinepipeError(f"no run is noted under {settings.state}; run the line first, or leave out --run last")
     try:
-        first = json.loads(path.read_bytes())["first_id"]
-    except (ValueError, KeyError, TypeError) as exc:
+        first = json.loads(read_plain(path))["first_id"]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as exc:
         raise LinepipeError(f"{path} is damaged ({exc}); leave out --run last") from exc
     if first is None:
         raise LinepipeError("the last run published nothing: its publish node never started")

@@ -10,6 +10,7 @@ import click
 from pipeline.commands.options import read_config, with_config
 from pipeline.config import Config
 from pipeline.errors import LinepipeError
+from pipeline.plain_file import read_plain
 from pipeline.private import check_owner
 from pipeline.state_lock import is_running
 
@@ -67,7 +68,7 @@ def _read(settings: Config) -> dict[str, Any]:
     check_owner(settings.state)
     path = settings.state / "status.json"
     try:
-        found = json.loads(path.read_bytes())
+        found = json.loads(read_plain(path))
         if not isinstance(found, dict):
             raise ValueError("no object")
     except FileNotFoundError as exc:

@@ -1,6 +1,8 @@
 """What a supervisor does about its embedded server, turn by turn: whatever keeps the server away is told, and no turn waits for it."""
 
+import contextlib
 import os
+import shutil
 import signal
 import socket
 import time
@@ -13,6 +15,7 @@ from pipeline import embedded
 from pipeline.config import Camera, Config, Infer
 from pipeline.embedded import START_S, EmbeddedServer
 from pipeline.errors import ConfigError
+from pipeline.launch import bound
 from pipeline.topology import runtime_dir
 from pipeline.watch import Alarms, ServerWatch
 
@@ -164,3 +167,29 @@ def test_a_server_that_hangs_is_replaced(watched: Watched) -> None:
     assert "the embedded Redis hangs; killed" in watched.said
 
     watched.until_it_runs_again()
+
+
+@pytest.mark.skipif(shutil.which("prlimit") is None, reason="needs prlimit of util-linux")
+def test_a_server_that_others_have_filled_with_connections_is_not_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Anybody on the machine can open connections to its port, without a password."""
+    limit = [str(shutil.which("prlimit")), "--nofile=256:256"]  # so it takes about 220 clients
+    monkeypatch.setattr(embedded, "bound", lambda command: bound([*limit, *command]))
+    watched = Watched(tmp_path)
+    pid, place = watched.server.pid, ("127.0.0.1", int(watched.server.url.rpartition(":")[2].partition("/")[0]))
+    try:
+        with contextlib.ExitStack() as stack:
+            for _ in range(300):
+                with contextlib.suppress(OSError):
+                    stack.enter_context(socket.create_connection(place))
+            for _ in range(5):
+                watched.turn(later_s=5)
+
+            assert watched.server.pid == pid
+            assert watched.server.alive()
+            assert watched.alarms == [("redis_crowded", True)]
+        watched.turn_until(lambda: not watched.server.crowded and watched.server.answers())
+        watched.turn(later_s=5)
+
+        assert watched.alarms == [("redis_crowded", True), ("redis_crowded", False)]
+    finally:
+        watched.server.stop()

@@ -1,6 +1,7 @@
 """The command line: a person's mistake gets exit code 2 and a sentence with file, line and key; never a traceback."""
 
 import json
+import os
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -152,6 +153,16 @@ def test_damaged_notes_are_said_and_not_fatal(
 
     assert "status.json is damaged" in line.cli("status", code=1).stderr
     assert "run.json is damaged" in line.cli("events", "--run", "last", code=1).stderr
+    for name in ("status.json", "run.json"):
+        (line.state / name).unlink()
+        os.mkfifo(line.state / name)
+    assert "it is no ordinary file" in line.cli("status", code=1).stderr
+    assert "it is no ordinary file" in line.cli("events", "--run", "last", code=1).stderr
+    (line.state / "run.json").unlink()
+    (line.state / "run.json").mkdir()
+    assert "run.json is damaged" in line.cli("events", "--run", "last", code=1).stderr
+    (line.state / "run.json").rmdir()
+
     assert line.run()["events"]["defect"] == 3
     assert len(line.defects()) == 3
 
