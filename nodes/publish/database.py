@@ -16,9 +16,19 @@ from pipeline.errors import LinepipeError, NodeError
 
 BUSY_S = 0.5
 """How long one attempt waits for a lock: the work loop must turn meanwhile."""
-_FULL, _IO, _CORRUPT, _NO_DATABASE = 13, 10, 11, 26  # primary result codes of SQLite
+_FULL, _IO = 13, 10  # primary result codes of SQLite
+_PASSING = {
+    5: "BUSY",
+    6: "LOCKED",
+    8: "READONLY",
+    9: "INTERRUPT",
+    _IO: "IOERR",
+    _FULL: "FULL",
+    14: "CANTOPEN",
+    15: "PROTOCOL",
+    17: "SCHEMA",
+}
 _NO_ROOM_BYTES = 1 << 20
-_DAMAGE = ("no such table", "Could not decode to UTF-8")  # damage that has a general code: a root page lost, a text overwritten
 
 
 class SpoolTroubleError(LinepipeError):
@@ -80,8 +90,10 @@ class Database:
 
     def fact(self, name: str) -> int:
         """A number kept under a name; 0 where there is none."""
-        row = self.row("SELECT value FROM facts WHERE name = ?", (name,))
-        return int(row[0]) if row else 0
+        (value,) = self.row("SELECT value FROM facts WHERE name = ?", (name,)) or (0,)
+        if not isinstance(value, int):
+            raise SpoolDamagedError(f"{self.path}: {name} is no number")
+        return value
 
     def set_fact(self, name: str, value: int) -> None:
         """Keep a number under a name."""
@@ -136,12 +148,10 @@ class Database:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, UnicodeDecodeError) as exc:  # no UTF-8: in a name of a table that an error tells of
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-            if code in (_CORRUPT, _NO_DATABASE) or any(text in str(exc) for text in _DAMAGE):
+            if code not in _PASSING:  # our statements are right: whatever else it is, the file is not as we left it
                 raise SpoolDamagedError(f"{self.path}: {exc}") from exc
-            if not isinstance(exc, sqlite3.OperationalError):
-                raise
             full = code == _FULL or (code == _IO and free_bytes(self.path.parent) < _NO_ROOM_BYTES)
             raise SpoolTroubleError("the disk of state_dir is full" if full else f"{self.path}: {exc}", full=full) from exc
 
