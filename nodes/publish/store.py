@@ -188,10 +188,10 @@ class Store:
             self._spool.ages.purge(self._keep_ms, self._spool.sent)
 
     def _make_room(self, now_ns: int) -> None:
-        """On a full disk: once the room that is kept for such times can be taken again, the disk is not full any more."""
+        """On a full disk: once the room that is kept for such times is there, and as much again, the disk is not full any more."""
         if self._full and now_ns >= self._look_ns:
             self._look_ns = now_ns + ROOM_NS
-            if self._reserve.take():
+            if self._reserve.take(spare=True):
                 self._full = False
                 self._alarm("disk_full", False, "the disk of state_dir has room again: verdicts are accepted")
 
