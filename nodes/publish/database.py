@@ -152,8 +152,15 @@ class Database:
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
             if code not in _PASSING:  # our statements are right: whatever else it is, the file is not as we left it
                 raise SpoolDamagedError(f"{self.path}: {exc}") from exc
-            full = code == _FULL or (code == _IO and free_bytes(self.path.parent) < _NO_ROOM_BYTES)
+            full = code == _FULL or (code == _IO and _no_room(self.path.parent))
             raise SpoolTroubleError("the disk of state_dir is full" if full else f"{self.path}: {exc}", full=full) from exc
+
+
+def _no_room(folder: Path) -> bool:
+    try:
+        return free_bytes(folder) < _NO_ROOM_BYTES
+    except OSError:  # the folder is gone, or its disk
+        return False
 
 
 def free_bytes(folder: Path) -> int:

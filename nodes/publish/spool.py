@@ -261,6 +261,11 @@ class Spool:
             self.set_fact("sent", max(reached.sent, self.sent))
         self._seq, self._commits = self._last_seq(), self.fact("commits")
 
+    @property
+    def mark_trouble(self) -> str:
+        """Why the note beside the spool has fallen behind; empty: it has not."""
+        return self._mark.trouble
+
     def moved(self) -> bool:
         """Whether the file was deleted or replaced while this spool is open."""
         return self._db.moved()
