@@ -7,7 +7,7 @@ does not: the file must be opened anew, which checks and repairs it.
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -29,6 +29,7 @@ _PASSING = {
     17: "SCHEMA",
 }
 _NO_ROOM_BYTES = 1 << 20
+_TABLES = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 
 
 class SpoolTroubleError(LinepipeError):
@@ -113,6 +114,10 @@ class Database:
                 self._db.execute("ROLLBACK")
             raise
 
+    def tables(self) -> set[Any]:
+        """Tables and indexes with the statements that made them."""
+        return set(self.rows(_TABLES))
+
     def problem(self) -> str:
         """What SQLite finds wrong with the file; empty: nothing."""
         try:
@@ -154,6 +159,13 @@ class Database:
                 raise SpoolDamagedError(f"{self.path}: {exc}") from exc
             full = code == _FULL or (code == _IO and _no_room(self.path.parent))
             raise SpoolTroubleError("the disk of state_dir is full" if full else f"{self.path}: {exc}", full=full) from exc
+
+
+def tables_made_by(sql: str) -> set[Any]:
+    """What ``Database.tables`` tells of a new file in which these statements were run."""
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(sql)
+        return set(fresh.execute(_TABLES))
 
 
 def _no_room(folder: Path) -> bool:

@@ -1,8 +1,6 @@
 """The tables of a spool's file: made, brought up from the format before, and checked."""
 
-import sqlite3
-
-from nodes.publish.database import Database
+from nodes.publish.database import Database, tables_made_by
 from pipeline.errors import ConfigError
 
 FORMAT = 2
@@ -20,7 +18,6 @@ CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL)
 """
 """A new format has another text here: so a damaged number of the format can be told from a later one."""
 _FROM_1 = "UPDATE records SET at_ms = 0;"  # were moments of the wall clock
-_LISTED = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 
 
 def prepare(database: Database) -> None:
@@ -36,11 +33,7 @@ def problem(database: Database) -> str:
 
     Raises ``ConfigError`` for a later format.
     """
-    found, tables = _format(database), set(database.rows(_LISTED))
-    with sqlite3.connect(":memory:") as fresh:
-        fresh.executescript(TABLES)
-        expected = set(fresh.execute(_LISTED))
-    fresh.close()
+    found, tables, expected = _format(database), database.tables(), tables_made_by(TABLES)
     if found > FORMAT and tables != expected:
         _refuse_later(database, found)
     if found == 1 and tables < expected:
