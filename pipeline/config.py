@@ -276,7 +276,8 @@ def _redis_mistakes(url: str) -> list[tuple[str, str]]:
         return [(key, problem)]
     if match[1] == "unix":
         return [] if match["rest"].startswith("/") else [(key, f"{url!r}: write unix:///PATH/OF/SOCKET")]
-    host = re.fullmatch(r"(\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::(\d{1,5}))?(?:/\d*)?", match["rest"])
+    name = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?"
+    host = re.fullmatch(rf"(\[[0-9a-fA-F:]+\]|{name})(?::(\d{{1,5}}))?(?:/\d*)?", match["rest"])
     if host is None or (host[2] and not 0 < int(host[2]) < 65536):
         return [(key, f"{url!r}: host, port or database is malformed; write redis://HOST:PORT/DB")]
     return []

@@ -7,7 +7,7 @@ does not: the file must be opened anew, which checks and repairs it.
 import os
 import sqlite3
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -16,9 +16,20 @@ from pipeline.errors import LinepipeError, NodeError
 
 BUSY_S = 0.5
 """How long one attempt waits for a lock: the work loop must turn meanwhile."""
-_FULL, _IO, _CORRUPT, _NO_DATABASE = 13, 10, 11, 26  # primary result codes of SQLite
+_FULL, _IO = 13, 10  # primary result codes of SQLite
+_PASSING = {
+    5: "BUSY",
+    6: "LOCKED",
+    8: "READONLY",
+    9: "INTERRUPT",
+    _IO: "IOERR",
+    _FULL: "FULL",
+    14: "CANTOPEN",
+    15: "PROTOCOL",
+    17: "SCHEMA",
+}
 _NO_ROOM_BYTES = 1 << 20
-_DAMAGE = ("no such table", "Could not decode to UTF-8")  # damage that has a general code: a root page lost, a text overwritten
+_TABLES = "SELECT type, name, tbl_name, sql FROM sqlite_master"
 
 
 class SpoolTroubleError(LinepipeError):
@@ -80,8 +91,10 @@ class Database:
 
     def fact(self, name: str) -> int:
         """A number kept under a name; 0 where there is none."""
-        row = self.row("SELECT value FROM facts WHERE name = ?", (name,))
-        return int(row[0]) if row else 0
+        (value,) = self.row("SELECT value FROM facts WHERE name = ?", (name,)) or (0,)
+        if not isinstance(value, int):
+            raise SpoolDamagedError(f"{self.path}: {name} is no number")
+        return value
 
     def set_fact(self, name: str, value: int) -> None:
         """Keep a number under a name."""
@@ -100,6 +113,10 @@ class Database:
             if self._db.in_transaction:
                 self._db.execute("ROLLBACK")
             raise
+
+    def tables(self) -> set[Any]:
+        """Tables and indexes with the statements that made them."""
+        return set(self.rows(_TABLES))
 
     def problem(self) -> str:
         """What SQLite finds wrong with the file; empty: nothing."""
@@ -136,14 +153,26 @@ class Database:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except sqlite3.Error as exc:
+        except (sqlite3.Error, UnicodeDecodeError) as exc:  # no UTF-8: in a name of a table that an error tells of
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-            if code in (_CORRUPT, _NO_DATABASE) or any(text in str(exc) for text in _DAMAGE):
+            if code not in _PASSING:  # our statements are right: whatever else it is, the file is not as we left it
                 raise SpoolDamagedError(f"{self.path}: {exc}") from exc
-            if not isinstance(exc, sqlite3.OperationalError):
-                raise
-            full = code == _FULL or (code == _IO and free_bytes(self.path.parent) < _NO_ROOM_BYTES)
+            full = code == _FULL or (code == _IO and _no_room(self.path.parent))
             raise SpoolTroubleError("the disk of state_dir is full" if full else f"{self.path}: {exc}", full=full) from exc
+
+
+def tables_made_by(sql: str) -> set[Any]:
+    """What ``Database.tables`` tells of a new file in which these statements were run."""
+    with closing(sqlite3.connect(":memory:")) as fresh:
+        fresh.executescript(sql)
+        return set(fresh.execute(_TABLES))
+
+
+def _no_room(folder: Path) -> bool:
+    try:
+        return free_bytes(folder) < _NO_ROOM_BYTES
+    except OSError:  # the folder is gone, or its disk
+        return False
 
 
 def free_bytes(folder: Path) -> int:

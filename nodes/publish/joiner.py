@@ -47,6 +47,11 @@ class Joiner:
         """Hold a piece that is durable."""
         self._pieces[piece.camera, piece.epoch].append((now_ns, piece))
 
+    @property
+    def held(self) -> int:
+        """Number of pieces that wait."""
+        return sum(map(len, self._pieces.values()))
+
     def know(self, camera: str, epoch: str, frames: Iterable[int]) -> None:
         """These frames have their verdict, or will have none."""
         known = self._known[camera, epoch]

@@ -7,7 +7,6 @@ import errno
 import os
 import struct
 import zlib
-from collections.abc import Callable
 from pathlib import Path
 
 import msgspec
@@ -29,11 +28,21 @@ class Reached(msgspec.Struct, frozen=True):
 
 
 class Mark:
-    """The file; writer of its first half is the thread that appends, of its second the one that sends."""
+    """The file; writer of its first half is the thread that appends, of its second the one that sends.
+
+    Raises ``SpoolTroubleError`` if it cannot be made; a note that cannot be written later raises nothing.
+    """
 
     def __init__(self, spool: Path) -> None:
         self._fd = os.open(mark_path(spool), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-        self._write_to(lambda: os.posix_fallocate(self._fd, 0, _SIZE))
+        self.trouble = ""
+        """Why the last note could not be written, so that the file has fallen behind; empty: it was."""
+        try:
+            os.posix_fallocate(self._fd, 0, _SIZE)
+        except OSError as exc:
+            os.close(self._fd)
+            text = f"the note beside the spool cannot be written: {exc.strerror}"
+            raise SpoolTroubleError(text, full=exc.errno in (errno.ENOSPC, errno.EDQUOT)) from exc
 
     def note(self, commits: int, seq: int, wall_ms: int) -> None:
         self._write(_HEAD.pack(commits, seq, wall_ms), 0)
@@ -45,14 +54,12 @@ class Mark:
         os.close(self._fd)
 
     def _write(self, data: bytes, place: int) -> None:
-        self._write_to(lambda: os.pwrite(self._fd, data + zlib.crc32(data).to_bytes(4, "little"), place))
-
-    def _write_to(self, write: Callable[[], object]) -> None:
         try:
-            write()
-        except OSError as exc:
-            text = f"the note beside the spool cannot be written: {exc.strerror}"
-            raise SpoolTroubleError(text, full=exc.errno in (errno.ENOSPC, errno.EDQUOT)) from exc
+            os.pwrite(self._fd, data + zlib.crc32(data).to_bytes(4, "little"), place)
+        except OSError as exc:  # what it tells of is done already, and stays done
+            self.trouble = str(exc.strerror)
+        else:
+            self.trouble = ""
 
 
 def read_mark(spool: Path) -> Reached:

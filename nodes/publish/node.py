@@ -158,17 +158,19 @@ class _Publish:
         elif self._away_since_ns == 0:
             self._away_since_ns = now
         gone = self._away_since_ns and now - self._away_since_ns > (GIVE_UP_EMBEDDED_NS if self._embedded else GIVE_UP_NS)
-        if (gone and not waiting) or self._node.out_of_time:
+        if (gone and not waiting and not self._store.trouble) or self._node.out_of_time:
             self._node.log.warning("%d events stay in the spool; they are sent when the line runs again", left)
+            if self._store.trouble:
+                self._node.log.warning("the spool is in trouble at the end: %s", self._store.trouble)
             if waiting:
                 self._node.log.warning("%d records could not be made durable: %s", waiting, self._store.trouble or "no time was left")
             return True
         return False
 
     def _count_backlog(self) -> int:
-        """Events that Redis has not confirmed; the last count where the spool cannot be read just now."""
+        """Events, and pieces of some, that Redis does not have; the last count where the spool cannot be read just now."""
         try:
-            self._backlog = self._spool.backlog
+            self._backlog = self._spool.backlog + self._store.held
         except SpoolTroubleError as exc:
             self._store.trouble = str(exc)
         return self._backlog

@@ -47,6 +47,8 @@ class Finding(msgspec.Struct, frozen=True):
     top: Top | None
     confirmed: list[Spooled]
     """Sent earlier, and only now known to be there."""
+    seen: Spooled | None = None
+    """The newest confirmed event, seen to be there; None: none is expected."""
     lost: int = 0
     """Confirmed events that Redis no longer has; they count as unsent now."""
     unwanted: int = 0
@@ -62,22 +64,24 @@ class Reconciler:
 
     def compare(self, stream: Stream) -> Finding:
         """Move the spool's watermark to where it is true."""
-        top = stream.top()
-        confirmed = self._already_there(stream, top)
-        newest = self._spool.newest_sent()
-        if newest is None:
-            return Finding(top, confirmed)
-        if top is not None and _has(stream, top, newest):
+        top, newest, seen, lost, unwanted = stream.top(), self._spool.newest_sent(), None, 0, 0
+        if newest is not None and top is not None and _has(stream, top, newest):
+            seen = newest
             self._note_head(top)
-            return Finding(top, confirmed)
-        head = self._spool.fact("head")
-        if head > self._spool.sent:  # nothing that was confirmed is still expected
-            return Finding(top, confirmed)
-        kept = max(self._kept(stream, newest) if top is not None else 0, head - 1)
-        if top is not None and top.last == newest.place and self._deleted_on_purpose(kept):
-            self._spool.set_fact("head", newest.seq + 1)
-            return Finding(top, confirmed, unwanted=newest.seq - kept)
-        return Finding(top, confirmed, lost=self._spool.rewind(kept))
+        elif newest is not None and (head := self._spool.fact("head")) <= self._spool.sent:  # else nothing confirmed is expected
+            kept = max(self._kept(stream, newest) if top is not None else 0, head - 1)
+            if top is not None and top.last == newest.place and self._deleted_on_purpose(kept):
+                self._spool.set_fact("head", newest.seq + 1)
+                unwanted = newest.seq - kept
+            else:
+                lost = self._spool.rewind(kept)
+        confirmed = [] if lost else self._already_there(stream, top)  # behind a loss they prove nothing
+        return Finding(top, confirmed, confirmed[-1] if confirmed else seen, lost, unwanted)
+
+    def unchanged(self, stream: Stream) -> bool:
+        """Whether what was confirmed is still there; all that must be known while there is nothing to send."""
+        newest = self._spool.newest_sent()
+        return newest is None or stream.between(newest.place, newest.place, 1) == [(newest.place, newest.id)]
 
     def _already_there(self, stream: Stream, top: Top | None) -> list[Spooled]:
         """Events whose confirmation was lost, by a broken connection or a kill."""

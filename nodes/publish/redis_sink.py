@@ -1,9 +1,11 @@
 """The spool's events into Redis, in a thread: in order, one group at a time, the same ids however often.
 
 A group is sent only onto a stream that was just compared with the spool (``reconcile``): WATCH, look, MULTI ... EXEC.
-If anything touches the stream in between, nothing of the group is written, and it is looked at again. If the server
-refuses one entry it refuses the group. So nothing overtakes what was refused, and nothing is written behind a loss.
-Whatever else happens, nothing moves: the connection is made anew after a pause. Nothing is ever dropped; no EVAL is needed.
+If anything touches the stream in between, nothing of the group is written, and it is looked at again. Beside somebody who
+writes all the time nothing is watched: the group itself asks whether the last confirmed event is there, and gets ids far
+ahead, of which the server takes all or none. If the server refuses one entry it refuses the group. So nothing overtakes
+what was refused, and nothing is written behind a loss. Whatever else happens, nothing moves: the connection is made anew
+after a pause. Nothing is ever dropped; no EVAL is needed.
 """
 
 import random
@@ -19,11 +21,14 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from nodes.publish.alarms import Alarm, Alarms
-from nodes.publish.database import SpoolTroubleError
-from nodes.publish.reconcile import Reconciler, Top
-from nodes.publish.retention import Retention, parse_id
+from nodes.publish.database import SpoolDamagedError, SpoolTroubleError
+from nodes.publish.look import Look, looking
+from nodes.publish.reconcile import Finding, Reconciler
+from nodes.publish.retention import Retention
 from nodes.publish.spool import Spool, Spooled, StreamId
 from pipeline.client import reason
+from pipeline.errors import LinepipeError
+from pipeline.replies import RefusedError
 
 GROUP = 200
 TIMEOUT_S = 2.0
@@ -33,10 +38,11 @@ TRIM_S = 60.0
 SETTLED_S = 3.0
 """Redis must have taken events for so long before an outage counts as over."""
 CONTENDED = 5
-"""So often may somebody else write between look and group; then events go one by one, which needs no quiet moment."""
-AHEAD_MS = 1000  # how far ahead of such a writer their stream ids are put
+"""So often may somebody else write between look and group; then a group goes without WATCH, which needs no quiet moment."""
+AHEAD_MS = 1000  # how far ahead of such a writer stream ids are put
+LEAST_STEP, MOST_STEP, LARGEST = 1 << 32, 1 << 40, 1 << 62  # and, within one millisecond, how far ahead in their second part
 FOREIGN_S = 60.0  # nobody else having written for so long ends that alarm
-_LARGEST = (1 << 63) - 2
+_TOO_SMALL = "equal or smaller"  # of an id, behind somebody else's
 
 
 class RedisSink:
@@ -103,13 +109,15 @@ class RedisSink:
         try:
             while not self._stopping:
                 try:
-                    spool = spool or Spool(self._spool_path, durable=False, create=False)
+                    spool = spool or self._open()
                     with self._make() as client:
                         self._serve(client, spool)
-                except redis.RedisError as exc:
-                    self._away(exc)
+                except SpoolDamagedError:
+                    raise
                 except SpoolTroubleError as exc:
                     self.trouble = str(exc)
+                except Exception as exc:  # whatever answers: it may be no Redis at all
+                    self._away(exc)
                 else:
                     continue
                 self._failures += 1
@@ -120,21 +128,29 @@ class RedisSink:
             if spool is not None:
                 spool.close()
 
+    def _open(self) -> Spool:
+        try:
+            return Spool(self._spool_path, durable=False, create=False)
+        except OSError as exc:
+            raise SpoolTroubleError(f"{self._spool_path}: {exc}") from exc
+
     def _serve(self, client: Any, spool: Spool) -> None:
-        reconciler = Reconciler(spool)
+        reconciler, compared = Reconciler(spool), False
         while not self._stopping:
             if time.monotonic() > self._trim_at:
                 self._trim_at = time.monotonic() + TRIM_S
                 self._trim(client, spool)
-            sent: list[Spooled] = []
+            found, sent = None, list[Spooled]()
             try:
                 with client.pipeline() as pipe:
-                    alone = self._contended < CONTENDED
-                    if alone:
+                    if self._contended < CONTENDED:
                         pipe.watch(self._stream)
-                    top = self._compare(pipe if alone else client, reconciler, spool)
-                    if events := self._wait(spool):
-                        sent = self._send(pipe, top, events, spool)
+                    with looking(client, pipe, self._stream) as look:
+                        if not compared or spool.unsent(1) or not reconciler.unchanged(look):
+                            found = self._compare(look, reconciler, spool)
+                            compared = True
+                    if (events := spool.unsent(GROUP)) and found is not None and not found.lost:
+                        sent = self._send(pipe, found, events, spool)
             except redis.WatchError as exc:
                 if isinstance(exc.__context__, redis.RedisError):  # so redis-py tells of a connection lost while watching
                     raise exc.__context__ from exc
@@ -142,11 +158,14 @@ class RedisSink:
                 continue
             self._outage_over()
             self._tell_listeners(client, sent)
+            if not events:
+                self._wake.wait(LOOK_S)
+                self._wake.clear()
 
-    def _compare(self, asked: Any, reconciler: Reconciler, spool: Spool) -> Top | None:
+    def _compare(self, look: Look, reconciler: Reconciler, spool: Spool) -> Finding:
         """Hold the stream against the spool, and say what was found."""
         new = spool.fact("head") == 0
-        found = reconciler.compare(_Look(asked, self._stream))
+        found = reconciler.compare(look)
         if found.confirmed:
             self._count(found.confirmed)
         if found.lost:
@@ -162,43 +181,39 @@ class RedisSink:
         if self.state == "connecting":
             self.state = "up"
         self.trouble = ""
-        return found.top
+        return found
 
-    def _wait(self, spool: Spool) -> list[Spooled]:
-        """What there is to send, now or within ``LOOK_S``."""
-        most = GROUP if self._contended < CONTENDED else 1
-        if not (events := spool.unsent(most)):
-            self._wake.wait(LOOK_S)
-            self._wake.clear()
-            events = spool.unsent(most)
-        return events
-
-    def _send(self, pipe: Any, top: Top | None, events: list[Spooled], spool: Spool) -> list[Spooled]:
-        """One group, all or nothing. Raises ``redis.WatchError`` if the stream was touched since it was looked at."""
+    def _send(self, pipe: Any, found: Finding, events: list[Spooled], spool: Spool) -> list[Spooled]:
+        """One group, all or nothing. Raises ``redis.WatchError`` if the stream is not as it was when it was looked at."""
+        top, seen = found.top, found.seen
+        if top is None and not pipe.watching:
+            self._contended = 0
+            raise redis.WatchError("nobody writes to a stream that is not there")
         if top is not None:
-            events = self._behind(events, top.last, spool, alone=pipe.watching)
+            events = self._behind(events, top.last, spool, watched=pipe.watching)
         if pipe.watching:
             pipe.multi()
+        if seen is not None:
+            pipe.xrange(self._stream, f"{seen.ms}-{seen.n}", f"{seen.ms}-{seen.n}")
         for e in events:
             fields = {"type": e.type, "id": e.id, "v": 1, "data": e.data}
             pipe.xadd(self._stream, fields, id=f"{e.ms}-{e.n}", nomkstream=top is not None)
         replies = pipe.execute(raise_on_error=False)
         for reply in replies:
             if isinstance(reply, Exception):
-                raise reply
-        if None in replies:
-            raise redis.WatchError("the stream is gone")
+                raise redis.WatchError("others were faster") if _TOO_SMALL in str(reply) else reply
+        if None in replies or (seen is not None and [fields.get(b"id") for _, fields in replies[0]] != [seen.id.encode()]):
+            raise redis.WatchError("the stream is gone, or another one")
         spool.mark_sent(events[-1].seq)
         self._count(events)
         return events
 
-    def _behind(self, events: list[Spooled], last: StreamId, spool: Spool, *, alone: bool) -> list[Spooled]:
-        """The events with ids that the stream still takes; far enough ahead of somebody who writes all the time."""
-        behind = last if alone else (last[0] + AHEAD_MS, 0)
-        if all(a < b for a, b in pairwise([behind, *(e.place for e in events)])):
+    def _behind(self, events: list[Spooled], last: StreamId, spool: Spool, *, watched: bool) -> list[Spooled]:
+        """The events with ids that the stream still takes."""
+        if watched and all(a < b for a, b in pairwise([last, *(e.place for e in events)])):
             return events
         ours = spool.holds(last)
-        lifted = spool.lift(events, behind)
+        lifted = spool.lift(events, last if watched else _far_ahead(events, last))
         self._lifted(lifted[-1].place)
         if spool.fact("head") and not ours:
             self._foreign_at = time.monotonic()
@@ -233,10 +248,12 @@ class RedisSink:
         else:
             self._alarms.set("stream_not_trimmed", False, f"{self._stream} is trimmed again")
 
-    def _away(self, exc: redis.RedisError) -> None:
-        self.state = f"away: {reason(exc)}"
+    def _away(self, exc: Exception) -> None:
+        named = isinstance(exc, redis.RedisError | OSError | RefusedError | LinepipeError)
+        why = reason(exc) if named else f"it answers as no Redis does ({type(exc).__name__}: {exc})"
+        self.state = f"away: {why}"
         self._up_since = 0.0
-        self._alarms.set("redis_away", True, f"Redis at {self.url} does not take events ({reason(exc)}); they wait in the spool")
+        self._alarms.set("redis_away", True, f"Redis at {self.url} does not take events ({why}); they wait in the spool")
 
     def _outage_over(self) -> None:
         now = time.monotonic()
@@ -252,34 +269,12 @@ class RedisSink:
             self._wake.clear()
 
 
-class _Look:
-    """A stream, asked through one connection."""
-
-    def __init__(self, client: Any, key: str) -> None:
-        self._client, self._key = client, key
-
-    def top(self) -> Top | None:
-        try:
-            found = self._client.xinfo_stream(self._key)
-        except redis.ResponseError as exc:
-            if "no such key" in str(exc):
-                return None
-            raise
-        first, newest, last = found["first-entry"], found["last-entry"], parse_id(found["last-generated-id"])
-        if max(last) > _LARGEST:
-            raise redis.DataError(f"the newest id of {self._key} is so large that nothing can follow it; delete the stream")
-        return Top(last, parse_id(first[0]) if first else None, _entry(newest) if newest else None)
-
-    def between(self, first: StreamId, last: StreamId, count: int) -> list[tuple[StreamId, str]]:
-        return [_entry(e) for e in self._client.xrange(self._key, "{}-{}".format(*first), "{}-{}".format(*last), count=count)]
-
-    def before(self, last: StreamId, count: int) -> list[tuple[StreamId, str]]:
-        return [_entry(e) for e in self._client.xrevrange(self._key, "{}-{}".format(*last), "-", count=count)]
-
-
-def _entry(entry: Any) -> tuple[StreamId, str]:
-    fields = entry[1] or {}
-    return parse_id(entry[0]), fields.get(b"id", b"").decode(errors="replace")
+def _far_ahead(events: list[Spooled], last: StreamId) -> StreamId:
+    """A place far ahead of a stream's end: whatever somebody else adds meanwhile, all ids behind it are taken or none."""
+    (ms, n), step = last, random.randrange(LEAST_STEP, MOST_STEP)
+    if LEAST_STEP <= n < LARGEST and all(e.place <= (ms, n + step) for e in events):
+        return ms, n + step
+    return max(ms + AHEAD_MS, *(e.ms + 1 for e in events)), step
 
 
 def _connect_once() -> Callable[[Any], None]:

@@ -1,6 +1,7 @@
 """Room on the disk kept for when there is none: given back then, so that gaps and alarms still become durable."""
 
 import os
+from contextlib import suppress
 from pathlib import Path
 
 from nodes.publish.database import free_bytes
@@ -17,9 +18,11 @@ class Reserve:
         if not LEAST_BYTES <= self._bytes <= MOST_BYTES:
             self._bytes = max(LEAST_BYTES, min(MOST_BYTES, free_bytes(path.parent) // 8))
 
-    def take(self) -> bool:
-        """Whether the room is kept now."""
+    def take(self, *, spare: bool = False) -> bool:
+        """Whether the room is kept now. ``spare``: only if as much again is free, so that not just what was given back is taken."""
         try:
+            if spare and free_bytes(self._path.parent) < 2 * self._bytes:
+                return False
             fd = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             try:
                 os.posix_fallocate(fd, 0, self._bytes)
@@ -32,4 +35,5 @@ class Reserve:
 
     def release(self) -> None:
         """Give the room back to the disk."""
-        self._path.unlink(missing_ok=True)
+        with suppress(OSError):  # a folder that is gone or may not be written: no room is kept there
+            self._path.unlink()

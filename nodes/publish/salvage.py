@@ -7,22 +7,17 @@ bad checksum after a kill, a file that was deleted).
 
 import shutil
 import time
-from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
-import msgspec
-
+from nodes.publish import schema
 from nodes.publish.database import Database, SpoolDamagedError, sync
 from nodes.publish.mark import Reached, read_mark
+from nodes.publish.readable import begins_right, events, is_piece, keyed, readable
 from nodes.publish.spool import Spool
 from nodes.publish.wal import mend_log
-from pipeline.events import DefectEvent, Event
 
-CHUNK = 500
 SMALL_BYTES, CHECK_AGAIN_MS = 256 << 20, 3_600_000
-_HEADER_BYTES = 100
 _COMPLETE = "salvaged"  # fact of a copy that lacks nothing any more
 _TABLES: dict[str, tuple[str, type, type]] = {  # beside the events: their key, and what the two columns hold
     "records": ("key", str, int),
@@ -83,7 +78,7 @@ def _problem(path: Path, reached: Reached) -> str:
     try:
         problem, wal = _checked(database, path), path.with_name(path.name + "-wal")
         commits = 0 if problem else database.row("SELECT coalesce(max(value), 0) FROM facts WHERE name = 'commits'")[0]
-        if wal.exists() and commits < reached.commits:  # before the connection is closed, which removes the log
+        if wal.exists() and wal.stat().st_size and commits < reached.commits:  # before the connection is closed, which removes the log
             shutil.copyfile(path, _patched(path))
             left_out = mend_log(wal, _patched(path, "-wal"))
             shutil.copyfile(wal, _set_aside_name(wal))
@@ -97,6 +92,10 @@ def _problem(path: Path, reached: Reached) -> str:
 
 def _checked(database: Database, path: Path) -> str:
     """What a check of the whole file finds; a large one is not read through again within an hour of running."""
+    if found := schema.problem(database):
+        return found
+    if not begins_right(path):
+        return "its header is not that of a spool"
     if path.stat().st_size > SMALL_BYTES and database.fact("age_ms") - database.fact("checked_ms") < CHECK_AGAIN_MS:
         return ""
     problem = database.problem()
@@ -145,15 +144,15 @@ def _carry_over(path: Path, copy: Path, reached: Reached) -> int:
     _remove(copy)
     new = Spool(copy, durable=True)
     new.close()
-    source, target = _readable(path, copy), Database(copy)
+    source, target = readable(path, _patched(path), copy), Database(copy)
     try:
         with target.writing():
             if source is not None:
-                for row in _events(source, reached.seq):
+                for row in events(source, reached.seq):
                     target.change("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
                 for table, (key, *kinds) in _TABLES.items():
-                    for row in _keyed(source, table, key):
-                        if not all(map(isinstance, row, kinds)) or (table == "held" and not _is_piece(row[1])):
+                    for row in keyed(source, table, key):
+                        if not all(map(isinstance, row, kinds)) or (table == "held" and not is_piece(row[1])):
                             unread += table == "held"
                             continue
                         target.change(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row)
@@ -167,94 +166,6 @@ def _carry_over(path: Path, copy: Path, reached: Reached) -> int:
         _remove(_patched(path))
     sync(copy)
     return unread
-
-
-def _readable(path: Path, fresh: Path) -> Database | None:
-    """A connection to a damaged spool: with its log mended, or with the first bytes of a fresh one where its own are gone."""
-    patched = _patched(path)
-    try:
-        if patched.exists():
-            return Database(patched, create=False)
-    except SpoolDamagedError:
-        _remove(patched)
-    try:
-        database = Database(path, create=False)
-        database.rows("SELECT name FROM sqlite_master")
-        return database
-    except SpoolDamagedError:
-        pass
-    shutil.copyfile(path, patched)
-    with fresh.open("rb") as file:
-        header = bytearray(file.read(_HEADER_BYTES))
-    pages = path.stat().st_size // int.from_bytes(header[16:18], "big")
-    header[28:40] = pages.to_bytes(4, "big") + bytes(8)  # size in pages; no list of free pages
-    with patched.open("r+b") as file:
-        file.write(header)
-    try:
-        database = Database(patched, create=False)
-        database.rows("SELECT name FROM sqlite_master")
-    except SpoolDamagedError:
-        return None
-    return database
-
-
-def _events(source: Database, last: int) -> Iterator[tuple[Any, ...]]:
-    """Every event that can be read and is one, by seq; over bad pages one by one."""
-    try:
-        last = max(last, source.row("SELECT max(seq) FROM events")[0] or 0)
-    except SpoolDamagedError:
-        pass
-    seq = 0
-    while seq <= last:
-        try:
-            rows = source.rows("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (seq, CHUNK))
-            end = rows[-1][0] if rows else last + 1
-        except SpoolDamagedError:
-            end = seq + CHUNK
-            rows = [row for k in range(seq + 1, end + 1) if (row := _one(source, k)) is not None]
-        yield from filter(_is_event, rows)
-        seq = end
-
-
-def _one(source: Database, seq: int) -> Any:
-    try:
-        return source.row("SELECT * FROM events WHERE seq = ?", (seq,))
-    except SpoolDamagedError:
-        return None
-
-
-def _is_event(row: tuple[Any, ...]) -> bool:
-    try:
-        event: Any = msgspec.json.decode(row[5], type=Event)
-    except (msgspec.MsgspecError, ValueError, TypeError):
-        return False
-    return bool(event.id == row[1] and event.__struct_config__.tag == row[2])
-
-
-def _is_piece(data: Any) -> bool:
-    try:
-        msgspec.json.decode(data, type=DefectEvent)
-    except (msgspec.MsgspecError, ValueError, TypeError):
-        return False
-    return True
-
-
-def _keyed(source: Database, table: str, key: str) -> Iterator[tuple[Any, ...]]:
-    """Rows of a table from both ends, as far as they can be read: up to the bad row itself."""
-    for order, beyond in (("ASC", ">"), ("DESC", "<")):
-        where, args, count = "", tuple[Any, ...](), CHUNK
-        while True:
-            try:
-                rows = source.rows(f"SELECT * FROM {table} {where} ORDER BY {key} {order} LIMIT {count}", args)
-            except SpoolDamagedError:
-                if count == 1:
-                    break
-                count = 1
-                continue
-            yield from rows
-            if len(rows) < count:
-                return
-            where, args = f"WHERE {key} {beyond} ?", (rows[-1][0],)
 
 
 def _loss(spool: Spool, reached: Reached, *, repaired: bool) -> str:

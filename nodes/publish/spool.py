@@ -18,23 +18,10 @@ import msgspec
 from nodes.publish.ages import Ages
 from nodes.publish.database import Database, SpoolDamagedError
 from nodes.publish.mark import Mark, Reached
-from pipeline.errors import ConfigError, NodeError
+from nodes.publish.schema import prepare
+from pipeline.errors import NodeError
 from pipeline.events import DefectEvent, Event, encode
 
-FORMAT = 2
-_TABLES = """
-CREATE TABLE IF NOT EXISTS records (key TEXT PRIMARY KEY, at_ms INTEGER NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS events (
-    seq INTEGER PRIMARY KEY AUTOINCREMENT,
-    id TEXT NOT NULL UNIQUE, type TEXT NOT NULL, ms INTEGER NOT NULL, n INTEGER NOT NULL, data BLOB NOT NULL
-);
-CREATE TABLE IF NOT EXISTS held (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS ages (age_ms INTEGER PRIMARY KEY, seq INTEGER NOT NULL);
-CREATE TABLE IF NOT EXISTS lost (first INTEGER PRIMARY KEY, last INTEGER NOT NULL);
-CREATE INDEX IF NOT EXISTS by_stream_id ON events (ms, n);
-CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
-"""
-_FROM_1 = "UPDATE records SET at_ms = 0;"  # were moments of the wall clock
 COUNTED = 10_000  # events are counted one by one up to here
 StreamId = tuple[int, int]
 
@@ -55,7 +42,7 @@ def lock_spool(path: Path) -> int:
     return fd
 
 
-class Spooled(msgspec.Struct, frozen=True):
+class Spooled(msgspec.Struct, frozen=True, array_like=True):
     """One event as it lies in the spool; ``ms``-``n`` is its stream id."""
 
     seq: int
@@ -86,7 +73,7 @@ class Spool:
         self._wall_ms = wall_ms
         self._db = Database(path, durable=durable, create=create)
         try:
-            self._prepare(path)
+            prepare(self._db)
             self._mark = Mark(path)
         except BaseException:
             self._db.close()
@@ -95,13 +82,6 @@ class Spool:
         self._last: StreamId = row or (0, 0)
         self._seq, self._commits = self._last_seq(), self.fact("commits")
         self.ages = Ages(self._db, clock_ms)
-
-    def _prepare(self, path: Path) -> None:
-        found = self._db.row("PRAGMA user_version")[0]
-        if found > FORMAT:
-            raise ConfigError(f"{path}: a spool of format {found}, this version writes {FORMAT}; use the version that wrote it")
-        if found < FORMAT:
-            self._db.script(f"BEGIN IMMEDIATE; {_TABLES} {_FROM_1 if found == 1 else ''} PRAGMA user_version={FORMAT}; COMMIT;")
 
     def append(
         self, group: Iterable[tuple[str, list[Event]]], held: Mapping[str, list[DefectEvent]] | None = None
@@ -175,7 +155,7 @@ class Spool:
 
     def unsent(self, most: int) -> list[Spooled]:
         """The oldest events that Redis has not confirmed."""
-        return [Spooled(*row) for row in self._db.rows("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", (self.sent, most))]
+        return self._spooled("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", self.sent, most)
 
     @property
     def backlog(self) -> int:
@@ -196,8 +176,13 @@ class Spool:
 
     def newest_sent(self) -> Spooled | None:
         """The last event that Redis has confirmed, if it is still kept."""
-        row = self._db.row("SELECT * FROM events WHERE seq <= ? ORDER BY seq DESC LIMIT 1", (self.sent,))
-        return Spooled(*row) if row else None
+        return next(iter(self._spooled("SELECT * FROM events WHERE seq <= ? ORDER BY seq DESC LIMIT 1", self.sent)), None)
+
+    def _spooled(self, sql: str, *args: int) -> list[Spooled]:
+        try:
+            return msgspec.convert(self._db.rows(sql, args), list[Spooled], builtin_types=(bytes,))
+        except msgspec.ValidationError as exc:
+            raise SpoolDamagedError(f"{self._db.path}: an event cannot be read ({exc})") from exc
 
     def sent_at(self, place: StreamId, identity: str) -> int:
         """``seq`` of the confirmed event with this stream id and id; 0: none."""
@@ -276,6 +261,11 @@ class Spool:
             self.set_fact("commits", max(reached.commits, self._commits))
             self.set_fact("sent", max(reached.sent, self.sent))
         self._seq, self._commits = self._last_seq(), self.fact("commits")
+
+    @property
+    def mark_trouble(self) -> str:
+        """Why the note beside the spool has fallen behind; empty: it has not."""
+        return self._mark.trouble
 
     def moved(self) -> bool:
         """Whether the file was deleted or replaced while this spool is open."""

@@ -17,6 +17,7 @@ from nodes.publish.database import SpoolTroubleError
 from nodes.publish.images import ImageArchive
 from nodes.publish.joiner import REMEMBERED, Joiner
 from nodes.publish.latency import Latency
+from nodes.publish.mark import mark_path
 from nodes.publish.record import events_of, invalid_ids
 from nodes.publish.reserve import Reserve
 from nodes.publish.salvage import rescue
@@ -28,7 +29,7 @@ from pipeline.frame import Gap, Publishable, Verdict
 
 GROUP = 256  # records made durable by one fsync at most
 MOST_WAITING = 20_000  # what comes beyond stays with its sender, who sends it again
-RETRY_NS, ROOM_NS, MINUTE_NS = 250_000_000, 1_000_000_000, 60_000_000_000
+RETRY_NS, LOOK_NS, MINUTE_NS = 250_000_000, 1_000_000_000, 60_000_000_000
 STUCK_NS = 2_000_000_000  # trouble that lasts longer is an alarm
 
 
@@ -53,7 +54,7 @@ class Store:
         self.trouble = ""
         """Why nothing, or no verdict, is accepted just now; empty: all is well."""
         self._full = self._stuck = self._imageless = False
-        self._since_ns = self._retry_ns = self._minute_ns = self._look_ns = 0
+        self._since_ns = self._retry_ns = self._minute_ns = self._look_ns = self._room_ns = 0
 
     def offer(self, address: bytes | None, record: Publishable) -> None:
         """A record to make durable; ``address``: who waits for that."""
@@ -65,30 +66,37 @@ class Store:
 
     @property
     def waiting(self) -> int:
-        """Records that are not durable yet."""
-        return len(self._waiting)
+        """Records that are not durable yet, or were not told to be."""
+        return len(self._waiting) + sum(map(len, self._durable.values()))
+
+    @property
+    def held(self) -> int:
+        """Pieces of defects that are durable and no events yet."""
+        return self._joiner.held
 
     def turn(self, now_ns: int, *, ending: bool) -> dict[bytes, dict[str, str | None]]:
         """Accept what can be accepted; returns the keys that are durable now, by address. Raises ``NodeError``.
 
         With a key stands why the verdict that a frame has is invalid, or empty, where several were offered; else None.
         """
+        durable: dict[bytes, dict[str, str | None]] = {}
         try:
             if now_ns >= self._retry_ns:
                 self._make_room(now_ns)
-                self._accept(now_ns, ending=ending)
-                self._keep_house(now_ns)
+                self._accept()
+                self._look_after_file(now_ns)
+                durable, self._durable = self._durable, {}
+                self._settle(now_ns, everything=ending and not self._waiting)
+                self._grow_old(now_ns)
                 self._well()
         except SpoolTroubleError as exc:
             self._troubled(exc, now_ns)
-        durable, self._durable = self._durable, {}
         return durable
 
-    def _accept(self, now_ns: int, *, ending: bool) -> None:
+    def _accept(self) -> None:
         able = [key for key, (_, record) in self._waiting.items() if not (self._full and isinstance(record, Verdict))]
         for start in range(0, len(able), GROUP):
             self._store(able[start : start + GROUP])
-        self._settle(now_ns, everything=ending and not self._waiting)
 
     def _store(self, keys: list[str]) -> None:
         """One group, with one fsync."""
@@ -97,16 +105,17 @@ class Store:
         held = {key: [e for e in events if isinstance(e, DefectEvent) and self._joiner.waits(e)] for key, events in found.items()}
         ready = [(key, [e for e in found[key] if e not in held[key]]) for key in keys]
         results = self._spool.append(ready, held)
-        self._look_after_file()
-        for record, spooled in zip(records, results, strict=True):
-            addresses, _ = self._waiting.pop(record.key)
-            stands = self._standing(record) if spooled is None or len(addresses) > 1 else None
-            for address in addresses:
-                self._durable.setdefault(address, {})[record.key] = stands
+        for record, spooled in zip(records, results, strict=True):  # all of them: to the next attempt they are duplicates
             if spooled is None:
                 self.duplicates += 1
             else:
                 self._note(record, spooled, held[record.key])
+        for record, spooled in zip(records, results, strict=True):
+            addresses = self._waiting[record.key][0]
+            stands = self._standing(record) if spooled is None or len(addresses) > 1 else None
+            del self._waiting[record.key]
+            for address in addresses:
+                self._durable.setdefault(address, {})[record.key] = stands
 
     def _standing(self, record: Publishable) -> str | None:
         """Why the verdict that a frame has is invalid, or empty: its events say so. What is counted is what stands."""
@@ -131,8 +140,8 @@ class Store:
             self._joiner.know(record.camera, record.epoch, range(max(record.first, record.last - REMEMBERED), record.last + 1))
 
     def _settle(self, now_ns: int, *, everything: bool) -> None:
-        """Spool the defects whose pieces are complete."""
-        done = [] if self._full else self._joiner.take(now_ns, everything=everything)
+        """Spool the defects whose pieces are complete; on a full disk only at the end, into the room kept for such times."""
+        done = [] if self._full and not everything else self._joiner.take(now_ns, everything=everything)
         if not done:
             return
         try:
@@ -170,28 +179,35 @@ class Store:
         self._imageless = False
         return event
 
-    def _look_after_file(self) -> None:
-        """What is durable must be where the next start finds it."""
-        if self._spool.moved():
+    def _look_after_file(self, now_ns: int) -> None:
+        """What is durable must be where the next start finds it; while that cannot be, this connection holds everything."""
+        if not self._durable and now_ns < self._look_ns:
+            return
+        self._look_ns = now_ns + LOOK_NS
+        try:
+            if not self._spool.moved():
+                return
             rescue(self._spool, self._path)
-            raise NodeError(
-                f"{self._path}: the spool was deleted or replaced while the line ran; it was written anew, the publish node restarts"
-            )
+        except OSError as exc:
+            text = f"{self._path} was deleted or replaced and cannot be written anew: {exc.strerror}"
+            raise SpoolTroubleError(text, full=exc.errno in (errno.ENOSPC, errno.EDQUOT)) from exc
+        raise NodeError(
+            f"{self._path}: the spool was deleted or replaced while the line ran; it was written anew, the publish node restarts"
+        )
 
-    def _keep_house(self, now_ns: int) -> None:
-        if now_ns >= self._look_ns:
-            self._look_ns = now_ns + ROOM_NS
-            self._look_after_file()
+    def _grow_old(self, now_ns: int) -> None:
         if now_ns >= self._minute_ns and not self._full:
             self._minute_ns = now_ns + MINUTE_NS
+            if why := self._spool.mark_trouble:
+                self._log.warning("%s cannot be written (%s): a damaged spool would tell less of what is lost", mark_path(self._path), why)
             self._spool.ages.note()
             self._spool.ages.purge(self._keep_ms, self._spool.sent)
 
     def _make_room(self, now_ns: int) -> None:
-        """On a full disk: once the room that is kept for such times can be taken again, the disk is not full any more."""
-        if self._full and now_ns >= self._look_ns:
-            self._look_ns = now_ns + ROOM_NS
-            if self._reserve.take():
+        """On a full disk: once the room that is kept for such times is there, and as much again, the disk is not full any more."""
+        if self._full and now_ns >= self._room_ns:
+            self._room_ns = now_ns + LOOK_NS
+            if self._reserve.take(spare=True):
                 self._full = False
                 self._alarm("disk_full", False, "the disk of state_dir has room again: verdicts are accepted")
 
@@ -202,7 +218,7 @@ class Store:
         self.trouble = str(exc)
         self._retry_ns = now_ns + RETRY_NS
         if exc.full and not self._full:
-            self._full, self._retry_ns, self._look_ns = True, now_ns, now_ns + ROOM_NS
+            self._full, self._retry_ns, self._room_ns = True, now_ns, now_ns + LOOK_NS
             self._reserve.release()
             self._alarm(
                 "disk_full", True, "the disk of state_dir is full: frames wait, and what a live camera cannot hold is a gap; make room"

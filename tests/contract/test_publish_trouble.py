@@ -1,7 +1,6 @@
 """A publish node in trouble: disk full, spool locked, deleted or damaged. It stays up or comes back, and loses nothing."""
 
 import sqlite3
-import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -21,13 +20,13 @@ from pipeline.outbox import Outbox
 from pipeline.topology import find_process
 from tests.conftest import Server
 from tests.unit.frames import meta
-from tests.unit.test_joiner import CONFIG, MIDDLE
+from tests.unit.test_joiner import CONFIG, END, MIDDLE, Box
 
 WAIT_S = 40.0
 
 
-def verdict(frame: int) -> Verdict:
-    defect = Defect(label="scratches", score=0.9, scores={"scratches": 0.9}, box_px=MIDDLE, png=bytes(20_000))
+def verdict(frame: int, box: Box = MIDDLE) -> Verdict:
+    defect = Defect(label="scratches", score=0.9, scores={"scratches": 0.9}, box_px=box, png=bytes(20_000))
     return Verdict(meta=meta(frame), attempt=1, model=ModelId(name="m", digest="d"), tiles=4, defects=(defect,))
 
 
@@ -120,18 +119,6 @@ def make(server: Server, tmp_path: Path) -> Iterator[Callable[[Path], Publisher]
     yield start
     for publisher in made:
         publisher.close()
-
-
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A disk of its own of 24 MB."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    done = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", str(folder)], capture_output=True, text=True)
-    if done.returncode:
-        pytest.skip(f"needs root, to mount a small disk: {done.stderr.strip()}")
-    yield folder
-    subprocess.run(["umount", "-l", str(folder)], check=True)
 
 
 def fill(folder: Path) -> None:
@@ -242,3 +229,19 @@ def test_a_spool_deleted_while_the_line_runs_is_written_anew(make: Callable[[Pat
     db = sqlite3.connect(tmp_path / "state" / "spool" / "events.db")
     assert db.execute("SELECT count(*) FROM events WHERE type = 'defect'").fetchone() == (20,)
     db.close()
+
+
+def test_a_piece_that_is_no_event_yet_counts_as_not_delivered(
+    make: Callable[[Path], Publisher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The summary says `delivered` only of a backlog of nothing."""
+    monkeypatch.setattr("nodes.publish.joiner.HOLD_NS", 10**15)
+    publisher = make(tmp_path / "state")
+    publisher.submit(verdict(3, END))
+    publisher.wait_durable(verdict(3))
+
+    publisher.wait(lambda: publisher.facts("backlog") == "1" and publisher.facts("redis") == "up", "the piece in the backlog")
+    publisher.end()
+
+    assert publisher.facts("backlog") == "0"
+    assert publisher.frames() == [3]

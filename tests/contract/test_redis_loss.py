@@ -171,3 +171,43 @@ def test_an_older_backup_gets_what_it_lacks(post: Post) -> None:
 
     assert ("redis_lost", True) in post.alarms
     assert ("foreign_entries", True) not in post.alarms
+
+
+def beside_a_writer(post: Post, act: Any) -> None:
+    """As if somebody wrote all the time; ``act`` is what happens once between look and group."""
+    send, once = post.sink._send, [act]
+
+    def trapped(pipe: Any, *args: Any) -> Any:
+        if not pipe.watching and once:
+            once.pop()(post.client)
+        return send(pipe, *args)
+
+    post.sink._contended = 1000
+    post.sink._send = trapped  # type: ignore[method-assign]
+
+
+@pytest.mark.parametrize("lose", [flush_and_write, flush_and_write_ahead, delete_newest_and_write], ids=lambda f: f.__name__)
+def test_a_loss_between_look_and_group_is_noticed_beside_somebody_who_writes_all_the_time(post: Post, lose: Any) -> None:
+    """The group is in the new stream then; it proves nothing of what was before it."""
+    post.add(300)
+    post.wait_sent()
+    beside_a_writer(post, lose)
+
+    post.add(10)
+    post.wait(lambda: post.spool.backlog == 0 and set(post.stream()) == set(post.expected()))
+
+    assert post.alarms.count(("redis_lost", True)) == 1
+
+
+@pytest.mark.parametrize("ahead_ms", [0, 1000, 1001, 10**9])
+def test_of_a_group_beside_somebody_who_writes_all_the_time_all_is_taken_or_nothing(post: Post, ahead_ms: int) -> None:
+    post.add(5)
+    post.wait_sent()
+    last = int(post.client.xrevrange(STREAM, count=1)[0][0].split(b"-")[0])
+    beside_a_writer(post, lambda client: client.xadd(STREAM, FOREIGN, id=f"{last + ahead_ms}-50"))
+
+    post.add(500)
+    post.wait_stream()
+
+    assert ("redis_away", True) not in post.alarms
+    assert ("redis_lost", True) not in post.alarms

@@ -101,7 +101,7 @@ def test_the_end_of_a_line_waits_for_no_quiet_time(post: Post) -> None:
 
 
 def test_somebody_who_writes_all_the_time_holds_nothing_up(post: Post) -> None:
-    """Each group needs a moment in which nobody else writes; where there is none, events go one by one."""
+    """Each group needs a moment in which nobody else writes; where there is none, a group goes without."""
     client = post.client
 
     with meanwhile(lambda: client.xadd(STREAM, FOREIGN)):

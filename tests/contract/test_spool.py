@@ -144,7 +144,7 @@ def test_a_spool_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
         "CREATE TABLE held (id TEXT PRIMARY KEY, data BLOB NOT NULL) WITHOUT ROWID;"
         "CREATE TABLE facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;"
         "INSERT INTO records VALUES ('k0', 1700000000000);"
-        "INSERT INTO events VALUES (1, 'id0', 'alarm', 1700000000000, 0, 'x');"
+        "INSERT INTO events VALUES (1, 'id0', 'alarm', 1700000000000, 0, x'78');"
         "PRAGMA user_version=1;"
     )
     db.close()

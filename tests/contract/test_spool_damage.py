@@ -22,8 +22,11 @@ COUNT = 2000
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
+    return spooled(tmp_path / "spool" / "events.db")
+
+
+def spooled(path: Path) -> Path:
     """A spool with events, of which Redis has half, and a piece that is held."""
-    path = tmp_path / "spool" / "events.db"
     spool, news = open_spool(path)
     assert news == ""
     spool.append([("piece", [])], {"piece": [piece(5, END)]})

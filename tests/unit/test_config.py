@@ -60,6 +60,19 @@ def test_what_is_left_out_has_its_documented_default(tmp_path: Path) -> None:
         ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://h?ssl_ca_certs=/c'}", 10, "no option 'ssl_ca_certs'"),
         (
             "state_dir: state",
+            "state_dir: state\npublish: {redis: 'redis://redis..plant:6379/0'}",
+            10,
+            "host, port or database is malformed",
+        ),
+        ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://.plant/0'}", 10, "host, port or database is malformed"),
+        (
+            "state_dir: state",
+            f"state_dir: state\npublish: {{redis: 'redis://{'a' * 64}.plant/0'}}",
+            10,
+            "host, port or database is malformed",
+        ),
+        (
+            "state_dir: state",
             "state_dir: state\npublish: {redis: 'unix:///s?db=one'}",
             10,
             "publish.redis: db=one should be a whole number",
@@ -93,7 +106,14 @@ def test_a_mistake_is_named_with_file_line_and_key(tmp_path: Path, old: str, new
 
 
 @pytest.mark.parametrize(
-    "url", ["redis://h?db=3", "unix:///run/s.sock?db=1", "rediss://me@h:6380/2?ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false"]
+    "url",
+    [
+        "redis://h?db=3",
+        "redis://redis.plant.:1/0",
+        "redis://[::1]:1/0",
+        "unix:///run/s.sock?db=1",
+        "rediss://me@h:6380/2?ssl_ca_certs=/etc/ca.pem&ssl_check_hostname=false",
+    ],
 )
 def test_what_a_redis_url_may_say_can_be_connected_with(tmp_path: Path, url: str) -> None:
     """redis-py takes it too: an option that it does not know is an error only when it connects."""
