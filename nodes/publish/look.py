@@ -58,9 +58,14 @@ class Look:
         self._connection.send_command(*command)
         try:
             return Replies(self._connection._sock).read()
-        except (OSError, ValueError):
+        except Exception as exc:
+            problem = exc.with_traceback(None)  # which would keep the reader, and so the socket, open
+        if not isinstance(problem, RefusedError):
             self._connection.disconnect()  # the rest of the reply may still come
-            raise
+        try:
+            raise problem
+        finally:
+            del problem  # it leads to this frame
 
 
 def _entry(entry: Any) -> tuple[StreamId, str]:

@@ -42,6 +42,7 @@ CONTENDED = 5
 AHEAD_MS = 1000  # how far ahead of such a writer stream ids are put
 LEAST_STEP, MOST_STEP, LARGEST = 1 << 32, 1 << 40, 1 << 62  # and, within one millisecond, how far ahead in their second part
 FOREIGN_S = 60.0  # nobody else having written for so long ends that alarm
+MOST_WORDS = 500  # characters of an error that are told
 _TOO_SMALL = "equal or smaller"  # of an id, behind somebody else's
 
 
@@ -251,6 +252,7 @@ class RedisSink:
     def _away(self, exc: Exception) -> None:
         named = isinstance(exc, redis.RedisError | OSError | RefusedError | LinepipeError)
         why = reason(exc) if named else f"it answers as no Redis does ({type(exc).__name__}: {exc})"
+        why = why[:MOST_WORDS]  # a server decides how long its errors are
         self.state = f"away: {why}"
         self._up_since = 0.0
         self._alarms.set("redis_away", True, f"Redis at {self.url} does not take events ({why}); they wait in the spool")

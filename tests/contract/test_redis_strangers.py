@@ -27,6 +27,7 @@ ODD = {
     "nested without end": b"*1\r\n" * 100_000,
     "a length that is none": b"$abc\r\n",
     "half a list": b"*3\r\n$4\r\nhalf\r\n",
+    "an error without end": b"-ERR " + b"x" * 500_000 + b"\r\n",
     "another language": b"HTTP/1.1 400 Bad Request\r\n\r\n",
 }
 
@@ -92,6 +93,7 @@ def sending_to(url: str, path: Path) -> Iterator[RedisSink]:
 def test_a_server_that_answers_oddly_counts_as_away(tmp_path: Path, reply: bytes) -> None:
     with answering(reply) as url, sending_to(url, tmp_path / "events.db") as sink:
         assert sink.state.startswith("away: ")
+        assert len(sink.state) < 1000
         assert sink.failed is None
 
 
