@@ -1,7 +1,11 @@
 """Alarms that are raised once and ended once, however often their cause is seen."""
 
+import time
+from collections import Counter
 from collections.abc import Callable
 
+TELL_S = 10.0
+"""An alarm that has no end is told at most so often, with the sum since."""
 Alarm = Callable[[str, bool, str], None]
 
 
@@ -11,6 +15,8 @@ class Alarms:
     def __init__(self, alarm: Alarm) -> None:
         self._alarm = alarm
         self._on: set[str] = set()
+        self._sums: Counter[str] = Counter()
+        self._told: dict[str, float] = {}
 
     def __contains__(self, name: str) -> bool:
         return name in self._on
@@ -20,6 +26,14 @@ class Alarms:
         if active != (name in self._on):
             (self._on.add if active else self._on.discard)(name)
             self._alarm(name, active, text)
+
+    def count(self, name: str, more: int, text: str) -> None:
+        """Raise an alarm that has no end, ``text`` with the sum in place of ``{}``; called again and again, with 0 where nothing came."""
+        self._sums[name] += more
+        now = time.monotonic()
+        if self._sums[name] and now - self._told.get(name, -TELL_S) >= TELL_S:
+            self._told[name] = now
+            self._alarm(name, True, text.replace("{}", str(self._sums.pop(name))))
 
     def named(self, prefix: str) -> list[str]:
         """Those that are on and whose names begin so."""

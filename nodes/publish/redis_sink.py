@@ -158,6 +158,7 @@ class RedisSink:
                 self._contended += 1
                 continue
             self._outage_over()
+            self._note_lost(0)
             self._tell_listeners(client, sent)
             if not events:
                 self._wake.wait(LOOK_S)
@@ -169,14 +170,10 @@ class RedisSink:
         found = reconciler.compare(look)
         if found.confirmed:
             self._count(found.confirmed)
-        if found.lost:
-            self._alarm("redis_lost", True, f"Redis at {self.url} had lost {found.lost} events; they are sent again")
+        self._note_lost(found.lost)
         if found.unwanted:
-            self._alarms.set(
-                "entries_deleted",
-                True,
-                f"somebody deletes the newest entries of {self._stream} again and again; they are not sent any more",
-            )
+            text = f"somebody deletes the newest entries of {self._stream} again and again; they are not sent any more"
+            self._alarms.set("entries_deleted", True, text)
         if found.top is not None and new:
             self._lifted(found.top.last)  # a stream from an earlier spool: stay behind it
         if self.state == "connecting":
@@ -256,6 +253,10 @@ class RedisSink:
         self.state = f"away: {why}"
         self._up_since = 0.0
         self._alarms.set("redis_away", True, f"Redis at {self.url} does not take events ({why}); they wait in the spool")
+
+    def _note_lost(self, more: int) -> None:
+        text = "had lost {} events, which are sent again; it was emptied, restored, or evicts entries (maxmemory-policy)"
+        self._alarms.count("redis_lost", more, f"Redis at {self.url} {text}")
 
     def _outage_over(self) -> None:
         now = time.monotonic()

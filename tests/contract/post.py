@@ -24,6 +24,8 @@ class Post:
         self._path = folder / "events.db"
         self.spool = Spool(self._path, durable=True)
         self.alarms: list[tuple[str, bool]] = []
+        self.told_lost: list[int] = []
+        """Numbers of events in the alarms ``redis_lost``."""
         self._changed = threading.Event()
         self._next = 0
         self.start()
@@ -41,8 +43,10 @@ class Post:
             lifted=self.spool.lift_floor,
         )
 
-    def _alarm(self, name: str, active: bool, _: str) -> None:
+    def _alarm(self, name: str, active: bool, text: str) -> None:
         self.alarms.append((name, active))
+        if name == "redis_lost":
+            self.told_lost.append(int(text.partition(" had lost ")[2].split()[0]))
         self._changed.set()
 
     def add(self, count: int) -> None:
@@ -56,7 +60,7 @@ class Post:
                 return
             self._changed.wait(0.1)
             self._changed.clear()
-        raise AssertionError((self.sink.state, self.sink.failed, self.alarms))
+        raise AssertionError((self.sink.state, self.sink.failed, self.alarms, self.told_lost))
 
     def wait_sent(self) -> None:
         self.wait(lambda: self.spool.backlog == 0)
