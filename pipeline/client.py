@@ -135,6 +135,8 @@ def reason(exc: Exception) -> str:
             "it wants a password: set LINEPIPE_REDIS_PASSWORD or publish.password_file; that of an embedded server's user `reader`"
             " is in STATE_DIR/redis/reader"
         )
+    if "WRONGTYPE" in text:
+        return "the key of that name holds no stream; delete it, or give the line another name (WRONGTYPE)"
     return text
 
 

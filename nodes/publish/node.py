@@ -159,7 +159,8 @@ class _Publish:
             self._away_since_ns = now
         gone = self._away_since_ns and now - self._away_since_ns > (GIVE_UP_EMBEDDED_NS if self._embedded else GIVE_UP_NS)
         if (gone and not waiting and not self._store.trouble) or self._node.out_of_time:
-            self._node.log.warning("%d events stay in the spool; they are sent when the line runs again", left)
+            if left:
+                self._node.log.warning("%d events stay in the spool; they are sent when the line runs again", left)
             if self._store.trouble:
                 self._node.log.warning("the spool is in trouble at the end: %s", self._store.trouble)
             if waiting:

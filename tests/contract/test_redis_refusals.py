@@ -171,3 +171,13 @@ def test_an_id_that_nothing_can_follow_is_said_and_waited_for(post: Post) -> Non
 
     post.client.delete(STREAM)
     post.wait_stream()
+
+
+def test_a_key_of_another_kind_is_named_with_the_remedy(post: Post) -> None:
+    post.client.set(STREAM, "somebody's")
+    post.add(3)
+    post.wait(lambda: "holds no stream; delete it" in post.sink.state)
+
+    post.client.delete(STREAM)
+
+    post.wait_stream()
