@@ -17,6 +17,13 @@ from pipeline.embedded import server_program
 ROOT = Path(__file__).resolve().parents[1]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def no_nohup_for_lines() -> None:
+    """A suite that was started by ``nohup`` keeps that to itself: a line that inherits an ignored SIGHUP respects it."""
+    if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+        signal.signal(signal.SIGHUP, lambda *_: None)  # programs that are started get the default
+
+
 @pytest.fixture(scope="session")
 def neu_dir() -> Path:
     """The NEU images; tests that need them skip where they are not."""
