@@ -8,6 +8,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
+from pipeline.state_lock import open_folder
 from pipeline.topology import make_private, runtime_dir
 
 
@@ -22,7 +23,7 @@ class RunFolder:
         for left in home.iterdir():
             _remove_unused(left)
         self.path = make_private(home / secrets.token_hex(4))
-        self._lock = os.open(self.path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self._lock = open_folder(self.path)
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def turn(self) -> str:
@@ -46,7 +47,7 @@ class RunFolder:
 
 def _locked(folder: Path) -> int:
     """A descriptor that holds the lock on a folder. Raises ``OSError``."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = open_folder(folder)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 
+from pipeline.alarms import Alarms
 from pipeline.child import AwakeClock, Child, program
 from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer
@@ -32,7 +33,7 @@ from pipeline.summary import shortcoming, status, summary
 from pipeline.summary_file import SUMMARY, prepare_summary, write_summary
 from pipeline.topology import PUBLISH, Endpoints, Process, is_finite, processes
 from pipeline.transport import Router, Waiter
-from pipeline.watch import Alarms, NodeWatch, ServerWatch, finished
+from pipeline.watch import NodeWatch, ServerWatch, finished
 from pipeline.wire import Status
 
 TURN_MS = 50.0
@@ -79,9 +80,9 @@ class Supervisor:
         self._said_all: set[str] = set()
         self._mute = False
         self._clock = AwakeClock()
-        self._alarm = Alarms(self._send_alarm)
-        self._watch = NodeWatch(self._children, say, self._alarm)
-        self._server_watch = ServerWatch(self._server, say, self._alarm) if self._server is not None else None
+        self._alarms = Alarms(self._send_alarm)
+        self._watch = NodeWatch(self._children, say, self._alarms)
+        self._server_watch = ServerWatch(self._server, say, self._alarms) if self._server is not None else None
         self._phase = "starting"
 
     def _child(self, process: Process, snapshot: Path, model: str, frames: int | None) -> Child:
@@ -150,7 +151,7 @@ class Supervisor:
             self._publish_status(tick)
             if gone := self._folder.turn():
                 self._say(gone)
-            self._alarm("sockets_removed", bool(gone), gone or "the sockets are there again")
+            self._alarms.set("sockets_removed", bool(gone), gone or "the sockets are there again")
         return bool(self._stages)
 
     def _hear(self, awake: int) -> None:
@@ -204,7 +205,7 @@ class Supervisor:
         first = min(held, key=lambda meta: meta.frame)
         text = f"camera {camera}: {len(held)} frames from number {first.frame} on stay in flight; whether they were inspected is not known"
         self._say(text)
-        self._alarm(f"frames_unaccounted:{camera}", True, text)
+        self._alarms.set(f"frames_unaccounted:{camera}", True, text)
         gap = Gap(camera=camera, epoch=first.epoch, first=first.frame, last=None, reason="capture_died", at_ns=time.time_ns())
         self._outbox.submit(gap, time.monotonic_ns())
 

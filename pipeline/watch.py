@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+from pipeline.alarms import Alarms
 from pipeline.backoff import Backoff
 from pipeline.child import Child
 from pipeline.embedded import EmbeddedServer
@@ -12,36 +13,21 @@ ASK_NS = 2_000_000_000
 HUNG_NS = 10_000_000_000
 GONE_S = 30.0
 Say = Callable[[str], None]
-Alarm = Callable[[str, bool, str], None]
-"""Name, whether it is on, text."""
-
-
-class Alarms:
-    """Passes on only what changes: one alarm when trouble begins, one when it ends."""
-
-    def __init__(self, send: Alarm) -> None:
-        self._send = send
-        self._on: set[str] = set()
-
-    def __call__(self, name: str, active: bool, text: str) -> None:
-        if active != (name in self._on):
-            (self._on.add if active else self._on.discard)(name)
-            self._send(name, active, text)
 
 
 class NodeWatch:
     """The nodes of a line. None is ever given up: one that cannot work is tried again, seen in status and alarms."""
 
-    def __init__(self, children: list[Child], say: Say, alarm: Alarm) -> None:
+    def __init__(self, children: list[Child], say: Say, alarms: Alarms) -> None:
         self._by_name = {c.name: c for c in children}
-        self._say, self._alarm = say, alarm
+        self._say, self._alarms = say, alarms
 
     def hear(self, status: Status, now_ns: int) -> None:
         """Take a heartbeat of one of them."""
         child = self._by_name[status.node]
         child.hear(status, now_ns)
         if child.alive and not child.reason:
-            self._alarm(f"node_died:{child.name}", False, f"{child.name} runs again")
+            self._alarms.set(f"node_died:{child.name}", False, f"{child.name} runs again")
 
     def turn(self, now_ns: int, *, started: bool) -> None:
         """Reap and restart. Raises ``ConfigError`` for a node that its configuration keeps from ever running.
@@ -51,12 +37,12 @@ class NodeWatch:
         for child in self._by_name.values():
             if (news := child.check(now_ns)) is not None:
                 self._say(news)
-                self._alarm(f"node_died:{child.name}", True, news)
+                self._alarms.set(f"node_died:{child.name}", True, news)
             if child.refused and not started:
                 raise ConfigError(f"{child.name} cannot run; see its message above")
             storm = child.storm(now_ns)
             text = f"{child.name} keeps dying: {child.reason}" if storm else f"{child.name} has run for a minute"
-            self._alarm(f"node_storm:{child.name}", storm, text)
+            self._alarms.set(f"node_storm:{child.name}", storm, text)
 
 
 def finished(captures: list[Child], finite: Callable[[Child], bool], now_ns: int) -> bool:
@@ -71,8 +57,8 @@ def finished(captures: list[Child], finite: Callable[[Child], bool], now_ns: int
 class ServerWatch:
     """The embedded server: started again when it dies, killed when it hangs."""
 
-    def __init__(self, server: EmbeddedServer, say: Say, alarm: Alarm) -> None:
-        self._server, self._say, self._alarm = server, say, alarm
+    def __init__(self, server: EmbeddedServer, say: Say, alarms: Alarms) -> None:
+        self._server, self._say, self._alarms = server, say, alarms
         self._backoff = Backoff()
         self._starting = False
         self._wait_s = 0.0
@@ -107,14 +93,14 @@ class ServerWatch:
             self._seen_ns = now_ns
             crowded = "takes no more clients, so readers cannot connect: look who holds connections to its port (ss -tp)"
             text = crowded if self._server.crowded else "takes clients again"
-            self._alarm("redis_crowded", self._server.crowded, f"the embedded Redis at {self._server.url} {text}")
+            self._alarms.set("redis_crowded", self._server.crowded, f"the embedded Redis at {self._server.url} {text}")
         elif now_ns - self._seen_ns > HUNG_NS:
             self._say("the embedded Redis hangs; killed")
             self._server.kill()
 
     def _begin(self, now_ns: int) -> None:
         self._say("the embedded Redis died; starting it again")
-        self._alarm("redis_died", True, "the embedded Redis died")
+        self._alarms.set("redis_died", True, "the embedded Redis died")
         self._wait_s = self._backoff.died(self._seen_ns - self._since_ns)
         self._start_at_ns = now_ns + int(self._wait_s * 1e9)
         self._since_ns = self._seen_ns = 0
@@ -128,4 +114,4 @@ class ServerWatch:
         self._starting = False
         if self._server.url != before:
             self._say(f"somebody took the port of the embedded Redis; it is at {self._server.url} now")
-        self._alarm("redis_died", False, "the embedded Redis runs again")
+        self._alarms.set("redis_died", False, "the embedded Redis runs again")

@@ -20,12 +20,12 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from nodes.publish.alarms import Alarm, Alarms
 from nodes.publish.database import SpoolDamagedError, SpoolTroubleError
 from nodes.publish.look import Look, looking
 from nodes.publish.reconcile import Finding, Reconciler
 from nodes.publish.retention import Retention
 from nodes.publish.spool import Spool, Spooled, StreamId
+from pipeline.alarms import Alarm, Alarms
 from pipeline.client import reason
 from pipeline.errors import LinepipeError
 from pipeline.replies import RefusedError

@@ -12,7 +12,6 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.publish.alarms import Alarm
 from nodes.publish.database import SpoolTroubleError
 from nodes.publish.images import ImageArchive
 from nodes.publish.joiner import REMEMBERED, Joiner
@@ -22,6 +21,7 @@ from nodes.publish.record import events_of, invalid_ids
 from nodes.publish.reserve import Reserve
 from nodes.publish.salvage import rescue
 from nodes.publish.spool import Spool, Spooled
+from pipeline.alarms import Alarm
 from pipeline.config import Config
 from pipeline.errors import NodeError
 from pipeline.events import DefectEvent, Event

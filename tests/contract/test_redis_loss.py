@@ -4,7 +4,7 @@ from typing import Any
 
 import pytest
 
-from nodes.publish import alarms
+from pipeline import alarms
 from tests.contract.post import STREAM, Post
 
 FOREIGN = {"type": "alarm", "id": "foreign", "data": '{"id": "foreign", "type": "alarm"}'}

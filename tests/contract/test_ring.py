@@ -121,9 +121,12 @@ def test_a_worker_that_asks_for_the_ring_and_dies_harms_nobody(ring: Ring, tmp_p
     server = RingServer(tmp_path / "ring", ring)
     with socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as peer:
         peer.connect(str(tmp_path / "ring"))
+    request = RingRequest(tmp_path / "ring")
+    assert request.turn() is None
 
     server.serve()
 
+    assert request.turn() is not None
     server.close()
 
 

@@ -12,12 +12,13 @@ from pathlib import Path
 import pytest
 
 from pipeline import embedded
+from pipeline.alarms import Alarms
 from pipeline.config import Camera, Config, Infer
 from pipeline.embedded import START_S, EmbeddedServer
 from pipeline.errors import ConfigError
 from pipeline.launch import bound
 from pipeline.topology import runtime_dir
-from pipeline.watch import Alarms, ServerWatch
+from pipeline.watch import ServerWatch
 
 
 class Watched:

@@ -11,6 +11,7 @@ import pytest
 from pipeline import run_folder
 from pipeline.config import Camera, Config, Infer
 from pipeline.run_folder import RunFolder
+from pipeline.state_lock import is_running
 from pipeline.topology import make_private
 
 
@@ -42,23 +43,12 @@ def test_a_cleaner_that_holds_the_new_folder_is_waited_for(folder: RunFolder, mo
 
     assert "cannot be made anew" in first and first == second
     assert "it is made anew" in third and fourth == ""
-    assert not _lockable(folder.path)
+    assert is_running(folder.path)
 
 
 def test_a_folder_that_is_moved_away_is_made_anew(folder: RunFolder) -> None:
     folder.path.rename(away := folder.path.with_name("away"))
 
     assert "it is made anew" in folder.turn() and folder.turn() == ""
-    assert not _lockable(folder.path)
+    assert is_running(folder.path)
     shutil.rmtree(away)
-
-
-def _lockable(folder: Path) -> bool:
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    finally:
-        os.close(fd)
-    return True

@@ -13,12 +13,13 @@ import psutil
 import pytest
 
 from pipeline import child as module
+from pipeline.alarms import Alarms
 from pipeline.backoff import MOST_S, STORM
 from pipeline.child import SILENT_S, START_S, STOPPED_S, AwakeClock, Child, main_thread
 from pipeline.errors import ConfigError
 from pipeline.launch import bound
 from pipeline.topology import Process
-from pipeline.watch import GONE_S, Alarms, NodeWatch, finished
+from pipeline.watch import GONE_S, NodeWatch, finished
 from pipeline.wire import Status
 
 SECOND = 1_000_000_000
@@ -209,7 +210,7 @@ def test_a_node_that_keeps_dying_is_tried_for_ever_with_one_alarm_and_one_for_th
 def test_a_configuration_that_never_worked_ends_the_line(watch: Callable[..., Watched]) -> None:
     node = watch(FAILS)
     node.end()
-    nodes = NodeWatch([node.child], lambda _: None, lambda *_: None)
+    nodes = NodeWatch([node.child], lambda _: None, Alarms(lambda *_: None))
     nodes.turn(node.now, started=False)
 
     with pytest.raises(ConfigError, match="node cannot run"):

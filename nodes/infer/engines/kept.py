@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pipeline.errors import ConfigError
+from pipeline.state_lock import open_folder
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -114,7 +115,7 @@ def _digests(folder: Path) -> dict[str, str]:
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
     """Wait until no other process compiles into, or converts in, ``folder``, which must be there."""
-    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    fd = open_folder(folder)
     try:
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -7,6 +7,7 @@ from collections.abc import Callable
 TELL_S = 10.0
 """An alarm that has no end is told at most so often, with the sum since."""
 Alarm = Callable[[str, bool, str], None]
+"""Name, whether it is on, text."""
 
 
 class Alarms:
