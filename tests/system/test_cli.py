@@ -142,6 +142,14 @@ def test_a_closed_pipe_is_no_error(make_line: Callable[..., Line], make_images: 
     assert done.stderr == ""
 
 
+@pytest.mark.parametrize("path", ["<(cat deploy/line1.yaml)", "/dev/stdin <deploy/line1.yaml", "/dev/stdin < <(cat deploy/line1.yaml)"])
+def test_a_configuration_may_come_from_another_program(path: str) -> None:
+    script = f"{' '.join(LINEPIPE)} validate {path}"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, timeout=60, cwd=ROOT)
+
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 def test_damaged_notes_are_said_and_not_fatal(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
