@@ -22,7 +22,7 @@ MAX_PARTS = 3
 MAX_PART_BYTES = 1 << 30
 LOOK_NS = 1_000_000_000
 AT_ONCE = 1000
-_HWM = 10_000  # a backstop; credits bound what is under way
+_HWM = 1_000  # a backstop: credits bound what is under way, but copies of what waits for an answer pile up while nobody listens
 
 
 class _Socket:

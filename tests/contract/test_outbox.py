@@ -77,3 +77,14 @@ def test_what_is_not_confirmed_is_sent_again(hop: Hop) -> None:
     hop.outbox.turn(RESEND_NS)
 
     hop.wait(lambda: len(hop.got) == 2)
+
+
+def test_while_publish_is_away_the_copies_that_pile_up_are_bounded(tmp_path: Path) -> None:
+    outbox = Outbox(f"ipc://{tmp_path}/nobody")
+    outbox.submit(verdict(3), 0)
+
+    for k in range(1, 3000):
+        outbox.turn(k * RESEND_NS)
+
+    assert outbox.dealer.unsent >= 1500
+    outbox.dealer.close()
