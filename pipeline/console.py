@@ -1,6 +1,7 @@
 """What a person sees: events and news as lines, a progress line on a terminal, the ledger at the end, the status table."""
 
 import os
+import signal
 import sys
 from typing import Any
 
@@ -18,6 +19,7 @@ class Console:
     """Output of ``linepipe run``. Nothing here blocks or raises, whatever stdout, stderr or Redis do."""
 
     def __init__(self, config: Config) -> None:
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal set to `tostop` would stop a line in the background
         self._config = config
         self._stderr = os.dup(2)
         self._terminal = os.isatty(self._stderr)

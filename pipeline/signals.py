@@ -24,7 +24,6 @@ class StopSignals:
         signal.signal(signal.SIGTERM, self._stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
             signal.signal(signal.SIGHUP, self._hang_up)
-        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal set to `tostop` would stop a line in the background
 
     def _stop(self, *_: object) -> None:
         self.asked = True

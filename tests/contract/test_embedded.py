@@ -147,6 +147,18 @@ def test_another_server_on_the_line_s_own_socket_is_not_believed(make: Callable[
     assert not other.answers()
 
 
+def test_a_server_that_is_not_the_line_s_child_is_not_believed(make: Callable[[str], EmbeddedServer]) -> None:
+    """Even with the right password: it was started by this line before, say, and hangs."""
+    server = make("a")
+    server.start()
+    child, server._process = server._process, subprocess.Popen(["sleep", "60"])
+    try:
+        assert not server.answers()
+    finally:
+        server.kill()
+        server._process = child
+
+
 def test_nobody_gets_in_without_a_password(make: Callable[[str], EmbeddedServer], tmp_path: Path) -> None:
     make("a").start()
     url = running_url(tmp_path / "a")

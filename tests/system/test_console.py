@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import re
+import shlex
 import signal
 import sqlite3
 import struct
@@ -199,6 +200,20 @@ def test_a_terminal_that_is_closed_drains_the_line(line: Line, terminal: tuple[i
 
     os.close(terminal[0])
 
+    check(line, line.finish())
+
+
+def test_a_terminal_that_stops_who_writes_from_the_background_stops_no_line(line: Line, terminal: tuple[int, int]) -> None:
+    (line.folder / "log.txt").touch()
+    script = f"stty tostop; set -m; {shlex.join(line.command('--frames', '80'))} & wait $!"  # set -m: in a process group of its own
+    line.process = subprocess.Popen(
+        ["bash", "-c", script], stdin=terminal[1], stdout=terminal[1], stderr=terminal[1], text=True,
+        start_new_session=True, preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+    )  # fmt: skip
+    os.close(terminal[1])
+
+    shown = read_all(terminal[0])
+    assert "acquired 80" in shown
     check(line, line.finish())
 
 
