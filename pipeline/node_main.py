@@ -1,5 +1,6 @@
 """The life of a node's process: signals, the context its entry point gets, heartbeats, exit code."""
 
+import errno
 import importlib
 import logging
 import os
@@ -115,17 +116,25 @@ def run_node(
         node.log.error("%s", exc)
         node.fail(str(exc))
         return exc.exit_code
-    except MemoryError as exc:
-        node.log.error("not enough memory: %s. Make frames or rings smaller", exc)
-        node.fail(f"not enough memory: {exc}")
-        return 1
     except Exception as exc:
-        node.log.exception("ended by an error that is linepipe's own; please report it")
-        node.fail(f"{type(exc).__name__}: {exc}")
+        if (shortage := _shortage(exc)) is not None:
+            node.log.error("%s", shortage)
+        else:
+            node.log.exception("ended by an error that is linepipe's own; please report it")
+        node.fail(shortage or f"{type(exc).__name__}: {exc}")
         return 1
     finally:
         node.close()
     return 0
+
+
+def _shortage(exc: Exception) -> str | None:
+    """What the machine has too little of, and what to do; None: that is not why."""
+    if isinstance(exc, MemoryError):
+        return f"not enough memory: {exc}. Make frames or rings smaller"
+    if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+        return "no file descriptors are left: raise the limit (ulimit -n)"
+    return None
 
 
 def resolve(entry: str) -> Callable[..., Any]:

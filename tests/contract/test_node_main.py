@@ -1,0 +1,48 @@
+"""What a node's process says when it ends."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pipeline.node_main import Node
+
+RUN = """
+import sys
+from pathlib import Path
+from pipeline.config import load
+from pipeline.node_main import run_node
+from pipeline.topology import Process
+entry = "tests.contract.test_node_main:" + sys.argv[2]
+sys.exit(run_node(load(Path(sys.argv[1])), Process(name="inspect", entry=entry), sockets=Path(sys.argv[3])))
+"""
+
+
+def takes_all_descriptors(node: Node) -> None:
+    while True:
+        os.open(os.devnull, os.O_RDONLY)
+
+
+def takes_all_memory(node: Node) -> None:
+    bytearray(1 << 60)
+
+
+@pytest.mark.parametrize(
+    ("entry", "said"),
+    [
+        ("takes_all_descriptors", "no file descriptors are left: raise the limit (ulimit -n)"),
+        ("takes_all_memory", "not enough memory"),
+    ],
+)
+def test_a_machine_that_has_too_little_is_told_and_is_no_error_of_linepipe(entry: str, said: str, tmp_path: Path) -> None:
+    config = tmp_path / "line.yaml"
+    config.write_text(f"{{line: l, cameras: {{top: {{source: 'folder:x'}}}}, infer: {{model: ilcs-neu}}, state_dir: {tmp_path}/state}}")
+    command = [sys.executable, "-c", RUN, str(config), entry, str(tmp_path / "sockets")]
+
+    done = subprocess.run(["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *command], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 1
+    assert said in done.stderr
+    assert "Traceback" not in done.stderr
