@@ -9,16 +9,17 @@ from benchmarks.gpu.item import NEU, ROOT, Result, Where
 
 
 def parity(where: Where) -> None:
-    """The compiled engine against the float32 network on the CPU: NEU's images where they are, else noise."""
-    data = ["--data", str(NEU)] if NEU is not None else []
+    """The compiled engine against the float32 network on the CPU: NEU's images where they are, else noise, as on a CPU."""
+    data = ["--data", str(NEU)] if NEU is not None and where.on_gpu else []
     where.keep(_script("benchmarks.parity", where, *data, "--engines", "compiled", "--cache", str(where.cache)))
 
 
 def preprocess(where: Where) -> None:
     """The GPU's tiles against OpenCV's, and how fast they come."""
-    if NEU is None:
+    images = where.images()
+    if images is None:
         sys.exit("no NEU images: set LINEPIPE_NEU_DIR")
-    where.keep(_script("benchmarks.preprocess", where, "--data", str(NEU), "--devices", "cpu,gpu" if where.on_gpu else "cpu,dali"))
+    where.keep(_script("benchmarks.preprocess", where, "--data", str(images), "--devices", "cpu,gpu" if where.on_gpu else "cpu,dali"))
 
 
 def _script(module: str, where: Where, *options: str) -> Result:

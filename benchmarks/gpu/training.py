@@ -3,12 +3,9 @@
 import os
 import statistics
 import time
-from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from benchmarks.gpu.item import NEU, Result, Where
+from benchmarks.gpu.item import Result, Where
 
 
 def training(where: Where) -> None:
@@ -21,7 +18,7 @@ def training(where: Where) -> None:
     began = time.monotonic()
     length: Any = {"epochs": 16} if where.on_gpu else {"epochs": 1, "norm_images": 16}
     settings = Settings(**length, batch=64 if where.on_gpu else 16)
-    data = open_dataset(NEU if NEU is not None and where.on_gpu else _noise(where.cache / "noise"))
+    data = open_dataset(where.images() or where.noise())
     epochs: list[Result] = []
     found: Result = {"data": data.root.name, "settings": length, "remarks": [], "epochs": epochs}
 
@@ -35,7 +32,7 @@ def training(where: Where) -> None:
             found["since_start_s"] = round(time.monotonic() - began, 1)
             where.keep(found)
 
-    train(data, where.cache / "run", settings, report=report)
+    train(data, where.folder("run") / "run", settings, report=report)
     small = int(SMALL_UNTIL * len(epochs))
     found |= {"whole_run_s": round(time.monotonic() - began, 1), "crops": _pace(epochs[1:small]), "whole_tiles": _pace(epochs[small + 1 :])}
     where.keep(found)
@@ -44,15 +41,3 @@ def training(where: Where) -> None:
 def _pace(epochs: list[Result]) -> Result:
     """Medians over epochs, the first left out: it compiles."""
     return {key: round(statistics.median(e[key] for e in epochs), 3) for key in ("images_per_s", "loader_share") if epochs}
-
-
-def _noise(root: Path) -> Path:
-    """A data set of noise: 2 classes of 16 images."""
-    import cv2
-
-    rng = np.random.default_rng(0)
-    for k in range(32):
-        folder = root / f"class{k % 2}"
-        folder.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(folder / f"{k}.jpg"), rng.integers(0, 256, (200, 200), np.uint8))
-    return root
