@@ -1,16 +1,22 @@
 """Checks a configuration against this machine: folders, model, Redis. ``load`` has checked the text itself."""
 
+import os
 from pathlib import Path
 
+import msgspec
+
 from pipeline.client import Events
-from pipeline.config import Config
+from pipeline.config import MAX_FILE_BYTES, Config
 from pipeline.errors import ConfigError
 from pipeline.model_file import find_model, read_model
-from pipeline.private import check_owner
+from pipeline.plain_file import read_plain
+from pipeline.private import OURS, check_owner
 from pipeline.secret import redis_password
 from pipeline.source_url import SourceUrl
 from pipeline.topology import frame_rate
 
+LONGEST_STATE_DIR = 480
+"""SQLite opens paths of up to 511 bytes; the spool's file and its log lie below."""
 STATE_FOLDERS = ("spool", "images", "truth", "engines", "redis")
 """What nodes keep under ``state_dir``."""
 
@@ -49,6 +55,35 @@ def _check_state(config: Config) -> list[str]:
     for path in (config.state / name for name in STATE_FOLDERS):
         if path.exists() and not path.is_dir():
             found.append(f"state_dir: {path} is a file where a folder must be; move it away or choose another state_dir")
+    if (whose := _line_of(config.state)) not in (None, config.line):
+        found.append(
+            f"state_dir: {config.state} is that of line {whose}, which may have events to send; give line {config.line} one of its own"
+        )
+    if strange := _of_others(config.state):
+        more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
+        found.append(f"state_dir: {strange[0]} belongs to another user{more}; chown all in {config.state}, or choose another state_dir")
+    if len(os.fsencode(config.state.absolute())) > LONGEST_STATE_DIR:
+        found.append(f"state_dir: {config.state} is longer than {LONGEST_STATE_DIR} bytes, which SQLite cannot open; choose a shorter one")
+    return found
+
+
+def _line_of(state: Path) -> str | None:
+    """The line that ran on this state folder last; None where that cannot be seen."""
+    try:
+        found = msgspec.json.decode(read_plain(state / "line.json", MAX_FILE_BYTES))["line"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _of_others(state: Path) -> list[Path]:
+    """What a line keeps there and cannot use, because another user made it, root perhaps."""
+    if os.geteuid() == 0:
+        return []
+    found = []
+    for path in (state / name for name in OURS if os.path.lexists(state / name)):
+        inside = path.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK) else ()
+        found += [p for p in (path, *inside) if p.lstat().st_uid != os.geteuid()]
     return found
 
 

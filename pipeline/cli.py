@@ -64,6 +64,9 @@ def main(args: list[str] | None = None) -> None:
         code = exc.exit_code
         exc.show(text := io.StringIO())
         to_stderr(text.getvalue())
+    except UnicodeEncodeError as exc:  # of a file name: what is printed never raises it
+        code = 2
+        complain(f"{exc.object!a} cannot be a file name in this locale, whose encoding is {exc.encoding}; set LC_ALL=C.UTF-8")
     except (KeyboardInterrupt, click.Abort):
         code = 130
         complain("interrupted")

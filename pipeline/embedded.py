@@ -40,7 +40,6 @@ class EmbeddedServer:
 
     def __init__(self, config: Config) -> None:
         self.folder = config.state / "redis"
-        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         self._config = config
         self._socket = Endpoints(runtime_dir(config)).redis
         self._log = self.folder / "server.log"
@@ -79,6 +78,7 @@ class EmbeddedServer:
 
     def begin(self, now_ns: int) -> None:
         """Start it; ``is_up`` says when it is up. Raises ``ConfigError``, ``NodeError`` and ``OSError``."""
+        self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._lock is None:
             self._lock = _take(self.folder)
         write_users(self.folder, self._config.stream, self._password)
@@ -170,6 +170,16 @@ class EmbeddedServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(ANSWER_S)
 
+    def leave_folder(self) -> None:
+        """Its folder was moved away: end it there. The next one begins in the folder that is there then."""
+        self.kill()
+        self._give_lock_back()
+
+    def _give_lock_back(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def stop(self) -> None:
         """End it in order: it writes what it has. Then somebody else may start one on its data, and this one lets it be."""
         if self._process is not None and self._process.poll() is None:
@@ -183,8 +193,7 @@ class EmbeddedServer:
         if self._lock is not None:  # without it these files are those of another server
             (self.folder / "url").unlink(missing_ok=True)
             (self.folder / WRITER).unlink(missing_ok=True)
-            os.close(self._lock)
-            self._lock = None
+        self._give_lock_back()
 
 
 def running_url(state: Path) -> str | None:

@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 UMASK = 0o077
 _FOLDERS = ("spool", "images", "truth", "redis", "engines")
 _FILES = ("line.json", "run.json", "status.json", "summary.json", "model.safetensors")
-_OURS = (*_FOLDERS, *_FILES)
+OURS = (*_FOLDERS, *_FILES)
 """What a line keeps under ``state_dir``; what else lies there is the user's."""
 
 
@@ -45,7 +45,7 @@ def private_folder(folder: Path) -> str:
         if not mode & 0o077:
             return ""
         folder.chmod(0o700)  # first: from now on nobody else can get in
-        for own in (folder / name for name in _OURS if (folder / name).exists()):
+        for own in (folder / name for name in OURS if (folder / name).exists()):
             _narrow(own)
             for path, folders, files in os.walk(own) if not own.is_symlink() else ():
                 for name in (*folders, *files):

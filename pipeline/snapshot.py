@@ -3,28 +3,25 @@
 Nodes read these copies and nothing else. So one that is restarted works as before, whatever has become of the files.
 """
 
-from pathlib import Path
+import hashlib
 
 import msgspec
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.model_file import digest, find_model
-from pipeline.private import write_private
+from pipeline.model_file import find_model
 
 
-def take_snapshot(config: Config) -> tuple[Path, str]:
-    """Write both; returns the path of the configuration and the digest of the model. Raises ``ConfigError``."""
-    source, model, line = find_model(config.infer.model), config.state / "model.safetensors", config.state / "line.json"
-    own = msgspec.structs.replace(config, infer=msgspec.structs.replace(config.infer, model=str(model)))
-    try:
-        weights = source.read_bytes()
-    except OSError as exc:
-        raise ConfigError(f"infer.model: {source} cannot be read: {exc.strerror}") from exc
-    try:
-        for path, data in ((model, weights), (line, msgspec.json.encode(own))):
-            if not path.is_file() or path.read_bytes() != data:
-                write_private(path, data)
-    except OSError as exc:
-        raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
-    return line, digest(model)
+class Snapshot:
+    """Both, read once. Raises ``ConfigError`` for a model that cannot be read."""
+
+    def __init__(self, config: Config) -> None:
+        source, model, self.line = find_model(config.infer.model), config.state / "model.safetensors", config.state / "line.json"
+        own = msgspec.structs.replace(config, infer=msgspec.structs.replace(config.infer, model=str(model)))
+        try:
+            weights = source.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"infer.model: {source} cannot be read: {exc.strerror}") from exc
+        self.files = {model: weights, self.line: msgspec.json.encode(own)}
+        """By path, what nodes must find there."""
+        self.model = "sha256:" + hashlib.sha256(weights).hexdigest()

@@ -27,6 +27,15 @@ def lock_state(state: Path) -> int:
     return fd
 
 
+def lock_again(state: Path) -> int | None:
+    """Take the folder that lies there now, at once; None: another run has it. Raises ``OSError``."""
+    fd = open_folder(state)
+    if _locked(fd):
+        return fd
+    os.close(fd)
+    return None
+
+
 def _locked(fd: int) -> bool:
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

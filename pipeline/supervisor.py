@@ -5,7 +5,6 @@ Stop:  captures first (each drains: its last frame is durable before it ends), t
 (which waits for Redis), then Redis. A node that dies while others drain is still restarted: they wait for it.
 """
 
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -17,18 +16,17 @@ from pipeline.alarms import Alarms
 from pipeline.child import AwakeClock, Child, program
 from pipeline.config import Config
 from pipeline.embedded import EmbeddedServer
-from pipeline.errors import ConfigError, LinepipeError
+from pipeline.errors import LinepipeError
 from pipeline.frame import Alarm, Gap
 from pipeline.line_rings import LineRings
 from pipeline.node_main import DRAIN_S
 from pipeline.outbox import Outbox
-from pipeline.private import keep_private, private_folder, write_private
+from pipeline.private import keep_private, write_private
 from pipeline.run_folder import RunFolder
 from pipeline.run_time import RunTime
 from pipeline.senders import from_child
 from pipeline.signals import StopSignals
-from pipeline.snapshot import take_snapshot
-from pipeline.state_lock import lock_state
+from pipeline.state_folder import StateFolder
 from pipeline.summary import shortcoming, status, summary
 from pipeline.summary_file import SUMMARY, prepare_summary, write_summary
 from pipeline.topology import PUBLISH, Endpoints, Process, is_finite, processes
@@ -51,19 +49,14 @@ class Supervisor:
     ) -> None:
         self.config, self._for_s, self._frames, self._say = config, for_s, frames, say
         keep_private()
-        if changed := private_folder(config.state):
-            say(changed)
-        self._lock = lock_state(config.state)
+        self._state = StateFolder(config)
+        if self._state.changed:
+            say(self._state.changed)
         self._summary_paths = [config.state / SUMMARY, *([summary_path] if summary_path is not None else [])]
         for path in self._summary_paths:
             prepare_summary(path)
         self.summary: dict[str, Any] | None = None
         """There once the line has ended, in whatever way."""
-        snapshot, model = take_snapshot(config)
-        try:
-            write_private(config.state / "run.json", msgspec.json.encode({"run": time.time_ns(), "first_id": None}))
-        except OSError as exc:
-            raise ConfigError(f"state_dir: {config.state} cannot be written: {exc.strerror}") from exc
         self._folder = RunFolder(config)
         endpoints = Endpoints(self._folder.path)
         self._router = Router(endpoints.supervisor)
@@ -71,13 +64,14 @@ class Supervisor:
         self._waiter = Waiter(self._router, self._outbox.dealer)
         self._server = EmbeddedServer(config) if config.publish.redis == "embedded" else None
         self._rings = LineRings(config.cameras)
-        self._children = [self._child(p, snapshot, model, frames) for p in processes(config)]
+        self._children = [self._child(p, frames) for p in processes(config)]
         self._stages = _stop_order(self._children)
         self._time = RunTime()
         self._next_status_ns = 0
         self._stop_at_ns = 0
         self._signals = StopSignals()
         self._said_all: set[str] = set()
+        self._folder_news: dict[str, str] = {}
         self._mute = False
         self._clock = AwakeClock()
         self._alarms = Alarms(self._send_alarm)
@@ -85,8 +79,9 @@ class Supervisor:
         self._server_watch = ServerWatch(self._server, say, self._alarms) if self._server is not None else None
         self._phase = "starting"
 
-    def _child(self, process: Process, snapshot: Path, model: str, frames: int | None) -> Child:
-        command = [*program(), "node", process.name, str(snapshot), "--sockets", str(self._folder.path), "--model", model]
+    def _child(self, process: Process, frames: int | None) -> Child:
+        began = self._state.snapshot
+        command = [*program(), "node", process.name, str(began.line), "--sockets", str(self._folder.path), "--model", began.model]
         camera = process.camera
         if camera is None:
             return Child(process, command, left=lambda: process.name == PUBLISH)
@@ -149,10 +144,21 @@ class Supervisor:
         if now >= self._next_status_ns:
             self._next_status_ns = now + STATUS_NS
             self._publish_status(tick)
-            if gone := self._folder.turn():
-                self._say(gone)
-            self._alarms.set("sockets_removed", bool(gone), gone or "the sockets are there again")
+            self._keep_folders()
         return bool(self._stages)
+
+    def _keep_folders(self) -> None:
+        """Put right what somebody has done to the folders of sockets and state."""
+        for name, what, text in (
+            ("sockets_removed", "the sockets are", self._folder.turn()),
+            ("state_removed", "the line's files are", self._state.turn()),
+        ):
+            if text and self._folder_news.get(name) != text:  # what cannot be put right stays, and is said once
+                self._say(text)
+            self._folder_news[name] = text
+            self._alarms.set(name, bool(text), text or f"{what} there again")
+        if self._state.moved and self._server is not None:
+            self._server.leave_folder()
 
     def _hear(self, awake: int) -> None:
         pids = {c.name: c.pids for c in self._children}
@@ -270,7 +276,7 @@ class Supervisor:
         self._router.close()
         self._outbox.dealer.close()
         self._folder.close()
-        os.close(self._lock)
+        self._state.close()
 
 
 def _stop_order(children: list[Child]) -> list[list[Child]]:

@@ -140,6 +140,8 @@ def make_private(folder: Path) -> Path:
         except FileExistsError:  # something else: refused below
             pass
         found = path.lstat()
-        if not stat.S_ISDIR(found.st_mode) or found.st_uid != os.getuid() or found.st_mode & 0o077:
+        if found.st_uid != os.getuid():
+            raise ConfigError(f"{path}, where the line's sockets must lie, belongs to user {found.st_uid}; have it removed, root can do it")
+        if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
             raise ConfigError(f"{path} is not a private folder of yours; remove it")
     return folder

@@ -63,7 +63,7 @@ def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> 
     assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
     width, height = camera.frame_px
     path = node.config.state / "truth" / f"{node.process.camera}.jsonl"
-    truth = TruthFile(path, epoch, height, camera.pixel_mm[1] if camera.pixel_mm else None, append=left_at is not None)
+    truth = TruthFile(path, epoch, height, camera.pixel_mm[1] if camera.pixel_mm else None, node.log, append=left_at is not None)
     return StripSource(int(url.options.get("seed", "0")), width, height, truth, int(url.options.get("repeat", "0")) or None)
 
 

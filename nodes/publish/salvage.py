@@ -122,9 +122,11 @@ def _take_copy(path: Path, copy: Path, aside: Path | None = None) -> str:
     """Put the copy in the spool's place, after setting aside what lies there."""
     said = "the spool's file had been deleted and was written anew"
     if path.exists():
-        aside = aside or _set_aside_name(path)
+        replaced, aside = aside is None, aside or _set_aside_name(path)
         path.rename(aside)
         said = f"; it lies in {aside.name}, what could be read was carried over"
+        if replaced:
+            said = f"another file had taken the place of the spool's, which was written anew; the other lies in {aside.name}"
     for end in ("-wal", "-shm"):
         left = path.with_name(path.name + end)
         if left.exists() and aside is not None:

@@ -312,7 +312,7 @@ def test_a_damaged_address_file_is_no_riddle(tmp_path: Path) -> None:
 
 def test_a_file_that_cannot_be_written_is_told_at_the_start(make: Callable[[str], EmbeddedServer], tmp_path: Path) -> None:
     server = make("a")
-    (tmp_path / "a" / "redis" / "users.acl").mkdir()
+    (tmp_path / "a" / "redis" / "users.acl").mkdir(parents=True)
 
     with pytest.raises(NodeError, match=r"did not start: .*users\.acl"):
         server.start()

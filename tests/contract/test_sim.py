@@ -3,6 +3,7 @@
 import hashlib
 import itertools
 import json
+import logging
 import subprocess
 import sys
 from collections import Counter
@@ -16,6 +17,7 @@ from nodes.capture.sim.source import StripSource
 from nodes.capture.sim.strip import Strip, Truth
 from nodes.capture.sim.truth import TruthFile
 
+LOG = logging.getLogger("sim")
 WIDTH, HEIGHT = 900, 300
 FIRST = [
     (11, "inclusion", (788, 38, 9, 19), 0.1715),
@@ -100,11 +102,11 @@ def test_what_begins_in_one_frame_goes_on_in_the_next(strip: Strip, planted: lis
 def test_the_truth_file_tells_each_defect_once_whatever_frames_were_read(tmp_path: Path, strip: Strip) -> None:
     """Frames that the ring had no room for are never read; what is planted there is told all the same."""
     path = tmp_path / "truth" / "top.jsonl"
-    source = StripSource(7, WIDTH, HEIGHT, TruthFile(path, "e", HEIGHT, 0.25, append=False))
+    source = StripSource(7, WIDTH, HEIGHT, TruthFile(path, "e", HEIGHT, 0.25, LOG, append=False))
     into = np.zeros(source.slot_bytes, np.uint8)
     for frame in (0, 1, 5, 6, 40):
         source.read(frame, into)
-    again = StripSource(7, WIDTH, HEIGHT, TruthFile(path, "f", HEIGHT, 0.25, append=True))
+    again = StripSource(7, WIDTH, HEIGHT, TruthFile(path, "f", HEIGHT, 0.25, LOG, append=True))
     again.read(41, into)
 
     lines = [json.loads(line) for line in path.read_text().splitlines()]
@@ -116,6 +118,27 @@ def test_the_truth_file_tells_each_defect_once_whatever_frames_were_read(tmp_pat
     assert set(lines[0]) == {"epoch", "frame", "label", "box_px", "contrast", "position_m"}
 
 
+def test_a_truth_file_that_cannot_be_written_any_more_ends_no_camera(
+    tmp_path: Path, strip: Strip, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Its folder moves away: it is made anew. Something else lies there: that is said once."""
+    folder = tmp_path / "truth"
+    truth = TruthFile(folder / "top.jsonl", "e", HEIGHT, 0.25, LOG, append=False)
+    planted = next(t for frame in range(100) if (t := strip.truth(frame)))
+    folder.rename(tmp_path / "moved")
+    truth.add(planted)
+    assert len((folder / "top.jsonl").read_text().splitlines()) == len(planted)
+
+    folder.rename(tmp_path / "moved again")
+    folder.write_text("")
+    truth.add(planted)
+    truth.add(planted)
+
+    assert [record.getMessage() for record in caplog.records] == [
+        f"{folder / 'top.jsonl'}: the simulator's truth is not complete: File exists"
+    ]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (16, 16), (64, 1), (40, 700), (300, 3000)])
 def test_odd_frames_are_drawn_too(size: tuple[int, int]) -> None:
     odd = Strip(1, *size)
@@ -124,7 +147,7 @@ def test_odd_frames_are_drawn_too(size: tuple[int, int]) -> None:
 
 
 def test_a_repeated_strip_begins_again_and_its_truth_is_told_once(tmp_path: Path, strip: Strip) -> None:
-    truth = TruthFile(tmp_path / "truth.jsonl", "e", HEIGHT, 0.25, append=False)
+    truth = TruthFile(tmp_path / "truth.jsonl", "e", HEIGHT, 0.25, LOG, append=False)
     source = StripSource(7, WIDTH, HEIGHT, truth, repeat=13)
     into = np.zeros(WIDTH * HEIGHT, np.uint8)
 

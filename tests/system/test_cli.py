@@ -210,3 +210,16 @@ def test_a_redis_that_wants_a_password_says_how_to_give_it(server: Server, tmp_p
     assert "set LINEPIPE_REDIS_PASSWORD" in linepipe(*command).stderr
     monkeypatch.setenv("LINEPIPE_REDIS_PASSWORD", "secret")
     assert linepipe(*command).returncode == 0
+
+
+@pytest.mark.parametrize("command", ["run", "validate", "events", "status"])
+def test_a_file_name_that_the_locale_cannot_spell_is_named(command: str, tmp_path: Path) -> None:
+    (config := tmp_path / "line.yaml").write_text(
+        (ROOT / "deploy/line1.yaml").read_text().replace("state_dir: ", "state_dir: /tmp/\u7dda/")
+    )
+    environment = {**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+    done = subprocess.run([*LINEPIPE, command, str(config)], capture_output=True, text=True, timeout=60, env=environment)
+
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    assert "cannot be a file name in this locale" in done.stderr

@@ -1,0 +1,62 @@
+"""The summary goes where it is asked to go, or an error says why not; nothing holds up the end of a run."""
+
+import json
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from pipeline import summary_file
+from pipeline.errors import ConfigError
+from pipeline.summary_file import prepare_summary, write_summary
+
+
+@pytest.fixture
+def fifo(tmp_path: Path) -> Path:
+    os.mkfifo(path := tmp_path / "fifo")
+    return path
+
+
+def test_a_pipe_that_nobody_reads_is_an_error_at_once(fifo: Path) -> None:
+    with pytest.raises(OSError, match="No such device"):
+        write_summary(fifo, {"line": "l"}, mode=0o600)
+
+
+def test_a_pipe_whose_reader_hangs_is_an_error(fifo: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(summary_file, "READER_MS", 10.0)
+    reader = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK)
+
+    with pytest.raises(OSError, match="nobody reads it"):
+        write_summary(fifo, {"long": "x" * (1 << 20)}, mode=0o600)
+    os.close(reader)
+
+
+def test_a_pipe_gets_the_whole_summary(fifo: Path) -> None:
+    fd, read = os.open(fifo, os.O_RDONLY | os.O_NONBLOCK), list[bytes]()
+    os.set_blocking(fd, True)
+
+    def reads() -> None:
+        with open(fd, "rb") as file:
+            read.append(file.read())
+
+    keep = os.open(fifo, os.O_WRONLY)  # or a reader that comes first finds the end
+    thread = threading.Thread(target=reads)
+    thread.start()
+    write_summary(fifo, found := {"long": "x" * (1 << 20)}, mode=0o600)
+    os.close(keep)
+    thread.join(20)
+
+    assert json.loads(read[0]) == found
+
+
+def test_a_folder_is_refused_at_the_start(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="it is a folder"):
+        prepare_summary(tmp_path)
+
+
+def test_a_device_is_left_alone() -> None:
+    prepare_summary(Path("/dev/null"))
+    write_summary(Path("/dev/null"), {}, mode=0o600)
+
+    assert not Path("/dev/null").is_file()
