@@ -54,7 +54,6 @@ def test_a_camera_that_is_gone_is_tried_again_and_costs_the_others_nothing(
     line.wait_until(lambda s: all(c["inspected"] > 10 for c in s["cameras"].values()), "both cameras")
     (tmp_path / "top").rename(tmp_path / "gone")
 
-    line.kill("capture.top")
     status = line.wait_until(lambda s: "no such folder" in (s["nodes"]["capture.top"]["reason"] or ""), "the reason")
     assert status["nodes"]["capture.top"]["state"] in ("restarting", "starting")
     assert "no such folder" in line.cli("status").stdout.replace("\n", " ")
@@ -80,7 +79,6 @@ def test_a_line_stops_with_a_camera_that_is_gone(
     line.start()
     line.wait_inspected(10)
     (tmp_path / "images").rename(tmp_path / "gone")
-    line.kill("capture.top")
     line.wait_until(lambda s: "no such folder" in (s["nodes"]["capture.top"]["reason"] or ""), "the reason")
 
     summary = told_to_stop(line)
