@@ -95,8 +95,15 @@ def _slot_bytes(camera: Camera, config: Config) -> int | None:
     if url.scheme == "folder":
         folder = Path(url.path)
         files = [p for p in folder.iterdir() if p.suffix.lower() in FOLDER_SUFFIXES] if folder.is_dir() else []
-        return min(config.limits.max_file_bytes, max((p.stat().st_size for p in files), default=0)) + 1
+        return min(config.limits.max_file_bytes, max(map(_size, files), default=0)) + 1
     return math.prod(camera.frame_px) if camera.frame_px is not None else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link that leads nowhere: capture skips it
+        return 0
 
 
 def _redis(config: Config) -> Iterator[Finding]:

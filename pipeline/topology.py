@@ -88,7 +88,7 @@ def credits_for(config: Config, camera: str) -> int:
 
 
 class Endpoints:
-    """Addresses of a line's sockets, all in its runtime folder."""
+    """What a line's processes have in its runtime folder: the addresses of its sockets, and lists of files."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -100,6 +100,10 @@ class Endpoints:
     def ring(self, camera: str) -> Path:
         """Where capture hands out the ring's descriptor."""
         return self.folder / f"ring-{camera}"
+
+    def files(self, camera: str) -> Path:
+        """Where capture keeps the list of files that it reads in this run."""
+        return self.folder / f"files-{camera}"
 
     @property
     def tiles(self) -> str:

@@ -4,6 +4,7 @@ import time
 import uuid
 
 from nodes.capture.fates import Fates
+from nodes.capture.file_list import list_of_run
 from nodes.capture.folder import FolderSource
 from nodes.capture.sim.source import StripSource
 from nodes.capture.sim.truth import TruthFile
@@ -55,7 +56,8 @@ def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> 
     url = SourceUrl.parse(camera.source)
     loop = url.options.get("loop") == "true"
     if url.scheme == "folder":
-        return FolderSource(url.path, loop=loop, max_bytes=limits.max_file_bytes)
+        files = list_of_run(url.path, node.endpoints.files(node.process.camera or ""), first=left_at is None)
+        return FolderSource(url.path, loop=loop, max_bytes=limits.max_file_bytes, files=files)
     if url.scheme == "video":
         from nodes.capture.video import VideoSource  # FFmpeg's libraries, for those who need them
 

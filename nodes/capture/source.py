@@ -48,7 +48,8 @@ class Source(Protocol):
     def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
         """Write frame number ``frame`` (it only grows) into ``into``, uint8 (slot_bytes,). None: there is no more.
 
-        Never raises for a single bad frame: that is a ``Shot`` with a reason.
+        Never raises for a single bad frame: that is a ``Shot`` with a reason. Raises ``LinepipeError`` when no frame can be read any
+        more, before it has counted: a capture process that comes after reads it again.
         """
         ...
 
