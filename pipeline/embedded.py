@@ -16,6 +16,7 @@ import shlex
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from pipeline.config import Config
@@ -23,30 +24,36 @@ from pipeline.errors import ConfigError, NodeError
 from pipeline.launch import bound
 from pipeline.plain_file import read_plain
 from pipeline.private import UMASK, write_private
+from pipeline.redis_damage import MENDS, Mending, damage
 from pipeline.redis_users import READER, USERS, WRITER, write_users
 from pipeline.state_lock import open_folder
+from pipeline.stdio import complain
 from pipeline.topology import Endpoints, runtime_dir
 
 PREFERRED_PORT = 6380
 PORTS_TRIED = 5
 START_S = 10.0
 ANSWER_S = 0.5
-_PORT_TAKEN = b"Failed listening on port"
+_PORT_TAKEN = "Failed listening on port"
 _CROWDED = b"-ERR max number of clients"
 
 
 class EmbeddedServer:
-    """One running server; started again after it died it keeps its data, and its port unless somebody took that."""
+    """One running server; started again after it died it keeps its data, and its port unless somebody took that.
 
-    def __init__(self, config: Config) -> None:
+    ``damaged`` is told that its data was damaged, and what became of it.
+    """
+
+    def __init__(self, config: Config, damaged: Callable[[str], None] = complain) -> None:
         self.folder = config.state / "redis"
-        self._config = config
+        self._config, self._damaged = config, damaged
         self._socket = Endpoints(runtime_dir(config)).redis
         self._log = self.folder / "server.log"
         self._port = _free_port(PREFERRED_PORT)
         self.url = _url(self._port)
         """Where clients reach it; may change when it is started again."""
-        self._tries = self._logged = self._deadline_ns = 0
+        self._tries = self._mends_left = self._logged = self._deadline_ns = 0
+        self._mending: Mending | None = None
         self._password = secrets.token_hex()
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
@@ -63,6 +70,11 @@ class EmbeddedServer:
     def pid(self) -> int:
         assert self._process is not None
         return self._process.pid
+
+    @property
+    def mending(self) -> bool:
+        """Whether damaged data is being made fit for a start."""
+        return self._mending is not None
 
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
@@ -83,15 +95,20 @@ class EmbeddedServer:
             self._lock = _take(self.folder)
         write_users(self.folder, self._config.stream, self._password)
         self._socket = Endpoints(runtime_dir(self._config)).redis  # the folder is made anew if somebody has removed it
-        self._tries = PORTS_TRIED
+        self._tries, self._mends_left = PORTS_TRIED, MENDS
         self._spawn(now_ns)
 
     def is_up(self, now_ns: int) -> bool:
         """Asked again and again after ``begin``: whether it has proved that it is ours and has loaded its data.
 
-        Raises ``NodeError`` with what to do when it has ended, or was silent for ``START_S``; ``OSError`` where its address
-        cannot be written down.
+        Damaged data is mended, and it is started on it again. Raises ``NodeError`` with what to do when it has ended, or was
+        silent for ``START_S``; ``OSError`` where its address cannot be written down, or its data cannot be moved.
         """
+        if self._mending is not None:
+            if self._mending.done:
+                self._tell_damage()
+                self._spawn(now_ns)
+            return False
         told = self._ask()
         if told.get("loading") == "0":
             url = _url(self._port)
@@ -102,9 +119,13 @@ class EmbeddedServer:
             self._deadline_ns = now_ns + int(START_S * 1e9)
         if self.alive() and now_ns < self._deadline_ns:
             return False
-        if self._tries and not self.alive() and self._says(_PORT_TAKEN):
+        log = "" if self.alive() else self._said()
+        if self._tries > 0 and _PORT_TAKEN in log:
             self._port = _free_port(0)
             self._spawn(now_ns)
+            return False
+        if self._mends_left and (problem := damage(log)):
+            self._mending = Mending(self.folder, problem, program=server_program(), repair=self._mends_left == MENDS)
             return False
         raise NodeError(
             f"the embedded Redis did not start; {self._log} says why. If its data is damaged, move {self.folder} away:"
@@ -155,13 +176,21 @@ class EmbeddedServer:
         told = dict(line.split(":", 1) for line in text.split("\r\n") if ":" in line)
         return told if self._process is not None and told.get("process_id") == str(self._process.pid) else {}
 
-    def _says(self, what: bytes) -> bool:
-        """Whether its log has said so since it was started last."""
+    def _said(self) -> str:
+        """What its log has said since it was started last."""
         if not self._log.exists():
-            return False
+            return ""
         with self._log.open("rb") as log:
             log.seek(self._logged)
-            return what in log.read()
+            return log.read().decode("ascii", "replace")
+
+    def _tell_damage(self) -> None:
+        """Wait for the mending and tell of it. Raises ``OSError``."""
+        mending, self._mending = self._mending, None
+        if mending is not None:
+            news = mending.news()
+            self._mends_left = self._mends_left - 1 if mending.repaired else 0
+            self._damaged(news)
 
     def kill(self) -> None:
         """End it at once; a disk that hangs may keep it longer than this waits."""
@@ -173,6 +202,7 @@ class EmbeddedServer:
     def leave_folder(self) -> None:
         """Its folder was moved away: end it there. The next one begins in the folder that is there then."""
         self.kill()
+        self._mending = None  # what it mends was moved away
         self._give_lock_back()
 
     def _give_lock_back(self) -> None:
@@ -182,6 +212,8 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End it in order: it writes what it has. Then somebody else may start one on its data, and this one lets it be."""
+        with contextlib.suppress(OSError):  # who starts it next finds the same
+            self._tell_damage()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:

@@ -62,7 +62,7 @@ class Supervisor:
         self._router = Router(endpoints.supervisor)
         self._outbox = Outbox(endpoints.publish)
         self._waiter = Waiter(self._router, self._outbox.dealer)
-        self._server = EmbeddedServer(config) if config.publish.redis == "embedded" else None
+        self._server = EmbeddedServer(config, self._redis_damaged) if config.publish.redis == "embedded" else None
         self._rings = LineRings(config.cameras)
         self._children = [self._child(p, frames) for p in processes(config)]
         self._stages = _stop_order(self._children)
@@ -241,6 +241,10 @@ class Supervisor:
     def _send_alarm(self, name: str, active: bool, text: str) -> None:
         alarm = Alarm(name=name, active=active, text=text, at_ns=time.time_ns())
         self._outbox.submit(alarm, time.monotonic_ns())
+
+    def _redis_damaged(self, text: str) -> None:
+        self._say(text)
+        self._send_alarm("redis_damaged", True, text)
 
     def _hear_last_words(self) -> None:
         """Take in what publish said last: it may still be on its way when the process has ended."""

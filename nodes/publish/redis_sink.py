@@ -255,7 +255,9 @@ class RedisSink:
         self._alarms.set("redis_away", True, f"Redis at {self.url} does not take events ({why}); they wait in the spool")
 
     def _note_lost(self, more: int) -> None:
-        text = "had lost {} events, which are sent again; it was emptied, restored, or evicts entries (maxmemory-policy)"
+        text = (
+            "had lost {} events, which are sent again; it was emptied or restored, evicts entries (maxmemory-policy), or is another server"
+        )
         self._alarms.count("redis_lost", more, f"Redis at {self.url} {text}")
 
     def _outage_over(self) -> None:

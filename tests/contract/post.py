@@ -26,6 +26,8 @@ class Post:
         self.alarms: list[tuple[str, bool]] = []
         self.told_lost: list[int] = []
         """Numbers of events in the alarms ``redis_lost``."""
+        self.texts: dict[str, str] = {}
+        """Of each alarm the newest text."""
         self._changed = threading.Event()
         self._next = 0
         self.start()
@@ -45,6 +47,7 @@ class Post:
 
     def _alarm(self, name: str, active: bool, text: str) -> None:
         self.alarms.append((name, active))
+        self.texts[name] = text
         if name == "redis_lost":
             self.told_lost.append(int(text.partition(" had lost ")[2].split()[0]))
         self._changed.set()

@@ -1,10 +1,13 @@
 """Whatever way Redis loses events, also behind a connection that stays: they are sent again, in order, and it is said."""
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline import alarms
+from pipeline.embedded import server_program
+from tests.conftest import Server
 from tests.contract.post import STREAM, Post
 
 FOREIGN = {"type": "alarm", "id": "foreign", "data": '{"id": "foreign", "type": "alarm"}'}
@@ -216,3 +219,21 @@ def test_of_a_group_beside_somebody_who_writes_all_the_time_all_is_taken_or_noth
 
     assert ("redis_away", True) not in post.alarms
     assert ("redis_lost", True) not in post.alarms
+
+
+def test_a_server_that_was_changed_for_another_and_back_is_named_as_a_possible_cause(post: Post, tmp_path: Path) -> None:
+    """Nothing was lost then: the first server never had what went to the second."""
+    first, second = post.server, Server(str(server_program()), tmp_path / "second")
+    (tmp_path / "second").mkdir()
+    second.start()
+    try:
+        for server, count in ((first, 20), (second, 30), (first, 10)):
+            post.sink.stop()
+            post.server = server
+            post.start()
+            post.add(count)
+            post.wait_stream()
+    finally:
+        second.kill()
+
+    assert "or is another server" in post.texts["redis_lost"]

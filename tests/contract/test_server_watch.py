@@ -5,13 +5,15 @@ import os
 import shutil
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline import embedded
+from pipeline import embedded, redis_damage
 from pipeline.alarms import Alarms
 from pipeline.config import Camera, Config, Infer
 from pipeline.embedded import START_S, EmbeddedServer
@@ -26,8 +28,9 @@ class Watched:
 
     def __init__(self, folder: Path) -> None:
         self.config = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir=str(folder / "s"))
-        self.server = EmbeddedServer(self.config)
         self.said: list[str] = []
+        self.damage: list[str] = []
+        self.server = EmbeddedServer(self.config, self.damage.append)
         self._slept_ns = 0
         self.alarms: list[tuple[str, bool]] = []
         self._watch = ServerWatch(self.server, self.said.append, Alarms(lambda name, on, _: self.alarms.append((name, on))))
@@ -194,3 +197,59 @@ def test_a_server_that_others_have_filled_with_connections_is_not_killed(tmp_pat
         assert watched.alarms == [("redis_crowded", True), ("redis_crowded", False)]
     finally:
         watched.server.stop()
+
+
+def test_data_that_is_damaged_while_the_line_runs_is_mended_and_holds_no_turn_up(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    go_on, real = threading.Event(), redis_damage._repair
+
+    def slow(*args: Any) -> bool:
+        assert go_on.wait(60)
+        return real(*args)
+
+    monkeypatch.setattr(redis_damage, "_repair", slow)
+    (log,) = watched.server.folder.glob("appendonlydir/*.incr.aof")
+    watched.server.kill()
+    with log.open("ab") as file:
+        file.write(bytes(3000))
+    watched.turn_until(lambda: watched.server.mending)
+    for _ in range(5):  # would wait for the copy
+        watched.turn(later_s=START_S)
+    assert watched.server.mending
+    go_on.set()
+    watched.until_it_runs_again()
+
+    assert watched.alarms == [("redis_died", True), ("redis_died", False)]
+    (text,) = watched.damage
+    assert "up to the damage is kept" in text
+
+
+def test_a_lack_of_threads_is_waited_for(watched: Watched, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Damaged data cannot be mended then: it stays as it is until it can."""
+
+    def none_left(thread: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    (log,) = watched.server.folder.glob("appendonlydir/*.incr.aof")
+    watched.server.kill()
+    with log.open("ab") as file:
+        file.write(bytes(3000))
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", none_left)
+        watched.turn_until(lambda: any("cannot be mended now: can't start new thread" in text for text in watched.said))
+    assert watched.damage == []
+
+    watched.until_it_runs_again()
+
+    assert len(watched.damage) == 1
+
+
+def test_a_line_that_ends_while_data_is_mended_waits_for_that(watched: Watched) -> None:
+    (log,) = watched.server.folder.glob("appendonlydir/*.incr.aof")
+    watched.server.kill()
+    with log.open("ab") as file:
+        file.write(bytes(3000))
+    watched.turn_until(lambda: watched.server.mending)
+    watched.server.stop()
+
+    assert len(watched.damage) == 1
+    assert not watched.server.mending
