@@ -81,9 +81,12 @@ def _of_others(state: Path) -> list[Path]:
     if os.geteuid() == 0:
         return []
     found = []
-    for path in (state / name for name in OURS if os.path.lexists(state / name)):
-        inside = path.iterdir() if path.is_dir() and os.access(path, os.R_OK | os.X_OK) else ()
-        found += [p for p in (path, *inside) if p.lstat().st_uid != os.geteuid()]
+    for path in (state / name for name in OURS):
+        try:
+            inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()  # what a link leads to is not the line's
+            found += [p for p in (path, *inside) if p.lstat().st_uid != os.geteuid()]
+        except OSError:  # it has just gone, or it is told where it is used
+            continue
     return found
 
 

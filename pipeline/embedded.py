@@ -8,7 +8,6 @@ names the process that was started here: by then it has its port, for a server t
 """
 
 import contextlib
-import fcntl
 import importlib.util
 import os
 import secrets
@@ -24,9 +23,9 @@ from pipeline.errors import ConfigError, NodeError
 from pipeline.launch import bound
 from pipeline.plain_file import read_plain
 from pipeline.private import UMASK, write_private
-from pipeline.redis_damage import MENDS, Mending, damage
+from pipeline.redis_damage import MENDS, Mending, damage, finish
 from pipeline.redis_users import READER, USERS, WRITER, write_users
-from pipeline.state_lock import open_folder
+from pipeline.state_lock import lock_folder
 from pipeline.stdio import complain
 from pipeline.topology import Endpoints, runtime_dir
 
@@ -52,7 +51,8 @@ class EmbeddedServer:
         self._port = _free_port(PREFERRED_PORT)
         self.url = _url(self._port)
         """Where clients reach it; may change when it is started again."""
-        self._tries = self._mends_left = self._logged = self._deadline_ns = 0
+        self._tries = self._logged = self._deadline_ns = 0
+        self._mends_left = MENDS
         self._mending: Mending | None = None
         self._password = secrets.token_hex()
         self._lock: int | None = None
@@ -79,23 +79,36 @@ class EmbeddedServer:
     def alive(self) -> bool:
         return self._process is not None and self._process.poll() is None
 
-    def start(self) -> None:
-        """Start it and wait until it is up. Raises ``ConfigError``, and ``NodeError`` with what to do."""
+    def start(self, given_up: Callable[[], bool] = lambda: False) -> None:
+        """Start it and wait until it is up, or ``given_up`` says that nobody waits for it any more.
+
+        Raises ``ConfigError``, and ``NodeError`` with what to do.
+        """
         try:
-            self.begin(time.monotonic_ns())
-            while not self.is_up(time.monotonic_ns()):
+            self.begin(time.monotonic_ns(), wait_s=START_S)
+            while not self.is_up(time.monotonic_ns()) and not given_up():
                 time.sleep(0.02)
         except OSError as exc:
             raise NodeError(f"the embedded Redis did not start: {exc}") from exc
 
-    def begin(self, now_ns: int) -> None:
-        """Start it; ``is_up`` says when it is up. Raises ``ConfigError``, ``NodeError`` and ``OSError``."""
+    def begin(self, now_ns: int, wait_s: float = 0.0) -> None:
+        """Start it; ``is_up`` says when it is up. Raises ``ConfigError``, ``NodeError`` and ``OSError``.
+
+        ``wait_s``: how long to wait for another server on this data to end.
+        """
+        if self._mending is not None and not self._mending.done:
+            raise NodeError(f"damaged data that was in {self.folder} is still being mended")
+        self._mending = None
         self.folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if self._lock is None:
-            self._lock = _take(self.folder)
+            self._lock = lock_folder(self.folder, wait_s)
+        if self._lock is None:
+            raise NodeError(f"another server uses {self.folder}: end the line or `linepipe events` that has it, then try again")
+        if news := finish(self.folder):
+            self._damaged(news)
         write_users(self.folder, self._config.stream, self._password)
         self._socket = Endpoints(runtime_dir(self._config)).redis  # the folder is made anew if somebody has removed it
-        self._tries, self._mends_left = PORTS_TRIED, MENDS
+        self._tries = PORTS_TRIED
         self._spawn(now_ns)
 
     def is_up(self, now_ns: int) -> bool:
@@ -113,7 +126,7 @@ class EmbeddedServer:
         if told.get("loading") == "0":
             url = _url(self._port)
             write_private(self.folder / "url", url.encode())
-            self.url = url
+            self.url, self._mends_left = url, MENDS
             return True
         if told:  # loading its data may take longer
             self._deadline_ns = now_ns + int(START_S * 1e9)
@@ -125,7 +138,9 @@ class EmbeddedServer:
             self._spawn(now_ns)
             return False
         if self._mends_left and (problem := damage(log)):
-            self._mending = Mending(self.folder, problem, program=server_program(), repair=self._mends_left == MENDS)
+            assert self._lock is not None
+            repair = self._mends_left == MENDS
+            self._mending = Mending(self.folder, problem, program=server_program(), repair=repair, lock=self._lock)
             return False
         raise NodeError(
             f"the embedded Redis did not start; {self._log} says why. If its data is damaged, move {self.folder} away:"
@@ -199,10 +214,19 @@ class EmbeddedServer:
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(ANSWER_S)
 
+    def in_place(self, *, up: bool) -> bool:
+        """Whether the folder that it was begun in is still there and, once it is ``up``, has what clients need."""
+        if self._lock is None:
+            return True
+        try:
+            same = os.path.samestat(os.fstat(self._lock), os.stat(self.folder))
+        except OSError:
+            return False
+        return same and (not up or all((self.folder / name).exists() for name in ("url", READER, WRITER, USERS)))
+
     def leave_folder(self) -> None:
-        """Its folder was moved away: end it there. The next one begins in the folder that is there then."""
+        """End it there. The next one begins in the folder that is there then."""
         self.kill()
-        self._mending = None  # what it mends was moved away
         self._give_lock_back()
 
     def _give_lock_back(self) -> None:
@@ -212,8 +236,9 @@ class EmbeddedServer:
 
     def stop(self) -> None:
         """End it in order: it writes what it has. Then somebody else may start one on its data, and this one lets it be."""
-        with contextlib.suppress(OSError):  # who starts it next finds the same
-            self._tell_damage()
+        if self._mending is not None and self._mending.wait(START_S):
+            with contextlib.suppress(OSError):  # who starts it next finds the same
+                self._tell_damage()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
             try:
@@ -222,7 +247,7 @@ class EmbeddedServer:
                 self._process.kill()
         if self._process is not None:
             self._process.wait()
-        if self._lock is not None:  # without it these files are those of another server
+        if self._lock is not None and self.in_place(up=False):  # else these files are those of another server
             (self.folder / "url").unlink(missing_ok=True)
             (self.folder / WRITER).unlink(missing_ok=True)
         self._give_lock_back()
@@ -253,22 +278,6 @@ def server_program() -> Path:
 
 def _url(port: int) -> str:
     return f"redis://127.0.0.1:{port}/0"
-
-
-def _take(folder: Path) -> int:
-    """Become the one who starts a server on this data; waits for one that is just ending. Raises ``NodeError``."""
-    fd = open_folder(folder)
-    deadline = time.monotonic() + START_S
-    while True:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            if time.monotonic() > deadline:
-                os.close(fd)
-                raise NodeError(f"another server uses {folder}: end the line or `linepipe events` that has it, then try again") from None
-            time.sleep(0.05)
-        else:
-            return fd
 
 
 def _free_port(first: int) -> int:

@@ -132,7 +132,7 @@ def _shortage(exc: Exception) -> str | None:
     """What the machine has too little of, and what to do; None: that is not why."""
     if isinstance(exc, MemoryError):
         return f"not enough memory: {exc}. Make frames or rings smaller"
-    if isinstance(exc, OSError) and exc.errno in (errno.EMFILE, errno.ENFILE):
+    if getattr(exc, "errno", None) in (errno.EMFILE, errno.ENFILE):  # of the system or of ZeroMQ
         return "no file descriptors are left: raise the limit (ulimit -n)"
     return None
 

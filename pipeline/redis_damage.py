@@ -16,14 +16,14 @@ from pipeline.launch import bound
 
 DATA = "appendonlydir"
 MENDS = 2
-"""In one start: the data may be repaired, and set aside if it is still damaged then. Empty data is not set aside."""
+"""Until it is up: the data may be repaired, and set aside if it is still damaged then. Empty data is not set aside."""
 _KEPT = 2  # so many folders of damaged data are kept
-_PART = "mending"
+_PART, _MENDED = "mending", "appendonlydir.mended"
 _LOG_BROKEN = "Bad file format reading the append only file"
 _DAMAGE = re.compile(
     rf"({_LOG_BROKEN}|Unexpected end of file reading the append only file) (\S+\.(?:aof|rdb))"
     r"|Error reading the append only file \S+, error: [\w ]+"
-    r"|Unrecoverable error reading the append only file \S+: (?:Is a directory|Input/output error)"
+    r"|Unrecoverable error reading the append only file \S+: Is a directory"
     r"|Unable to obtain the AOF file \S+ length\. stat: No such file or directory"
     r"|FATAL AOF MANIFEST FILE ERROR"
     r"|Error trying to rename the temporary AOF manifest file .*: Is a directory"
@@ -43,24 +43,41 @@ def damage(log: str) -> str:
     return found.group() if found is not None else ""
 
 
+def finish(folder: Path) -> str:
+    """Put mended data in its place where the process that mended it was killed just before; says so. Raises ``OSError``."""
+    mended = folder / _MENDED
+    if (folder / DATA).exists() or not mended.exists():
+        return ""
+    mended.rename(folder / DATA)
+    return f"the data of the embedded Redis in {folder} had been damaged; what it held up to the damage is kept, consumer groups too"
+
+
 class Mending:
     """Makes data fit for a start, in a thread: to copy and check it may take long. Raises ``OSError`` where there can be none."""
 
-    def __init__(self, folder: Path, problem: str, *, program: Path, repair: bool) -> None:
+    def __init__(self, folder: Path, problem: str, *, program: Path, repair: bool, lock: int) -> None:
+        """``lock``: a descriptor of ``folder``; another folder that takes its place meanwhile is not touched."""
         self._folder, self._problem, self._program = folder, problem, program
         self._repair = repair and problem.startswith(_LOG_BROKEN) and problem.endswith(".incr.aof")
         self.repaired = False
         """Whether there is data again, once it is done."""
         self._news = ""
         self._failed: OSError | None = None
+        self._lock = os.dup(lock)
         self._thread = threading.Thread(target=self._run, name="mending", daemon=True)
         try:
             self._thread.start()
         except RuntimeError as exc:
+            os.close(self._lock)
             raise OSError(f"the data of the embedded Redis is damaged ({problem}) and cannot be mended now: {exc}") from exc
 
     @property
     def done(self) -> bool:
+        return self.wait(0.0)
+
+    def wait(self, timeout_s: float) -> bool:
+        """Whether it has ended, within this time."""
+        self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def news(self) -> str:
@@ -75,16 +92,23 @@ class Mending:
             self._news = self._mend()
         except OSError as exc:  # told by ``news``
             self._failed = exc
+        finally:
+            os.close(self._lock)
 
     def _mend(self) -> str:
         data, part = self._folder / DATA, self._folder / _PART
         aside = self._folder / f"{DATA}.damaged-{datetime.now(UTC):%Y%m%dT%H%M%S.%fZ}"
         shutil.rmtree(part, ignore_errors=True)
+        _remove(self._folder / _MENDED)
         fit = self._repair and _repair(data, part, self._program)
+        if not os.path.samestat(os.fstat(self._lock), os.stat(self._folder)):
+            raise OSError(f"{self._folder} was moved away while its damaged data was mended")
+        if fit:
+            (part / DATA).rename(self._folder / _MENDED)
         data.rename(aside)
         with suppress(OSError):  # from here on it can start, and what was done must be told
             if fit:
-                (part / DATA).rename(data)
+                (self._folder / _MENDED).rename(data)
                 self.repaired = True
             _sync(self._folder)
         shutil.rmtree(part, ignore_errors=True)

@@ -13,27 +13,26 @@ PATIENCE_S = 1.0
 
 def lock_state(state: Path) -> int:
     """Take the state folder for this run; the kernel gives it back when the process ends."""
-    deadline = time.monotonic() + PATIENCE_S
     try:
         state.mkdir(parents=True, exist_ok=True)
-        fd = open_folder(state)
-        while not _locked(fd):
-            if time.monotonic() > deadline:
-                os.close(fd)
-                raise ConfigError(f"state_dir: another line runs on {state}; stop it or choose another state_dir")
-            time.sleep(0.02)
+        fd = lock_folder(state, PATIENCE_S)
     except OSError as exc:
         raise ConfigError(f"state_dir: {state} cannot be used: {exc.strerror}") from exc
+    if fd is None:
+        raise ConfigError(f"state_dir: another line runs on {state}; stop it or choose another state_dir")
     return fd
 
 
-def lock_again(state: Path) -> int | None:
-    """Take the folder that lies there now, at once; None: another run has it. Raises ``OSError``."""
-    fd = open_folder(state)
-    if _locked(fd):
-        return fd
-    os.close(fd)
-    return None
+def lock_folder(path: Path, wait_s: float = 0.0) -> int | None:
+    """Take a folder, waiting for somebody who is about to let go; None: somebody has it. Raises ``OSError``."""
+    fd = open_folder(path)
+    deadline = time.monotonic() + wait_s
+    while not _locked(fd):
+        if time.monotonic() >= deadline:
+            os.close(fd)
+            return None
+        time.sleep(0.02)
+    return fd
 
 
 def _locked(fd: int) -> bool:

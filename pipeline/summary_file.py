@@ -42,7 +42,12 @@ def write_summary(path: Path, found: dict[str, Any], *, mode: int) -> None:
 
 def _write_through(path: Path, data: bytes) -> None:
     """Raises ``OSError``, also where nobody reads: the end of a run waits for no reader."""
-    fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "nobody reads it; start the reader before the line, or name a file") from exc
+        raise
     try:
         ready = select.poll()
         ready.register(fd, select.POLLOUT)

@@ -110,7 +110,7 @@ class Supervisor:
         error: str | None = None
         try:
             if self._server is not None:
-                self._server.start()
+                self._server.start(lambda: self._signals.at_once)
             self._say(f"line {self.config.line}: events go to {self.url}, stream {self.config.stream}")
             if self._server is not None:
                 self._say(f"to read them: {self._server.how_to_read}")
@@ -157,8 +157,6 @@ class Supervisor:
                 self._say(text)
             self._folder_news[name] = text
             self._alarms.set(name, bool(text), text or f"{what} there again")
-        if self._state.moved and self._server is not None:
-            self._server.leave_folder()
 
     def _hear(self, awake: int) -> None:
         pids = {c.name: c.pids for c in self._children}
@@ -236,6 +234,8 @@ class Supervisor:
             if not self._mute:
                 self._say(f"status.json cannot be written: {exc.strerror}; `linepipe status` shows what was")
             self._mute = True
+        else:
+            self._mute = False
         tick(now)
 
     def _send_alarm(self, name: str, active: bool, text: str) -> None:

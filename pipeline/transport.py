@@ -4,6 +4,7 @@ Limits: a message has at most two parts after its first, a part at most ``MAX_PA
 queues: whoever needs an answer keeps the message until the answer comes, so closing never lingers.
 """
 
+import errno
 import logging
 import math
 import os
@@ -74,6 +75,8 @@ class Router(_Socket):
             self._socket.bind(endpoint)
         except zmq.ZMQError as exc:
             self.close()
+            if exc.errno == errno.EMFILE:  # the machine's trouble, not the address's
+                raise
             raise ConfigError(f"{endpoint}: cannot listen there: {exc.strerror}. Choose another address or free it") from exc
 
     def receive(self) -> Iterator[tuple[bytes, Message, list[memoryview]]]:
@@ -127,6 +130,8 @@ class Dealer(_Socket):
             self._socket.connect(endpoint)
         except zmq.ZMQError as exc:
             self.close()
+            if exc.errno == errno.EMFILE:  # the machine's trouble, not the address's
+                raise
             raise ConfigError(f"{endpoint}: not a usable address: {exc.strerror}") from exc
 
     def receive(self) -> Iterator[tuple[Message, list[memoryview]]]:

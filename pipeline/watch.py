@@ -71,7 +71,9 @@ class ServerWatch:
         Times are awake times: a supervisor that was stopped does not blame the server.
         """
         try:
-            if self._starting:
+            if not self._server.in_place(up=not self._starting and self._server.alive()):
+                self._leave()
+            elif self._starting:
                 self._look(now_ns)
             elif self._server.alive():
                 self._ask(now_ns)
@@ -82,6 +84,11 @@ class ServerWatch:
             self._server.kill()
             self._start_at_ns = now_ns + int(self._wait_s * 1e9)
             self._say(f"{exc}; trying again in {self._wait_s:.1f} s")
+
+    def _leave(self) -> None:
+        self._say(f"{self._server.folder} was moved, replaced or emptied; the embedded Redis starts anew in the folder that is there")
+        self._server.leave_folder()
+        self._starting, self._start_at_ns = False, 0
 
     def _ask(self, now_ns: int) -> None:
         self._since_ns = self._since_ns or now_ns

@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -208,10 +209,54 @@ def test_a_server_that_always_finds_damage_is_an_error_in_the_end(
     stub.chmod(0o755)
     monkeypatch.setattr(embedded, "server_program", lambda: stub)
 
-    with pytest.raises(NodeError, match="did not start"):
-        damaged.server.start()
+    for _ in range(4):  # as often as its supervisor tries
+        with pytest.raises(NodeError, match="did not start"):
+            damaged.server.start()
 
     assert len(damaged.news) == len(damaged.aside) == 1
+
+
+def test_a_folder_that_takes_the_place_of_the_damaged_one_is_not_touched(
+    damaged: Damaged, whole: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Somebody puts a backup there while the damaged data is mended."""
+    mending, moved = threading.Event(), threading.Event()
+
+    def slow(*_: object) -> bool:
+        mending.set()
+        return not moved.wait(20)
+
+    monkeypatch.setattr(redis_damage, "_repair", slow)
+    cut(MANIFEST, 0)(damaged.data)
+    (damaged.data / INCR).write_bytes(b"x")
+    shutil.copy(whole / MANIFEST, damaged.data)
+    server = damaged.server
+    server.begin(time.monotonic_ns())
+    _wait(lambda: server.is_up(time.monotonic_ns()) or mending.is_set())
+    server.folder.rename(server.folder.with_name("moved"))
+    server.folder.mkdir()
+    shutil.copytree(whole, damaged.data)
+
+    assert not server.in_place(up=False)
+    server.leave_folder()
+    with pytest.raises(NodeError, match="still being mended"):
+        server.begin(time.monotonic_ns())
+    moved.set()
+    _wait(lambda: server._mending is not None and server._mending.done)
+    server.start()
+
+    assert damaged.news == damaged.aside == []
+    assert damaged.found()[0] > 0
+
+
+def test_data_whose_mending_was_killed_at_its_last_step_is_found(damaged: Damaged) -> None:
+    before = damaged.data
+    before.rename(damaged.server.folder / "appendonlydir.mended")
+
+    damaged.server.start()
+
+    assert "what it held up to the damage is kept" in damaged.news[0]
+    assert damaged.found()[0] > 0
 
 
 def test_only_the_newest_two_of_damaged_data_are_kept(damaged: Damaged, whole: Path) -> None:

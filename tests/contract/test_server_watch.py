@@ -19,8 +19,10 @@ from pipeline.config import Camera, Config, Infer
 from pipeline.embedded import START_S, EmbeddedServer
 from pipeline.errors import ConfigError
 from pipeline.launch import bound
+from pipeline.secret import writer_login
 from pipeline.topology import runtime_dir
 from pipeline.watch import ServerWatch
+from tests.contract.test_embedded import client
 
 
 class Watched:
@@ -253,3 +255,34 @@ def test_a_line_that_ends_while_data_is_mended_waits_for_that(watched: Watched) 
 
     assert len(watched.damage) == 1
     assert not watched.server.mending
+
+
+def moved_away(folder: Path) -> None:
+    folder.rename(folder.with_name("moved"))
+
+
+def copied(folder: Path) -> None:
+    """A backup whose log speaks of damage and of a port that is taken."""
+    shutil.copytree(folder, backup := folder.with_name("backup"), ignore=shutil.ignore_patterns("*.part", "temp*"))
+    with (backup / "server.log").open("a") as log:
+        log.write("Bad file format reading the append only file appendonly.aof.1.incr.aof\nFailed listening on port\n" * 1000)
+    folder.rename(folder.with_name("moved"))
+    backup.rename(folder)
+
+
+def emptied(folder: Path) -> None:
+    for path in folder.iterdir():
+        if path.is_file():
+            path.unlink()
+
+
+@pytest.mark.parametrize("harm", [moved_away, copied, emptied, shutil.rmtree])
+def test_a_server_whose_folder_is_not_the_one_that_is_there_starts_anew_in_it(watched: Watched, harm: Callable[[Path], None]) -> None:
+    harm(watched.server.folder)
+
+    watched.until_it_runs_again()
+
+    assert watched.damage == []
+    assert all((watched.server.folder / name).exists() for name in ("url", "reader", "writer", "users.acl", "server.log"))
+    with client(writer_login(watched.config)) as writer:
+        assert writer.info()["process_id"] == watched.server.pid

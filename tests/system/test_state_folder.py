@@ -1,5 +1,6 @@
 """What people do to the state folder of a line that runs: move it, replace it, remove files. The line goes on, and says so."""
 
+import ctypes
 import os
 import shutil
 import signal
@@ -47,6 +48,13 @@ def gaps(line: Line) -> list[int]:
     return sorted(frame for event in events for frame in range(event["first"], event["last"] + 1))
 
 
+def exchange(one: Path, other: Path) -> None:
+    """Swap two folders in one step, so that nobody can make a third between."""
+    here, swap = -100, 2  # AT_FDCWD, RENAME_EXCHANGE
+    if ctypes.CDLL(None, use_errno=True).renameat2(here, os.fsencode(one), here, os.fsencode(other), swap) != 0:
+        raise OSError(ctypes.get_errno(), "renameat2")
+
+
 def wait_there(path: Path) -> None:
     deadline = time.monotonic() + 20
     while not path.exists():
@@ -86,14 +94,29 @@ def test_a_state_folder_that_is_moved_away_loses_nothing(line: Line, tmp_path: P
     assert "was moved or replaced while the line runs; it goes on in the folder that is there now" in line.log
 
 
+def test_a_state_folder_that_is_emptied_loses_nothing(line: Line) -> None:
+    line.start()
+    line.wait_until(lambda s: acquired(s) > 20, "frames")
+    for path in line.state.iterdir():
+        if path.is_dir() and not path.is_symlink():
+            shutil.rmtree(path, ignore_errors=True)  # publish writes there meanwhile
+        else:
+            path.unlink(missing_ok=True)
+    wait_there(line.state / "line.json")
+    seen = acquired(line.wait_until(lambda s: s, "a status"))
+    line.wait_until(lambda s: acquired(s) > seen + 80, "frames after it")
+    summary = finish(line)
+
+    assert gaps(line) == list(range(summary["cameras"]["top"]["acquired"]))
+
+
 @pytest.mark.parametrize("line", ["external"], indirect=True)
 def test_a_state_folder_that_is_replaced_is_locked_too(line: Line, tmp_path: Path) -> None:
     """By a backup, say: a second line on it is refused."""
     line.start()
     line.wait_until(lambda s: acquired(s) > 20, "frames")
-    shutil.copytree(line.state, tmp_path / "backup", symlinks=True)
-    line.state.rename(tmp_path / "moved")
-    (tmp_path / "backup").rename(line.state)
+    shutil.copytree(line.state, tmp_path / "backup", symlinks=True, ignore=shutil.ignore_patterns("*.part"))
+    exchange(line.state, tmp_path / "backup")
     line.wait_until(lambda _: "was moved or replaced" in line.log, "news of it")
 
     second = subprocess.run(line.command(), capture_output=True, text=True, timeout=60, env=dict(os.environ))

@@ -51,6 +51,10 @@ def test_what_another_user_left_in_the_state_folder_is_named(tmp_path: Path, mon
     (events := spool / "events.db").write_text("")
     os.chown(tmp_path, STRANGER, -1)
     os.chown(spool, STRANGER, -1)
+    (others := tmp_path / "others").mkdir()  # what a link leads to is not the line's
+    (others / "model").write_text("")
+    (tmp_path / "engines").symlink_to(others)
+    os.lchown(tmp_path / "engines", STRANGER, -1)
     monkeypatch.setattr(os, "geteuid", lambda: STRANGER)
 
     (problem,) = check(config(tmp_path))

@@ -1,0 +1,95 @@
+"""The state folder that a run holds: whatever is moved, replaced or removed there comes back, or is told as what it is."""
+
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+
+from pipeline import state_folder
+from pipeline.config import Camera, Config, Infer
+from pipeline.state_folder import StateFolder
+from pipeline.state_lock import is_running, lock_folder
+
+FILES = ("line.json", "model.safetensors", "run.json")
+
+
+@pytest.fixture
+def held(tmp_path: Path) -> StateFolder:
+    config = Config(line="l", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="ilcs-neu"), state_dir=str(tmp_path / "state"))
+    found = StateFolder(config)
+    assert found.turn() == ""
+    return found
+
+
+@pytest.fixture
+def state(tmp_path: Path) -> Path:
+    return tmp_path / "state"
+
+
+def content(state: Path) -> list[bytes]:
+    return [(state / name).read_bytes() for name in FILES]
+
+
+def test_removed_files_come_back_as_they_were(held: StateFolder, state: Path) -> None:
+    (state / "run.json").write_text('{"run": 5, "first_id": "7-0"}')  # as publish completes it
+    held.turn()
+    before = content(state)
+    for name in FILES:
+        (state / name).unlink()
+
+    assert held.turn() == f"line.json, model.safetensors, run.json was removed from {state} and is written anew".replace(
+        "line.json, model.safetensors", "model.safetensors, line.json"
+    )
+    assert content(state) == before
+    assert held.turn() == ""
+    held.close()
+
+
+def test_a_folder_that_is_moved_and_put_back_is_the_line_s_again(held: StateFolder, state: Path) -> None:
+    """Nobody else is blamed for the lock, which is the line's own."""
+    state.rename(state.with_name("moved"))
+    assert "was moved or replaced" in held.turn()
+    shutil.rmtree(state)
+    state.with_name("moved").rename(state)
+
+    assert "was moved or replaced" in held.turn()
+    assert held.turn() == ""
+    assert is_running(state)
+    held.close()
+    assert not is_running(state)
+
+
+def test_a_folder_of_another_line_in_its_place_is_told(held: StateFolder, state: Path) -> None:
+    state.rename(state.with_name("moved"))
+    state.mkdir(mode=0o700)
+    other = lock_folder(state)
+    assert other is not None
+
+    assert "another line runs on the folder that is there now" in held.turn()
+    assert list(state.iterdir()) == []
+    os.close(other)
+    assert "it goes on in the folder that is there now" in held.turn()
+    held.close()
+
+
+def test_a_backup_is_brought_up_to_date_as_soon_as_that_can_be(held: StateFolder, state: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its files are those of another day; the disk is full at first."""
+    before = content(state)
+    state.rename(state.with_name("moved"))
+    state.mkdir(mode=0o755)
+    for name in FILES:
+        (state / name).write_text("of another day")
+
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(state_folder, "write_private", full)
+        assert "cannot be written anew: [Errno 28]" in held.turn()
+        assert "cannot be written anew: [Errno 28]" in held.turn()
+    held.turn()
+
+    assert content(state) == before
+    assert state.stat().st_mode & 0o777 == 0o700
+    held.close()
