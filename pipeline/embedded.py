@@ -25,7 +25,7 @@ from pipeline.plain_file import read_plain
 from pipeline.private import UMASK, write_private
 from pipeline.redis_damage import MENDS, Mending, damage, finish
 from pipeline.redis_users import READER, USERS, WRITER, write_users
-from pipeline.state_lock import lock_folder
+from pipeline.state_lock import is_there, lock_folder
 from pipeline.stdio import complain
 from pipeline.topology import Endpoints, runtime_dir
 
@@ -219,7 +219,7 @@ class EmbeddedServer:
         if self._lock is None:
             return True
         try:
-            same = os.path.samestat(os.fstat(self._lock), os.stat(self.folder))
+            same = is_there(self._lock, self.folder)
         except OSError:
             return False
         return same and (not up or all((self.folder / name).exists() for name in ("url", READER, WRITER, USERS)))

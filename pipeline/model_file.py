@@ -2,6 +2,7 @@
 
 import hashlib
 import importlib.util
+import io
 import json
 import struct
 from pathlib import Path
@@ -68,9 +69,14 @@ def digest(path: Path) -> str:
     """``sha256:<hex>`` of a file. Raises ``ConfigError`` if it cannot be read."""
     try:
         with path.open("rb") as file:
-            return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
+            return digest_of(file)
     except OSError as exc:
         raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+
+
+def digest_of(file: io.BufferedReader | io.BytesIO) -> str:
+    """The same of what is still to be read of an open file. Raises ``OSError``."""
+    return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def same_model(path: Path, began_with: str | None) -> str:

@@ -13,6 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.launch import bound
+from pipeline.state_lock import is_there
 
 DATA = "appendonlydir"
 MENDS = 2
@@ -101,7 +102,7 @@ class Mending:
         shutil.rmtree(part, ignore_errors=True)
         _remove(self._folder / _MENDED)
         fit = self._repair and _repair(data, part, self._program)
-        if not os.path.samestat(os.fstat(self._lock), os.stat(self._folder)):
+        if not is_there(self._lock, self._folder):
             raise OSError(f"{self._folder} was moved away while its damaged data was mended")
         if fit:
             (part / DATA).rename(self._folder / _MENDED)

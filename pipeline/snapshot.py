@@ -3,13 +3,13 @@
 Nodes read these copies and nothing else. So one that is restarted works as before, whatever has become of the files.
 """
 
-import hashlib
+import io
 
 import msgspec
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.model_file import find_model
+from pipeline.model_file import digest_of, find_model
 
 
 class Snapshot:
@@ -24,4 +24,4 @@ class Snapshot:
             raise ConfigError(f"infer.model: {source} cannot be read: {exc.strerror}") from exc
         self.files = {model: weights, self.line: msgspec.json.encode(own)}
         """By path, what nodes must find there."""
-        self.model = "sha256:" + hashlib.sha256(weights).hexdigest()
+        self.model = digest_of(io.BytesIO(weights))

@@ -10,7 +10,7 @@ from pipeline.errors import ConfigError
 from pipeline.plain_file import read_plain
 from pipeline.private import private_folder, write_private
 from pipeline.snapshot import Snapshot
-from pipeline.state_lock import lock_folder, lock_state
+from pipeline.state_lock import is_there, lock_folder, lock_state
 
 
 class StateFolder:
@@ -33,11 +33,14 @@ class StateFolder:
     def turn(self) -> str:
         """Put right what somebody has moved, replaced or removed; says so, or why that failed."""
         try:
-            self.changed = ""
-            moved = not self._is_ours()
+            moved, changed = not is_there(self._locks[-1], self._path), ""
             if moved:
-                if not self._take():
+                lock = next((lock for lock in self._locks if is_there(lock, self._path)), None)  # it came back
+                if lock is None:
+                    changed, lock = private_folder(self._path), lock_folder(self._path)
+                if lock is None:
                     return f"state_dir: {self._path} was replaced, and another line runs on the folder that is there now; stop one of them"
+                self._locks = [*(held for held in self._locks if held != lock), lock]
                 self._due = list(self._files)
             else:
                 self._due += [path for path in self._files if path not in self._due and not path.exists()]
@@ -50,28 +53,8 @@ class StateFolder:
             return f"state_dir: what the line keeps in {self._path} was moved or removed and cannot be written anew: {exc}"
         if moved:
             text = f"state_dir: {self._path} was moved or replaced while the line runs; it goes on in the folder that is there now"
-            return f"{text}; {self.changed}" if self.changed else text
+            return f"{text}; {changed}" if changed else text
         return f"{names} was removed from {self._path} and is written anew"
-
-    def _take(self) -> bool:
-        """Have the folder that is there now, locked; False: another line has it."""
-        for lock in self._locks:
-            if os.path.exists(self._path) and os.path.samestat(os.stat(self._path), os.fstat(lock)):  # it came back
-                self._locks.remove(lock)
-                self._locks.append(lock)
-                return True
-        self.changed = private_folder(self._path)
-        fresh = lock_folder(self._path)
-        if fresh is None:
-            return False
-        self._locks.append(fresh)
-        return True
-
-    def _is_ours(self) -> bool:
-        try:
-            return os.path.samestat(os.stat(self._path), os.fstat(self._locks[-1]))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
 
     def _note_run(self) -> None:
         """Publish completes this file; whoever removes it must get that back."""

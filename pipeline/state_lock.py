@@ -60,6 +60,14 @@ def is_running(state: Path) -> bool:
     return False
 
 
+def is_there(fd: int, path: Path) -> bool:
+    """Whether ``path`` is still the folder that the descriptor was opened on. Raises ``OSError`` where that cannot be seen."""
+    try:
+        return os.path.samestat(os.fstat(fd), os.stat(path))
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+
+
 def open_folder(path: Path) -> int:
     """A descriptor of a folder, to lock it by. Raises ``OSError``."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

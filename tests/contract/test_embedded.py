@@ -159,6 +159,17 @@ def test_a_server_that_is_not_the_line_s_child_is_not_believed(make: Callable[[s
         server._process = child
 
 
+def test_a_start_that_nobody_waits_for_any_more_is_left(
+    make: Callable[[str], EmbeddedServer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that hangs raises otherwise, once it was silent for long."""
+    (hangs := tmp_path / "hangs").write_text("#!/bin/sh\nexec sleep 1000\n")
+    hangs.chmod(0o755)
+    monkeypatch.setattr(embedded, "server_program", lambda: hangs)
+
+    make("a").start(lambda: True)
+
+
 def test_nobody_gets_in_without_a_password(make: Callable[[str], EmbeddedServer], tmp_path: Path) -> None:
     make("a").start()
     url = running_url(tmp_path / "a")

@@ -1,5 +1,6 @@
 """What a node's process says when it ends."""
 
+import contextlib
 import os
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from pipeline.node_main import Node
+from pipeline.transport import Dealer, Router
 
 RUN = """
 import sys
@@ -25,6 +27,18 @@ def takes_all_descriptors(node: Node) -> None:
         os.open(os.devnull, os.O_RDONLY)
 
 
+def connects_without_descriptors(node: Node) -> None:
+    with contextlib.suppress(OSError):
+        takes_all_descriptors(node)
+    Dealer(node.endpoints.publish)
+
+
+def listens_without_descriptors(node: Node) -> None:
+    with contextlib.suppress(OSError):
+        takes_all_descriptors(node)
+    Router(node.endpoints.publish)
+
+
 def takes_all_memory(node: Node) -> None:
     bytearray(1 << 60)
 
@@ -33,6 +47,8 @@ def takes_all_memory(node: Node) -> None:
     ("entry", "said"),
     [
         ("takes_all_descriptors", "no file descriptors are left: raise the limit (ulimit -n)"),
+        ("connects_without_descriptors", "no file descriptors are left"),
+        ("listens_without_descriptors", "no file descriptors are left"),
         ("takes_all_memory", "not enough memory"),
     ],
 )
