@@ -130,8 +130,6 @@ class Dealer(_Socket):
             self._socket.connect(endpoint)
         except zmq.ZMQError as exc:
             self.close()
-            if exc.errno == errno.EMFILE:  # the machine's trouble, not the address's
-                raise
             raise ConfigError(f"{endpoint}: not a usable address: {exc.strerror}") from exc
 
     def receive(self) -> Iterator[tuple[Message, list[memoryview]]]:

@@ -4,15 +4,18 @@ import contextlib
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 
 import pytest
+import zmq
 
 from pipeline.node_main import Node
 from pipeline.transport import Dealer, Router
 
 RUN = """
 import sys
+import tempfile
 from pathlib import Path
 from pipeline.config import load
 from pipeline.node_main import run_node
@@ -34,9 +37,17 @@ def connects_without_descriptors(node: Node) -> None:
 
 
 def listens_without_descriptors(node: Node) -> None:
+    """There are some for a socket, and then none for its address."""
+    free = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
     with contextlib.suppress(OSError):
         takes_all_descriptors(node)
-    Router(node.endpoints.publish)
+    for fd in free:
+        os.close(fd)
+    while True:
+        context = zmq.Context()
+        Router(node.endpoints.publish, context=context).close()
+        context.term()
+        os.open(os.devnull, os.O_RDONLY)
 
 
 def takes_all_memory(node: Node) -> None:
@@ -55,9 +66,10 @@ def takes_all_memory(node: Node) -> None:
 def test_a_machine_that_has_too_little_is_told_and_is_no_error_of_linepipe(entry: str, said: str, tmp_path: Path) -> None:
     config = tmp_path / "line.yaml"
     config.write_text(f"{{line: l, cameras: {{top: {{source: 'folder:x'}}}}, infer: {{model: ilcs-neu}}, state_dir: {tmp_path}/state}}")
-    command = [sys.executable, "-c", RUN, str(config), entry, str(tmp_path / "sockets")]
+    with tempfile.TemporaryDirectory() as sockets:  # a short path: that of an address is limited
+        command = [sys.executable, "-c", RUN, str(config), entry, sockets]
 
-    done = subprocess.run(["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *command], capture_output=True, text=True, timeout=60)
+        done = subprocess.run(["sh", "-c", 'ulimit -n 128; exec "$@"', "sh", *command], capture_output=True, text=True, timeout=60)
 
     assert done.returncode == 1
     assert said in done.stderr

@@ -187,6 +187,7 @@ def test_a_server_that_others_have_filled_with_connections_is_not_killed(tmp_pat
             for _ in range(300):
                 with contextlib.suppress(OSError):
                     stack.enter_context(socket.create_connection(place))
+            watched.turn_until(lambda: bool(watched.alarms))  # it has taken those that it can take
             for _ in range(5):
                 watched.turn(later_s=5)
 

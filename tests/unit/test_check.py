@@ -59,7 +59,7 @@ def test_what_another_user_left_in_the_state_folder_is_named(tmp_path: Path, mon
 
     (problem,) = check(config(tmp_path))
 
-    assert f"{events} belongs to another user" in problem
+    assert f"{events} belongs to another user; chown" in problem  # and no more than that
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root can make folders of another user")
