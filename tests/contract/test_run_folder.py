@@ -223,7 +223,6 @@ def test_a_run_that_gets_no_better_ends_early_and_gives_its_best_weights(with_va
     assert any("the weights of epoch" in text for text in said)
 
 
-@pytest.mark.timeout(300)
 def test_judgements_without_a_better_one_count_on_after_a_resume(with_val: Path, tmp_path: Path) -> None:
     settings = msgspec.structs.replace(QUICK, epochs=32, rate=1e-12, patience=3)
     data = open_dataset(with_val)
