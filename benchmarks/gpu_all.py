@@ -6,7 +6,7 @@ Run in the repository's root; README.md beside this says what a machine needs. E
 of its own and is ended, with all that it started, after its limit. Writes two files: OUT.json, after every figure, so that
 a run that is cut off keeps what it has; and OUT.log, what the items printed. An item that fails is recorded with its error, the rest goes
 on, and the exit code is 1. Without CUDA it says so and exits 0. ``--device cpu`` runs the same items where there is no
-GPU: it tries this program, and its figures mean nothing.
+GPU, on noise and with four times the limits: it tries this program, and its figures mean nothing.
 """
 
 import argparse
