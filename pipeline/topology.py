@@ -88,7 +88,7 @@ def credits_for(config: Config, camera: str) -> int:
 
 
 class Endpoints:
-    """What a line's processes have in its runtime folder: the addresses of its sockets, and lists of files."""
+    """What a line's processes have in its runtime folder: the addresses of its sockets, and what capture keeps of its source."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -102,7 +102,7 @@ class Endpoints:
         return self.folder / f"ring-{camera}"
 
     def files(self, camera: str) -> Path:
-        """Where capture keeps the list of files that it reads in this run."""
+        """Where capture keeps what it reads in this run: a folder's list of files, or what a video is known by."""
         return self.folder / f"files-{camera}"
 
     @property

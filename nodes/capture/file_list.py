@@ -1,7 +1,6 @@
 """The files of a ``folder:`` source. They are listed once in a run, and kept for a capture process that comes after."""
 
 import contextlib
-import errno
 import logging
 import os
 import stat
@@ -11,14 +10,11 @@ from typing import Self
 
 import msgspec
 
+from nodes.capture.run_file import SHORTAGES, recall, remember
 from pipeline.errors import ConfigError
-from pipeline.plain_file import open_plain
-from pipeline.private import write_private
 from pipeline.source_url import FOLDER_SUFFIXES
 
 log = logging.getLogger(__name__)
-SHORTAGES = (errno.EMFILE, errno.ENFILE)
-"""No descriptors are left: that says nothing of a file or its folder."""
 _SUFFIXES = tuple(suffix.encode() for suffix in FOLDER_SUFFIXES)
 Entries = Iterable[os.DirEntry[bytes]]
 
@@ -48,7 +44,7 @@ def list_of_run(path: str, kept: Path, *, first: bool) -> FileList:
 
     Raises ``ConfigError`` while the folder is not there.
     """
-    found = None if first else _kept(kept)
+    found = None if first else recall(kept, FileList)
     if found is not None:
         check_folder(path, found.device)
         return found
@@ -74,23 +70,9 @@ def check_folder(path: str, device: int, missed: OSError | None = None) -> None:
         raise _empty(path)
 
 
-def _kept(kept: Path) -> FileList | None:
-    """The list that an earlier capture process left; None: it is lost or damaged."""
-    try:
-        with os.fdopen(open_plain(kept), "rb") as file:
-            return msgspec.msgpack.decode(file.read(), type=FileList)
-    except OSError as exc:
-        if exc.errno in SHORTAGES:
-            raise
-        return None
-    except (msgspec.MsgspecError, ValueError):
-        return None
-
-
 def _keep(found: FileList, kept: Path) -> None:
     try:
-        kept.unlink(missing_ok=True)  # one of an earlier life is wrong from now on, also if this one cannot be written
-        write_private(kept, msgspec.msgpack.encode(found))
+        remember(kept, found)
     except OSError as exc:
         text = "the list of this run's files cannot be kept in %s (%s): if capture dies and files have come or gone, "
         text += "some are skipped or inspected twice"

@@ -5,7 +5,8 @@ import os
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.file_list import SHORTAGES, FileList, check_folder
+from nodes.capture.file_list import FileList, check_folder
+from nodes.capture.run_file import SHORTAGES
 from nodes.capture.source import Shot
 from pipeline.plain_file import open_plain
 

@@ -59,9 +59,10 @@ def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> 
         files = list_of_run(url.path, node.endpoints.files(node.process.camera or ""), first=left_at is None)
         return FolderSource(url.path, loop=loop, max_bytes=limits.max_file_bytes, files=files)
     if url.scheme == "video":
-        from nodes.capture.video import VideoSource  # FFmpeg's libraries, for those who need them
+        from nodes.capture.video import video_of_run  # FFmpeg's libraries, for those who need them
 
-        return VideoSource(url.path, loop=loop, max_pixels=limits.max_pixels, frame_px=camera.frame_px, first=left_at or 0)
+        kept = node.endpoints.files(node.process.camera or "")
+        return video_of_run(url.path, kept, loop=loop, max_pixels=limits.max_pixels, frame_px=camera.frame_px, left_at=left_at)
     assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
     width, height = camera.frame_px
     path = node.config.state / "truth" / f"{node.process.camera}.jsonl"

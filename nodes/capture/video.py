@@ -19,8 +19,9 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from nodes.capture.run_file import recall, remember
 from nodes.capture.source import Shot
-from nodes.capture.video_index import VideoIndex
+from nodes.capture.video_index import VideoIdentity, VideoIndex
 from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
@@ -34,11 +35,24 @@ Decoded = tuple[int, Any | None]
 
 
 class VideoSource:
-    """Decodes from frame number ``first`` on. Raises ``ConfigError`` for a file that is no video, or too large."""
+    """Decodes from frame number ``first`` on. Raises ``ConfigError`` for a file that is no video, or too large.
 
-    def __init__(self, path: str, *, loop: bool, max_pixels: int, frame_px: tuple[int, int] | None = None, first: int = 0) -> None:
+    ``known``: the file of this run; of one that has grown since, the frames that it had are read, and another is refused.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        loop: bool,
+        max_pixels: int,
+        frame_px: tuple[int, int] | None = None,
+        first: int = 0,
+        known: VideoIdentity | None = None,
+    ) -> None:
         self._path, self._loop, self._max_pixels = Path(path), loop, max_pixels
         self._name = path.rpartition("/")[2].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        self._opened = _which(self._path)
         with self._open() as container:
             stream = _picture_stream(container, path)
             width, height = stream.codec_context.width, stream.codec_context.height
@@ -48,7 +62,10 @@ class VideoSource:
                 raise ConfigError(
                     f"video:{path}: its frames are {width} x {height} pixels; correct frame_px {list(frame_px)} or leave it out"
                 )
-            self._index = VideoIndex.read(_packets(container, stream, path), stream, path)
+            index = VideoIndex.read(_packets(container, stream, path), stream, path)
+        self.identity = known or index.identity(len(index))
+        """Of the frames that this run reads."""
+        self._index = self._same(index)
         self.slot_bytes = width * height
         self.size: tuple[int, int] | None = (height, width)
         self.fps: float | None = self._index.fps
@@ -96,6 +113,7 @@ class VideoSource:
     def _take(self) -> None:
         found = self._ahead.get()
         if isinstance(found, Exception):
+            self._ahead.put(found)  # the thread has ended: whoever asks again hears it again
             raise found
         self._head = found
 
@@ -116,6 +134,7 @@ class VideoSource:
     def _lap(self, start: int) -> Iterator[Decoded]:
         """Every frame from place ``start`` to the last, each once and in order; what the decoder leaves out is damaged."""
         place = start
+        self._check()
         with self._open() as container:
             for at, frame in self._frames(container, self._index.key_before(start)):
                 if at >= place:
@@ -156,6 +175,22 @@ class VideoSource:
                     yield at, None if at in bad or frame.is_corrupt else frame
                     bad.discard(at)
 
+    def _check(self) -> None:
+        """Raises ``ConfigError`` if another video lies there now, which is opened for the next lap."""
+        found = _which(self._path)
+        if found != self._opened:
+            with self._open() as container:
+                stream = _picture_stream(container, str(self._path))
+                self._same(VideoIndex.read(_packets(container, stream), stream, str(self._path)))
+            self._opened = found
+
+    def _same(self, index: VideoIndex) -> VideoIndex:
+        """The frames of this run. Raises ``ConfigError`` for another file's."""
+        frames = self.identity.frames
+        if index.identity(frames) != self.identity:
+            raise ConfigError(f"video:{self._path}: is not the file that this run began with; put that one back, or start the line anew")
+        return index if len(index) == frames else index.first(frames)
+
     def _open(self) -> Any:
         """The file as a container. Only this file: a playlist in it cannot make FFmpeg open another, or a network address."""
         options = {"protocol_whitelist": "file", "fflags": "+genpts"}
@@ -167,6 +202,34 @@ class VideoSource:
             return av.open(f"file:{path.absolute()}", container_options=options)
         except (av.FFmpegError, OSError) as exc:
             raise ConfigError(f"video:{path}: cannot be opened as a video ({exc.strerror}); name a whole video file") from exc
+
+
+def video_of_run(
+    path: str, kept: Path, *, loop: bool, max_pixels: int, frame_px: tuple[int, int] | None, left_at: int | None
+) -> VideoSource:
+    """Of the file that the run's first capture process finds; it keeps in the file ``kept`` what that is known by.
+
+    ``left_at``: the frame to go on with; None: this process is the first. Raises ``ConfigError`` if there is no such video any more.
+    """
+    known = None if left_at is None else recall(kept, VideoIdentity)
+    source = VideoSource(path, loop=loop, max_pixels=max_pixels, frame_px=frame_px, first=left_at or 0, known=known)
+    if left_at is not None and known is None:
+        log.warning("%s, by which this run's video is known again, is lost: it cannot be told whether %s was replaced", kept, path)
+    if known is None:
+        try:
+            remember(kept, source.identity)
+        except OSError as exc:
+            log.warning("%s cannot be written (%s): if capture dies, it cannot be told whether %s was replaced", kept, exc.strerror, path)
+    return source
+
+
+def _which(path: Path) -> tuple[int, ...]:
+    """Changes when a file is replaced or written to; empty: it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
 
 
 def _picture_stream(container: Any, path: str) -> Any:

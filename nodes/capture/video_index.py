@@ -1,22 +1,34 @@
 """Which frames a video file has: their time stamps in display order, and where decoding can start. No pixels."""
 
+import hashlib
 import logging
+import zlib
 from collections.abc import Iterable
 from typing import Any, Self
 
+import msgspec
 import numpy as np
+from numpy.typing import NDArray
 
 from pipeline.errors import ConfigError
 
 log = logging.getLogger(__name__)
 
 
+class VideoIdentity(msgspec.Struct, frozen=True, kw_only=True):
+    """By what the file of a run is known again."""
+
+    frames: int
+    digest: bytes
+    """SHA-256 of their time stamps and of the CRC-32 of each one's packet."""
+
+
 class VideoIndex:
     """``place``: a frame's number within the file, from 0, in display order."""
 
-    def __init__(self, stamps: list[int], keys: list[int], unit_s: float) -> None:
-        self._stamps = np.sort(np.array(stamps, np.int64))
-        self._keys = np.sort(np.array(keys, np.int64))
+    def __init__(self, stamps: NDArray[np.int64], keys: NDArray[np.int64], checks: NDArray[np.uint32], unit_s: float) -> None:
+        order = np.argsort(stamps)
+        self._stamps, self._keys, self._checks = stamps[order], np.sort(keys), checks[order]
         self._unit_s = unit_s
         length_s = float(self._stamps[-1] - self._stamps[0]) * unit_s
         self.fps = (len(stamps) - 1) / length_s if length_s > 0 else None
@@ -25,17 +37,18 @@ class VideoIndex:
     @classmethod
     def read(cls, packets: Iterable[Any], stream: Any, path: str) -> Self:
         """Index ``packets``, all of ``stream``. Raises ``ConfigError`` for a stream whose frames cannot be told apart."""
-        stamps, keys = [], []
+        stamps, keys, checks = [], [], []
         for packet in packets:
             if packet.size and not packet.is_discard:
                 stamps.append(packet.pts)
+                checks.append(zlib.crc32(packet))
                 if packet.is_keyframe:
                     keys.append(packet.pts)
         if not stamps:
             raise ConfigError(f"video:{path}: holds no frame; name a whole video file")
         if None in stamps or len(set(stamps)) < len(stamps):
             raise ConfigError(f"video:{path}: its frames lack time stamps of their own; convert it: ffmpeg -i {path} -c:v ffv1 new.mkv")
-        index = cls(stamps, keys, float(stream.time_base))
+        index = cls(np.array(stamps, np.int64), np.array(keys, np.int64), np.array(checks, np.uint32), float(stream.time_base))
         if stream.frames > len(stamps):
             log.warning("%s: %d of %d frames are there: the file has been cut short", path, len(stamps), stream.frames)
         steps = np.diff(index._stamps)
@@ -46,6 +59,16 @@ class VideoIndex:
 
     def __len__(self) -> int:
         return len(self._stamps)
+
+    def identity(self, frames: int) -> VideoIdentity:
+        """Of the first ``frames`` frames."""
+        digest = hashlib.sha256(self._stamps[:frames].tobytes() + self._checks[:frames].tobytes())
+        return VideoIdentity(frames=len(self._stamps[:frames]), digest=digest.digest())
+
+    def first(self, frames: int) -> Self:
+        """Without the frames behind the first ``frames``."""
+        last = self._stamps[:frames][-1]
+        return type(self)(self._stamps[:frames], self._keys[self._keys <= last], self._checks[:frames], self._unit_s)
 
     def place(self, stamp: int | None) -> int | None:
         """Place of the frame with that time stamp; None if there is none."""

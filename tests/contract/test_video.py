@@ -12,7 +12,7 @@ import pytest
 from numpy.typing import NDArray
 
 from nodes.capture.source import Shot
-from nodes.capture.video import AHEAD, VideoSource, to_grey
+from nodes.capture.video import AHEAD, VideoSource, to_grey, video_of_run
 from pipeline.errors import ConfigError
 from tests.videos import damage, moving, packets, write_video
 
@@ -259,3 +259,85 @@ def test_nothing_is_said_about_a_whole_file(clip: Path, open_video: Open, caplog
         read_from(open_video(clip))
 
     assert caplog.text == ""
+
+
+def of_run(clip: Path, left_at: int | None = None) -> VideoSource:
+    """As a capture process opens it, the first of a run or one that comes after."""
+    return video_of_run(str(clip), clip.with_name("files-top"), loop=False, max_pixels=1 << 20, frame_px=None, left_at=left_at)
+
+
+def test_a_capture_that_comes_again_refuses_another_video(tmp_path: Path) -> None:
+    """Another that has as many frames at the same times, or fewer, or is none any more; the run's own is read when it is back."""
+    clip = write_video(tmp_path / "clip.mkv", moving(COUNT))
+    of_run(clip).close()
+    own = clip.rename(tmp_path / "own.mkv")
+    for pictures in (moving(COUNT + 1)[1:], moving(COUNT)[:9]):
+        write_video(clip, pictures)
+        with pytest.raises(ConfigError, match="not the file that this run began with; put that one back"):
+            of_run(clip, 3)
+    clip.unlink()
+    with pytest.raises(ConfigError, match="no such file"):
+        of_run(clip, 3)
+
+    own.rename(clip)
+    clip.touch()
+
+    source = of_run(clip, 3)
+    assert len(read_from(source, 3)) == COUNT - 3
+    source.close()
+
+
+def test_of_a_video_that_has_grown_the_frames_of_the_start_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = write_video(tmp_path / "clip.mkv", moving(COUNT)[: COUNT // 2])
+    of_run(clip).close()
+    write_video(clip, moving(COUNT))
+
+    source = of_run(clip, 3)
+
+    found = read_from(source, 3)
+    assert [shot.source for shot, _ in found] == [f"clip.mkv#{k / 25:.3f}s" for k in range(3, COUNT // 2)]
+    assert source.fps == 25
+    source.close()
+
+
+def test_a_lost_mark_of_the_run_is_said_and_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = write_video(tmp_path / "clip.mkv", moving(COUNT))
+    of_run(clip).close()
+    (tmp_path / "files-top").write_bytes(b"\x93")
+
+    of_run(clip, 3).close()
+
+    assert "cannot be told whether" in caplog.text
+    caplog.clear()
+    of_run(clip, 3).close()
+    assert caplog.text == ""
+
+
+def test_a_mark_that_cannot_be_kept_is_said(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clip = write_video(tmp_path / "clip.mkv", moving(COUNT))
+    (tmp_path / ".files-top.part").mkdir()
+
+    of_run(clip).close()
+
+    assert "cannot be written (Is a directory)" in caplog.text
+
+
+def test_a_looped_video_that_is_replaced_ends_capture_and_no_frame_of_it_is_given(open_video: Open, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mkv", moving(COUNT))
+    source = open_video(clip, loop=True)
+    assert len(read_from(source, 0, 3)) == 4
+    write_video(tmp_path / "other.mkv", moving(COUNT + 9)[9:]).replace(clip)
+
+    assert len(read_from(source, 4, COUNT - 1)) == COUNT - 4
+    with pytest.raises(ConfigError, match="not the file that this run began with"):
+        read_from(source, COUNT)
+    with pytest.raises(ConfigError, match="not the file"):
+        read_from(source, COUNT)
+
+
+def test_a_looped_video_that_was_only_written_again_goes_on(open_video: Open, tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mkv", moving(COUNT))
+    source = open_video(clip, loop=True)
+    clip.write_bytes(clip.read_bytes())
+
+    assert len(read_from(source, 0, 3 * COUNT)) == 3 * COUNT + 1

@@ -39,6 +39,24 @@ def test_a_video_is_inspected_whole_also_when_its_capture_is_killed(make_line: C
     assert [(e["first"], e["source"], e["reason"]) for e in gaps] == [(200, "clip.mkv#8.000s", "corrupt")]
 
 
+def test_a_video_that_is_replaced_waits_until_its_own_file_is_back(make_line: Callable[..., Line], tmp_path: Path) -> None:
+    count = 80
+    clip = write_video(tmp_path / "clip.mkv", moving(count), gop=1)
+    line = make_line(cameras={"top": {"source": f"video:{clip}", "when_full": "block", "slots": 16}})
+    line.start()
+    line.wait_inspected(8)
+    own = clip.rename(tmp_path / "own.mkv")
+    write_video(clip, moving(count + 1)[1:], gop=1)
+
+    line.kill("capture.top")
+    line.wait_until(lambda s: "not the file that this run began with" in (s["nodes"]["capture.top"]["reason"] or ""), "the reason")
+    own.replace(clip)
+
+    top = line.finish()["cameras"]["top"]
+    assert balanced(top) and top["inspected"] == count
+    assert {e["frame"]: e["source"] for e in line.defects()} == dict(enumerate(times("clip.mkv", count)))
+
+
 def test_a_live_replay_runs_at_the_pace_of_the_file_and_its_tiles_are_cut(make_line: Callable[..., Line], tmp_path: Path) -> None:
     clip = write_video(tmp_path / "clip.mp4", moving(50, 640, 304), codec="libx264", pixels="yuv420p", b_frames=2)
     line = make_line(cameras={"top": {"source": f"video:{clip}"}}, preprocess={"layout": "grid"})
