@@ -94,6 +94,8 @@ def _watch(process: "subprocess.Popen[bytes]") -> dict[str, tuple[float, float]]
 
 def _name(process: psutil.Process) -> str:
     line = process.cmdline()
+    if not line:  # it has just ended
+        raise psutil.NoSuchProcess(process.pid)
     if "node" in line:
         return line[line.index("node") + 1]
     return "redis" if "valkey" in line[0] else "supervisor"
