@@ -15,42 +15,45 @@ from pipeline.errors import ConfigError
 log = logging.getLogger(__name__)
 
 
+UNSETTLED = 4
+"""The last packets of a file that is being written may be read otherwise later: cut short (MPEG-TS, FLV, MJPEG), or with other
+time stamps (AVI with B-frames). Measured: one and two."""
+
+
 class VideoIdentity(msgspec.Struct, frozen=True, kw_only=True):
     """By what the file of a run is known again."""
 
     frames: int
     digest: bytes
-    """SHA-256 of their time stamps and of the CRC-32 of each one's packet."""
+    """SHA-256 of time stamp and CRC-32 of each one's packet, in the file's order, but for the last ``UNSETTLED``."""
 
 
 class VideoIndex:
-    """``place``: a frame's number within the file, from 0, in display order."""
+    """``place``: a frame's number within the file, from 0, in display order.
 
-    def __init__(self, stamps: NDArray[np.int64], keys: NDArray[np.int64], checks: NDArray[np.uint32], unit_s: float) -> None:
-        order = np.argsort(stamps)
-        self._stamps, self._keys, self._checks = stamps[order], np.sort(keys), checks[order]
-        self._unit_s = unit_s
+    ``packets``: (N, 3), the time stamp of each in the file's order, whether it is a key frame, and its CRC-32.
+    """
+
+    def __init__(self, packets: NDArray[np.int64], unit_s: float) -> None:
+        self._packets, self._unit_s = packets, unit_s
+        self._stamps = np.sort(packets[:, 0])
+        self._keys = np.sort(packets[packets[:, 1] > 0, 0])
         length_s = float(self._stamps[-1] - self._stamps[0]) * unit_s
-        self.fps = (len(stamps) - 1) / length_s if length_s > 0 else None
+        self.fps = (len(packets) - 1) / length_s if length_s > 0 else None
         """Frames a second on average; None for a single frame."""
 
     @classmethod
     def read(cls, packets: Iterable[Any], stream: Any, path: str) -> Self:
         """Index ``packets``, all of ``stream``. Raises ``ConfigError`` for a stream whose frames cannot be told apart."""
-        stamps, keys, checks = [], [], []
-        for packet in packets:
-            if packet.size and not packet.is_discard:
-                stamps.append(packet.pts)
-                checks.append(zlib.crc32(packet))
-                if packet.is_keyframe:
-                    keys.append(packet.pts)
-        if not stamps:
+        found = [(p.pts, p.is_keyframe, zlib.crc32(p)) for p in packets if p.size and not p.is_discard]
+        stamps = {stamp for stamp, _, _ in found}
+        if not found:
             raise ConfigError(f"video:{path}: holds no frame; name a whole video file")
-        if None in stamps or len(set(stamps)) < len(stamps):
+        if None in stamps or len(stamps) < len(found):
             raise ConfigError(f"video:{path}: its frames lack time stamps of their own; convert it: ffmpeg -i {path} -c:v ffv1 new.mkv")
-        index = cls(np.array(stamps, np.int64), np.array(keys, np.int64), np.array(checks, np.uint32), float(stream.time_base))
-        if stream.frames > len(stamps):
-            log.warning("%s: %d of %d frames are there: the file has been cut short", path, len(stamps), stream.frames)
+        index = cls(np.array(found, np.int64), float(stream.time_base))
+        if stream.frames > len(found):
+            log.warning("%s: %d of %d frames are there: the file has been cut short", path, len(found), stream.frames)
         steps = np.diff(index._stamps)
         if len(steps) and (jumps := np.flatnonzero(steps > 1.5 * np.median(steps))).size:
             at = index.seconds(int(jumps[0]))
@@ -61,14 +64,13 @@ class VideoIndex:
         return len(self._stamps)
 
     def identity(self, frames: int) -> VideoIdentity:
-        """Of the first ``frames`` frames."""
-        digest = hashlib.sha256(self._stamps[:frames].tobytes() + self._checks[:frames].tobytes())
-        return VideoIdentity(frames=len(self._stamps[:frames]), digest=digest.digest())
+        """Of the first ``frames`` frames of the file."""
+        settled = self._packets[: max(frames - UNSETTLED, 1)]
+        return VideoIdentity(frames=min(frames, len(self)), digest=hashlib.sha256(settled.tobytes()).digest())
 
     def first(self, frames: int) -> Self:
-        """Without the frames behind the first ``frames``."""
-        last = self._stamps[:frames][-1]
-        return type(self)(self._stamps[:frames], self._keys[self._keys <= last], self._checks[:frames], self._unit_s)
+        """Without what lies behind the first ``frames`` frames of the file."""
+        return type(self)(self._packets[:frames], self._unit_s)
 
     def place(self, stamp: int | None) -> int | None:
         """Place of the frame with that time stamp; None if there is none."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from nodes.capture.source import Shot
 from nodes.capture.video import AHEAD, VideoSource, to_grey, video_of_run
+from nodes.capture.video_index import UNSETTLED
 from pipeline.errors import ConfigError
 from tests.videos import damage, moving, packets, write_video
 
@@ -287,17 +288,41 @@ def test_a_capture_that_comes_again_refuses_another_video(tmp_path: Path) -> Non
     source.close()
 
 
-def test_of_a_video_that_has_grown_the_frames_of_the_start_are_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    clip = write_video(tmp_path / "clip.mkv", moving(COUNT)[: COUNT // 2])
+GROWING: dict[str, dict[str, Any]] = {
+    "clip.mkv": {},
+    "clip.ts": {"codec": "libx264", "pixels": "yuv420p", "b_frames": 2},
+    "clip.avi": {"codec": "mpeg4", "pixels": "yuv420p", "b_frames": 2},
+    "clip.flv": {"codec": "libx264", "pixels": "yuv420p"},
+}
+
+
+@pytest.mark.parametrize("name", GROWING)
+def test_of_a_video_that_has_grown_the_frames_of_the_start_are_read(tmp_path: Path, name: str) -> None:
+    """It is first opened while its last packet is half there, as a file is that is being written."""
+    whole = write_video(tmp_path / name, moving(COUNT), **GROWING[name]).read_bytes()
+    clip = tmp_path / f"live.{name}"
+    for cut in range(3 * len(whole) // 4, len(whole) - 1000, len(whole) // 40):
+        clip.write_bytes(whole[:cut])
+        first = of_run(clip)
+        then = [shot.source for shot, _ in read_from(first)]
+        first.close()
+        clip.write_bytes(whole)
+
+        source = of_run(clip, 3)
+
+        found = [shot.source for shot, _ in read_from(source, 3)]
+        assert len(found) == len(then) - 3
+        assert found[:-UNSETTLED] == then[3:-UNSETTLED]
+        source.close()
+
+
+def test_a_capture_that_comes_again_refuses_a_video_cut_short(tmp_path: Path) -> None:
+    clip = write_video(tmp_path / "clip.mkv", moving(COUNT))
     of_run(clip).close()
-    write_video(clip, moving(COUNT))
+    write_video(clip, moving(COUNT)[: COUNT - 1])
 
-    source = of_run(clip, 3)
-
-    found = read_from(source, 3)
-    assert [shot.source for shot, _ in found] == [f"clip.mkv#{k / 25:.3f}s" for k in range(3, COUNT // 2)]
-    assert source.fps == 25
-    source.close()
+    with pytest.raises(ConfigError, match="not the file that this run began with"):
+        of_run(clip, 3)
 
 
 def test_a_lost_mark_of_the_run_is_said_and_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
