@@ -25,18 +25,15 @@ class FileList(msgspec.Struct, frozen=True, kw_only=True):
     names: list[bytes]
     largest: int
     """Bytes of the largest file."""
-    device: int
-    """Device on which the folder lay."""
 
     @classmethod
     def make(cls, path: str) -> Self:
         """List the folder, and log what is skipped. Raises ``ConfigError`` for a folder without images, or that cannot be listed."""
         with _listing(path) as entries:
-            device = os.stat(path).st_dev
             sizes = _sizes(path, entries)
         if not sizes:
             raise _empty(path)
-        return cls(names=sorted(sizes), largest=max(sizes.values()), device=device)
+        return cls(names=sorted(sizes), largest=max(sizes.values()))
 
 
 def list_of_run(path: str, kept: Path, *, first: bool) -> FileList:
@@ -46,7 +43,7 @@ def list_of_run(path: str, kept: Path, *, first: bool) -> FileList:
     """
     found = None if first else recall(kept, FileList)
     if found is not None:
-        check_folder(path, found.device)
+        check_folder(path)
         return found
     found = FileList.make(path)
     if not first:
@@ -56,18 +53,11 @@ def list_of_run(path: str, kept: Path, *, first: bool) -> FileList:
     return found
 
 
-def check_folder(path: str, device: int, missed: OSError | None = None) -> None:
-    """Raises ``ConfigError`` if the folder cannot be listed, or was a mount on ``device`` that is gone and left an empty folder.
-
-    ``missed``: why a file in it could not be read. One that is not there needs no list: that takes long where many are gone.
-    """
+def check_folder(path: str) -> None:
+    """Raises ``ConfigError`` if the folder cannot be listed or holds no image, as where a mount is gone or was never made again."""
     with _listing(path) as entries:
-        same = os.stat(path).st_dev == device
-        if same and isinstance(missed, FileNotFoundError):
-            return
-        there = any(same or _is_image(entry.name) for entry in entries)
-    if not (same or there):
-        raise _empty(path)
+        if not any(_is_image(entry.name) for entry in entries):
+            raise _empty(path)
 
 
 def _keep(found: FileList, kept: Path) -> None:

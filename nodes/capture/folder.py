@@ -52,7 +52,7 @@ class FolderSource:
             except OSError as exc:
                 if exc.errno in SHORTAGES:
                     raise
-                check_folder(self._path, self._files.device, exc)
+                check_folder(self._path)
         return None
 
     def close(self) -> None:
