@@ -215,14 +215,17 @@ class EmbeddedServer:
                 self._process.wait(ANSWER_S)
 
     def in_place(self, *, up: bool) -> bool:
-        """Whether the folder that it was begun in is still there and, once it is ``up``, has what clients need."""
+        """Whether the folder that it was begun in is still there and, once it is ``up``, has what clients need.
+
+        A folder that may not be looked into, or a disk that fails, tells nothing: the server does not suffer for it.
+        """
         if self._lock is None:
             return True
         try:
             same = is_there(self._lock, self.folder)
+            return same and (not up or all((self.folder / name).exists() for name in ("url", READER, WRITER, USERS)))
         except OSError:
-            return False
-        return same and (not up or all((self.folder / name).exists() for name in ("url", READER, WRITER, USERS)))
+            return True
 
     def leave_folder(self) -> None:
         """End it there. The next one begins in the folder that is there then."""
@@ -248,8 +251,11 @@ class EmbeddedServer:
         if self._process is not None:
             self._process.wait()
         if self._lock is not None and self.in_place(up=False):  # else these files are those of another server
-            (self.folder / "url").unlink(missing_ok=True)
-            (self.folder / WRITER).unlink(missing_ok=True)
+            try:
+                (self.folder / "url").unlink(missing_ok=True)
+                (self.folder / WRITER).unlink(missing_ok=True)
+            except OSError as exc:
+                complain(f"{exc.filename} cannot be removed: {exc.strerror}; it tells of a server that has ended")
         self._give_lock_back()
 
 

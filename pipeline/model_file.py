@@ -79,15 +79,22 @@ def digest_of(file: io.BufferedReader | io.BytesIO) -> str:
     return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def same_model(path: Path, began_with: str | None) -> str:
-    """Digest of a model file. Raises ``NodeError`` if it is not the one with which the line began: it would judge otherwise."""
-    found = digest(path)
-    if began_with is not None and found != began_with:
-        raise NodeError(
-            f"{path} is not the model with which the line began: its digest is {found}, the line judges with {began_with}."
-            " Put that file back, or stop the line and start it again"
-        )
-    return found
+def model_of_line(name: str, began_with: str | None) -> tuple[Path, str]:
+    """Path and digest of the model that a line judges with.
+
+    ``began_with``: digest of the one with which the line began; None: any will do, and ``ConfigError`` is raised if there is none.
+    Raises ``NodeError`` if that one is not there, for another would judge otherwise: the line writes its copy anew.
+    """
+    try:
+        path = find_model(name)
+        found = digest(path)
+    except ConfigError as exc:
+        if began_with is None:
+            raise
+        raise NodeError(f"the line's own copy of its model: {exc}") from exc
+    if began_with not in (None, found):
+        raise NodeError(f"{path} is not the model with which the line began: its digest is {found}, the line judges with {began_with}")
+    return path, found
 
 
 def _shipped_folder() -> Path:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from pipeline.config import Config
 from pipeline.errors import ConfigError
-from pipeline.state_lock import open_folder
+from pipeline.state_lock import is_there, open_folder
 from pipeline.topology import make_private, runtime_dir
 
 
@@ -28,9 +28,9 @@ class RunFolder:
 
     def turn(self) -> str:
         """Make it anew if something has removed it, a cleaner of temporary files for instance; says so, or why that failed."""
-        if os.fstat(self._lock).st_nlink and os.path.exists(self.path):
-            return ""
         try:
+            if is_there(self._lock, self.path):
+                return ""
             make_private(self.path)
             fresh = _locked(self.path)
         except (ConfigError, OSError) as exc:  # the lock too: the cleaner may hold it for a moment

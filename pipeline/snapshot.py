@@ -24,4 +24,5 @@ class Snapshot:
             raise ConfigError(f"infer.model: {source} cannot be read: {exc.strerror}") from exc
         self.files = {model: weights, self.line: msgspec.json.encode(own)}
         """By path, what nodes must find there."""
-        self.model = digest_of(io.BytesIO(weights))
+        self.digests = {path: digest_of(io.BytesIO(data)) for path, data in self.files.items()}
+        self.model = model

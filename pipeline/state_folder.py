@@ -2,6 +2,7 @@
 
 import os
 import time
+from pathlib import Path
 
 import msgspec
 
@@ -24,7 +25,7 @@ class StateFolder:
         self.snapshot = Snapshot(config)
         self._run = self._path / "run.json"
         self._files = {**self.snapshot.files, self._run: msgspec.json.encode({"run": time.time_ns(), "first_id": None})}
-        self._due = list(self._files)
+        self._due, self._seen = list(self._files), dict[Path, tuple[int, ...]]()
         try:
             self._write()
         except OSError as exc:
@@ -43,33 +44,46 @@ class StateFolder:
                 self._locks = [*(held for held in self._locks if held != lock), lock]
                 self._due = list(self._files)
             else:
-                self._due += [path for path in self._files if path not in self._due and not path.exists()]
-            if not self._due:
                 self._note_run()
-                return ""
-            names = ", ".join(path.name for path in self._due)
-            self._write()
+                self._due += [path for path in self._files if path not in self._due and _state_of(path) != self._seen[path]]
+            names = ", ".join(path.name for path in self._write())
         except (ConfigError, OSError) as exc:
             return f"state_dir: what the line keeps in {self._path} was moved or removed and cannot be written anew: {exc}"
         if moved:
             text = f"state_dir: {self._path} was moved or replaced while the line runs; it goes on in the folder that is there now"
             return f"{text}; {changed}" if changed else text
-        return f"{names} was removed from {self._path} and is written anew"
+        return f"{names} in {self._path}: removed or changed by somebody, and written anew" if names else ""
 
     def _note_run(self) -> None:
         """Publish completes this file; whoever removes it must get that back."""
+        if not self._run.is_file():
+            return
         data = read_plain(self._run)
         if data != self._files[self._run] and b"first_id" in data:
             self._files[self._run] = data
 
-    def _write(self) -> None:
+    def _write(self) -> list[Path]:
+        """Write what is due; returns which files were not as they must be. Raises ``OSError``."""
+        written = []
         while self._due:
             path = self._due[0]
             if not path.is_file() or path.read_bytes() != self._files[path]:
                 write_private(path, self._files[path])
+                written.append(path)
+            self._seen[path] = _state_of(path)
             self._due.pop(0)
+        return written
 
     def close(self) -> None:
         """Give the locks back."""
         for lock in self._locks:
             os.close(lock)
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """Changes when somebody replaces a file or writes to it; empty: it is not there. Raises ``OSError``."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

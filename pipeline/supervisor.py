@@ -81,7 +81,8 @@ class Supervisor:
 
     def _child(self, process: Process, frames: int | None) -> Child:
         began = self._state.snapshot
-        command = [*program(), "node", process.name, str(began.line), "--sockets", str(self._folder.path), "--model", began.model]
+        command = [*program(), "node", process.name, str(began.line), "--sockets", str(self._folder.path)]
+        command += ["--line", began.digests[began.line], "--model", began.digests[began.model]]
         camera = process.camera
         if camera is None:
             return Child(process, command, left=lambda: process.name == PUBLISH)

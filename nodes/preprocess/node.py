@@ -12,7 +12,7 @@ from pipeline.dispatch import Dispatcher
 from pipeline.errors import ProtocolError
 from pipeline.intake import Intake, Leased
 from pipeline.leases import LeaseTable, Slot
-from pipeline.model_file import find_model, read_model, same_model
+from pipeline.model_file import model_of_line, read_model
 from pipeline.node_main import Node
 from pipeline.senders import from_worker
 from pipeline.stage import Pixels, TiledFrame
@@ -35,8 +35,7 @@ def preprocess(node: Node) -> None:
 class _Preprocess:
     def __init__(self, node: Node) -> None:
         self._node = node
-        path = find_model(node.config.infer.model)
-        same_model(path, node.model)
+        path, _ = model_of_line(node.config.infer.model, node.model)
         model = read_model(path)
         self._preprocess = make_preprocess(node.config, model.recipe, node.log)
         self._todo: deque[Leased] = deque()

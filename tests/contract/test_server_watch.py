@@ -1,6 +1,7 @@
 """What a supervisor does about its embedded server, turn by turn: whatever keeps the server away is told, and no turn waits for it."""
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -287,3 +288,18 @@ def test_a_server_whose_folder_is_not_the_one_that_is_there_starts_anew_in_it(wa
     assert all((watched.server.folder / name).exists() for name in ("url", "reader", "writer", "users.acl", "server.log"))
     with client(writer_login(watched.config)) as writer:
         assert writer.info()["process_id"] == watched.server.pid
+
+
+@pytest.mark.parametrize("number", [errno.EACCES, errno.EIO, errno.ESTALE])
+def test_a_folder_that_cannot_be_looked_at_costs_no_server(watched: Watched, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*_: object) -> bool:
+        raise OSError(number, os.strerror(number))
+
+    pid = watched.server.pid
+    with monkeypatch.context() as patch:
+        patch.setattr(embedded, "is_there", broken)
+        for _ in range(5):
+            watched.turn(later_s=1)
+
+    assert watched.said == watched.alarms == []
+    assert watched.server.pid == pid and watched.server.answers()

@@ -52,3 +52,12 @@ def test_a_folder_that_is_moved_away_is_made_anew(folder: RunFolder) -> None:
     assert "it is made anew" in folder.turn() and folder.turn() == ""
     assert is_running(folder.path)
     shutil.rmtree(away)
+
+
+def test_a_folder_that_another_took_the_place_of_is_locked_and_told(folder: RunFolder) -> None:
+    folder.path.rename(away := folder.path.with_name("away"))
+    folder.path.mkdir(mode=0o700)
+
+    assert "it is made anew" in folder.turn() and folder.turn() == ""
+    assert is_running(folder.path)
+    shutil.rmtree(away)

@@ -38,9 +38,37 @@ def test_removed_files_come_back_as_they_were(held: StateFolder, state: Path) ->
     for name in FILES:
         (state / name).unlink()
 
-    assert held.turn() == f"model.safetensors, line.json, run.json was removed from {state} and is written anew"
+    assert held.turn() == f"model.safetensors, line.json, run.json in {state}: removed or changed by somebody, and written anew"
     assert content(state) == before
     assert held.turn() == ""
+    held.close()
+
+
+@pytest.mark.parametrize("name", ["line.json", "model.safetensors"])
+def test_files_that_are_changed_in_place_come_back_too(held: StateFolder, state: Path, name: str) -> None:
+    """By an older backup that is copied over them, with the old times."""
+    before, found = content(state), (state / name).stat()
+    data = (state / name).read_bytes()
+    (state / name).write_bytes(bytes([data[0] ^ 1]) + data[1:])
+    os.utime(state / name, ns=(found.st_atime_ns, found.st_mtime_ns))
+
+    assert held.turn() == f"{name} in {state}: removed or changed by somebody, and written anew"
+    assert content(state) == before
+    os.utime(state / name)
+    assert held.turn() == ""
+    held.close()
+
+
+def test_a_folder_in_place_of_a_file_is_named_until_it_is_gone(held: StateFolder, state: Path) -> None:
+    before = content(state)
+    (state / "line.json").unlink()
+    (state / "line.json").mkdir()
+
+    assert "cannot be written anew: [Errno 21] Is a directory" in held.turn()
+    (state / "line.json").rmdir()
+    held.turn()
+
+    assert content(state) == before
     held.close()
 
 

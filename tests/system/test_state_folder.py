@@ -1,10 +1,12 @@
 """What people do to the state folder of a line that runs: move it, replace it, remove files. The line goes on, and says so."""
 
 import ctypes
+import hashlib
 import os
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -78,7 +80,28 @@ def test_what_nodes_need_to_start_again_is_written_anew(line: Line) -> None:
 
     assert summary["restarts"] == {"capture.top": 1, "inspect": 1, "publish": 1}
     assert gaps(line) == list(range(summary["cameras"]["top"]["acquired"]))
-    assert f"was removed from {line.state} and is written anew" in line.log
+    assert f"in {line.state}: removed or changed by somebody, and written anew" in line.log
+
+
+@pytest.mark.parametrize("line", ["external"], indirect=True)
+@pytest.mark.parametrize("change", ["lost", "cut", "other"])
+def test_a_node_works_by_no_other_configuration_than_the_line_began_with(line: Line, tmp_path: Path, change: str) -> None:
+    """It ends, as a node does that will be started again; what is wrong is not the user's configuration."""
+    line.start()
+    line.wait_until(lambda s: acquired(s) > 10, "frames")
+    copy = tmp_path / "line.json"
+    data = (line.state / "line.json").read_bytes()
+    if change != "lost":
+        copy.write_bytes(data[:-9] if change == "cut" else data.replace(b'"slots":', b'"slots": '))
+    digest = "sha256:" + hashlib.sha256(data).hexdigest()
+
+    command = [sys.executable, "-m", "pipeline", "node", "capture.top", str(copy), "--line", digest]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    finish(line)
+
+    assert done.returncode == 1
+    assert "the configuration" in done.stderr or "of its configuration" in done.stderr
+    assert "Traceback" not in done.stderr
 
 
 def test_a_state_folder_that_is_moved_away_loses_nothing(line: Line, tmp_path: Path) -> None:

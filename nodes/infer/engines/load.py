@@ -10,7 +10,7 @@ from pipeline.config import Config
 from pipeline.device import has_cuda
 from pipeline.errors import ConfigError, NodeError
 from pipeline.frame import ModelId
-from pipeline.model_file import Model, find_model, read_model, same_model
+from pipeline.model_file import Model, model_of_line, read_model
 
 KEPT = "inductor"
 """Folder of compiled code under ``cache``."""
@@ -30,8 +30,7 @@ def load_engine(config: Config, began_with: str | None = None) -> Loaded:
     ``began_with``: digest of the model with which the line began; None: any will do. Raises ``ConfigError`` for a model
     that cannot be used, ``NodeError`` for another one than that, or an engine that does not work here.
     """
-    path = find_model(config.infer.model)
-    sha = same_model(path, began_with)
+    path, sha = model_of_line(config.infer.model, began_with)
     model = read_model(path)
     kind = config.infer.engine if config.infer.engine != "auto" else _best()
     return Loaded(open_engine(kind, path, config.state / "engines", config.infer.max_batch), model, sha)
