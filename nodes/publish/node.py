@@ -21,7 +21,7 @@ from pipeline.plain_file import read_plain
 from pipeline.secret import Login, writer_login
 from pipeline.senders import from_client
 from pipeline.transport import Router, Waiter
-from pipeline.wire import Durable
+from pipeline.wire import Durable, Message, Submit
 
 IDLE_MS = 50.0
 OPEN_AGAIN_S = 0.5
@@ -138,10 +138,14 @@ class _Publish:
     def _hear(self) -> bool:
         """Take what has arrived; whether anything had."""
         found = self._store.offered
-        self._router.deliver(lambda address, message: self._store.offer(address, from_client(message, self._node.config)))
         while not self._alarms.empty():
             self._store.offer(None, self._alarms.get())
+        self._router.deliver(self._submitted)
         return self._store.offered > found
+
+    def _submitted(self, address: bytes, message: Message) -> None:
+        record = from_client(message, self._node.config)
+        self._store.offer(address, record, message.after if isinstance(message, Submit) else "")
 
     def _alarm(self, name: str, active: bool, text: str) -> None:
         """Raise or clear an alarm (any thread)."""

@@ -56,13 +56,21 @@ class Store:
         self._full = self._stuck = self._imageless = False
         self._since_ns = self._retry_ns = self._minute_ns = self._look_ns = self._room_ns = 0
 
-    def offer(self, address: bytes | None, record: Publishable) -> None:
-        """A record to make durable; ``address``: who waits for that."""
+    def offer(self, address: bytes | None, record: Publishable, after: str = "") -> None:
+        """A record to make durable; ``address``: who waits for that, ``after``: key of the record without which it is not taken."""
         self.offered += 1
+        if after and not self._has(after):
+            return  # an earlier publish process had that one; its sender sends it again, and this one behind it
         if address is None or record.key in self._waiting or len(self._waiting) < MOST_WAITING:
             addresses, _ = self._waiting.setdefault(record.key, (set(), record))
             if address is not None:
                 addresses.add(address)
+
+    def _has(self, key: str) -> bool:
+        try:
+            return key in self._waiting or self._spool.known(key)
+        except SpoolTroubleError:
+            return False
 
     @property
     def waiting(self) -> int:
