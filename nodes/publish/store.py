@@ -44,8 +44,6 @@ class Store:
         for piece in spool.held():  # left by a publish node that was killed
             self._joiner.add(piece, time.monotonic_ns())
         self._reserve = Reserve(path.with_name("reserve"))
-        if not self._reserve.take():
-            log.warning("the disk of state_dir has no room to spare: once it is full, gaps cannot be recorded either")
         self._waiting: dict[str, tuple[set[bytes], Publishable]] = {}
         self._durable: dict[bytes, dict[str, str | None]] = {}
         self.latency = Latency()
@@ -53,7 +51,12 @@ class Store:
         self.frames = self.tiles = self.duplicates = self.offered = 0
         self.trouble = ""
         """Why nothing, or no verdict, is accepted just now; empty: all is well."""
-        self._full = self._stuck = self._imageless = False
+        on = spool.raised.names()  # begun by a publish node that was killed, too: each goes on, or ends as its cause does
+        self._full, self._stuck, self._imageless = (name in on for name in ("disk_full", "spool_stuck", "image_not_kept"))
+        if self._full:
+            self._reserve.release()
+        elif not self._reserve.take():
+            log.warning("the disk of state_dir has no room to spare: once it is full, gaps cannot be recorded either")
         self._since_ns = self._retry_ns = self._minute_ns = self._look_ns = self._room_ns = 0
 
     def offer(self, address: bytes | None, record: Publishable, after: str = "") -> None:
