@@ -2,7 +2,7 @@
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 
 TELL_S = 10.0
 """An alarm that has no end is told at most so often, with the sum since."""
@@ -13,9 +13,10 @@ Alarm = Callable[[str, bool, str], None]
 class Alarms:
     """Which alarms are on."""
 
-    def __init__(self, alarm: Alarm) -> None:
+    def __init__(self, alarm: Alarm, on: Collection[str] = ()) -> None:
+        """``on``: those that an earlier process left on."""
         self._alarm = alarm
-        self._on: set[str] = set()
+        self._on = set(on)
         self._sums: Counter[str] = Counter()
         self._told: dict[str, float] = {}
 

@@ -1,4 +1,8 @@
-"""The sending side of the publish hop: keeps each record until publish says that it is durable."""
+"""The sending side of the publish hop: keeps each record until publish says that it is durable.
+
+Records of one sender become durable in the order in which they were submitted: each names the one before it that may not be
+durable yet, without which publish does not take it. So what a publish process that died had is not overtaken.
+"""
 
 from collections.abc import Callable
 
@@ -30,16 +34,20 @@ class Outbox:
         if first is not None:  # the same frame came by two ways: one verdict for it is enough
             self._waiting[record.key] = (first, due_ns, thens)
             return
+        after = next(reversed(self._waiting), "")
         self._waiting[record.key] = (record, now_ns + RESEND_NS, thens)
-        self.dealer.send(Submit(record=record))
+        self.dealer.send(Submit(record=record, after=after))
 
     def turn(self, now_ns: int) -> None:
-        """Take confirmations; repeat what has waited for ``RESEND_NS``."""
+        """Take confirmations; once the oldest record has waited for ``RESEND_NS``, repeat it and all that came after it."""
         self.dealer.deliver(self._confirmed)
-        for key, (record, due_ns, waiting) in list(self._waiting.items()):
-            if now_ns >= due_ns:
-                self._waiting[key] = (record, now_ns + RESEND_NS, waiting)
-                self.dealer.send(Submit(record=record))
+        if not self._waiting or now_ns < next(iter(self._waiting.values()))[1]:
+            return
+        after = ""
+        for key, (record, _due_ns, waiting) in self._waiting.items():
+            self._waiting[key] = (record, now_ns + RESEND_NS, waiting)
+            self.dealer.send(Submit(record=record, after=after))
+            after = key
 
     def _confirmed(self, message: Message, _: list[memoryview]) -> None:
         if not isinstance(message, Durable):

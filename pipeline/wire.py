@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import msgspec
 
-from pipeline.bounds import MANY, Count, Key, Number, Reason, Word
+from pipeline.bounds import MANY, Count, Key, Number, Reason, Text, Word
 from pipeline.errors import ProtocolError
 from pipeline.frame import FrameRef, ModelId, Publishable, Record
 
@@ -84,6 +84,8 @@ class Submit(Record, frozen=True, kw_only=True, tag="submit"):
     """A record to make durable and publish. Sent again until Durable comes back."""
 
     record: Publishable
+    after: Text = ""
+    """Key of the sender's record before it, while that may not be durable: publish takes this one only behind it."""
 
 
 class Durable(Record, frozen=True, kw_only=True, tag="durable"):

@@ -21,7 +21,7 @@ from pipeline.plain_file import read_plain
 from pipeline.secret import Login, writer_login
 from pipeline.senders import from_client
 from pipeline.transport import Router, Waiter
-from pipeline.wire import Durable
+from pipeline.wire import Durable, Message, Submit
 
 IDLE_MS = 50.0
 OPEN_AGAIN_S = 0.5
@@ -83,7 +83,9 @@ class _Publish:
         self._store = Store(node.config, spool, path, node.log, self._alarm)
         if news:
             self._alarm("spool_damaged", True, f"{path}: {news}")
-        self._begin_run(node.config.state / "run.json")
+        run_seq = self._begin_run(node.config.state / "run.json")
+        for name in spool.raised.left_by(run_seq):
+            self._alarm(name, False, f"{name} is over with the run in which it began")
         self._router = Router(node.endpoints.publish)
         publish = node.config.publish
         self._embedded = publish.redis == "embedded"
@@ -98,13 +100,14 @@ class _Publish:
             confirmed=self._store.latency.confirmed,
             alarm=self._alarm,
             lifted=self._lifted.put,
+            on=spool.raised.names(),
         )
         self.waiter = Waiter(self._router)
         self._away_since_ns = 0
         self._backlog = self._stored = 0
 
-    def _begin_run(self, path: Path) -> None:
-        """Note where this run's events begin, for ``events --run last``."""
+    def _begin_run(self, path: Path) -> int:
+        """Note where this run's events begin, for ``events --run last``; returns the ``seq`` before them."""
         try:
             run = int(msgspec.json.decode(read_plain(path))["run"])
         except (OSError, ValueError, KeyError, TypeError):  # a node started by hand, or a damaged note: a run of its own
@@ -117,6 +120,7 @@ class _Publish:
             part.rename(path)
         except OSError as exc:
             self._node.log.warning("%s cannot be written (%s): `events --run last` does not find this run", path, exc.strerror)
+        return run_seq
 
     def turn(self) -> bool:
         """One pass; False when everything is done."""
@@ -138,10 +142,14 @@ class _Publish:
     def _hear(self) -> bool:
         """Take what has arrived; whether anything had."""
         found = self._store.offered
-        self._router.deliver(lambda address, message: self._store.offer(address, from_client(message, self._node.config)))
         while not self._alarms.empty():
             self._store.offer(None, self._alarms.get())
+        self._router.deliver(self._submitted)
         return self._store.offered > found
+
+    def _submitted(self, address: bytes, message: Message) -> None:
+        record = from_client(message, self._node.config)
+        self._store.offer(address, record, message.after if isinstance(message, Submit) else "")
 
     def _alarm(self, name: str, active: bool, text: str) -> None:
         """Raise or clear an alarm (any thread)."""

@@ -11,7 +11,7 @@ after a pause. Nothing is ever dropped; no EVAL is needed.
 import random
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -47,7 +47,7 @@ _TOO_SMALL = "equal or smaller"  # of an id, behind somebody else's
 
 
 class RedisSink:
-    """Sends until stopped. ``confirmed(events)`` and ``alarm(name, active, text)`` are called in its thread."""
+    """Sends until stopped. ``confirmed(events)`` and ``alarm(name, active, text)`` are called in its thread; ``on``: alarms that are on."""
 
     def __init__(
         self,
@@ -61,6 +61,7 @@ class RedisSink:
         confirmed: Callable[[list[Spooled]], None],
         alarm: Alarm,
         lifted: Callable[[StreamId], None],
+        on: Collection[str] = (),
     ) -> None:
         self._make = lambda: redis.Redis.from_url(
             url,
@@ -72,11 +73,10 @@ class RedisSink:
         )
         self.url, self._stream, self._spool_path = url, stream, spool
         self._confirmed, self._alarm, self._lifted = confirmed, alarm, lifted
-        self._alarms = Alarms(alarm)
+        self._alarms = Alarms(alarm, on)
         self._retention = Retention(stream, keep_ms=keep_ms, keep_bytes=keep_bytes, alarms=self._alarms)
         self._wake = threading.Event()
-        self._stopping = False
-        self.ending = False
+        self._stopping = self.ending = False
         """The line is at its end: an outage that is over counts as over at once."""
         self.state = "connecting"
         """``connecting``, ``up``, or ``away: <why>``."""
@@ -85,7 +85,7 @@ class RedisSink:
         self.failed: Exception | None = None
         """What ended the thread, if anything did."""
         self._failures = self._contended = 0
-        self._up_since = self._foreign_at = 0.0
+        self._up_since, self._foreign_at = 0.0, time.monotonic()
         self._trim_at = time.monotonic() + TRIM_S
         self._thread = threading.Thread(target=self._run, name="redis", daemon=True)
         self._thread.start()
@@ -262,7 +262,7 @@ class RedisSink:
 
     def _outage_over(self) -> None:
         now = time.monotonic()
-        if self._up_since and (self.ending or now - self._up_since >= SETTLED_S):
+        if self.ending or (self._up_since and now - self._up_since >= SETTLED_S):
             self._alarms.set("redis_away", False, f"Redis at {self.url} takes events again")
         if now - self._foreign_at >= FOREIGN_S:
             self._alarms.set("foreign_entries", False, f"nobody else writes to {self._stream} any more")

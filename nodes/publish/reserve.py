@@ -34,6 +34,7 @@ class Reserve:
         return True
 
     def release(self) -> None:
-        """Give the room back to the disk."""
+        """Give the room back to the disk; a file without blocks stays, whose size the next publish node knows."""
         with suppress(OSError):  # a folder that is gone or may not be written: no room is kept there
-            self._path.unlink()
+            os.truncate(self._path, 0)
+            os.truncate(self._path, self._bytes)

@@ -18,7 +18,6 @@ class Retention:
 
     def __init__(self, stream: str, *, keep_ms: int, keep_bytes: int | None, alarms: Alarms) -> None:
         self._stream, self._keep_ms, self._keep_bytes, self._alarms = stream, keep_ms, keep_bytes, alarms
-        self._lost: dict[str, StreamId] = {}  # by group: up to where entries were trimmed that it had not read
 
     def trim(self, client: Any, spool: Spool) -> None:
         """Trim what is old, then what is too much. Raises what redis-py raises."""
@@ -33,13 +32,15 @@ class Retention:
         full = self._too_much(client, spool)
         if full is not None:
             self._trim(client, full)
-            self._lost |= {name: full for name, place in groups.items() if place < full}
-        self._tell(groups)
+            for name in [name for name, place in groups.items() if place < full]:
+                spool.set_fact(f"lost:{name}/ms", full[0])
+                spool.set_fact(f"lost:{name}/n", full[1])
+        self._tell(groups, spool)
 
-    def _tell(self, groups: dict[str, StreamId]) -> None:
+    def _tell(self, groups: dict[str, StreamId], spool: Spool) -> None:
         """Which groups have lost entries, and which are gone."""
         for name, place in groups.items():
-            lost = place < self._lost.get(name, (0, 0))
+            lost = place < (spool.fact(f"lost:{name}/ms"), spool.fact(f"lost:{name}/n"))  # up to where it was trimmed unread
             slow = "reads too slowly: entries were trimmed unread, as the stream had grown to publish.keep_mib"
             self._alarms.set(f"group_lost:{name}", lost, f"consumer group {name} {slow if lost else 'has passed what was trimmed'}")
         for alarm in self._alarms.named("group_"):

@@ -13,6 +13,7 @@ from pathlib import Path
 from nodes.publish import schema
 from nodes.publish.database import Database, SpoolDamagedError, sync
 from nodes.publish.mark import Reached, read_mark
+from nodes.publish.raised import read_again
 from nodes.publish.readable import begins_right, events, is_piece, keyed, readable
 from nodes.publish.spool import Spool
 from nodes.publish.wal import mend_log
@@ -161,6 +162,7 @@ def _carry_over(path: Path, copy: Path, reached: Reached) -> int:
             so_far = "coalesce((SELECT value FROM facts WHERE name = 'sent'), 0)"
             target.change(f"INSERT OR REPLACE INTO facts VALUES ('sent', max(?, {so_far}))", (reached.sent,))
             target.change("INSERT OR REPLACE INTO facts VALUES (?, 1)", (_COMPLETE,))
+            read_again(target)
     finally:
         if source is not None:
             source.close()

@@ -18,9 +18,10 @@ import msgspec
 from nodes.publish.ages import Ages
 from nodes.publish.database import Database, SpoolDamagedError
 from nodes.publish.mark import Mark, Reached
+from nodes.publish.raised import Raised
 from nodes.publish.schema import prepare
 from pipeline.errors import NodeError
-from pipeline.events import DefectEvent, Event, encode
+from pipeline.events import AlarmEvent, DefectEvent, Event, encode
 
 COUNTED = 10_000  # events are counted one by one up to here
 StreamId = tuple[int, int]
@@ -75,6 +76,7 @@ class Spool:
         try:
             prepare(self._db)
             self._mark = Mark(path)
+            self.raised = Raised(self._db)
         except BaseException:
             self._db.close()
             raise
@@ -140,6 +142,8 @@ class Spool:
         )
         if not cursor.rowcount or cursor.lastrowid is None:  # its record was lost by damage, the event was not
             return None
+        if isinstance(event, AlarmEvent):
+            self.raised.note(event, cursor.lastrowid)
         self._last, self._seq = place, cursor.lastrowid
         return Spooled(cursor.lastrowid, event.id, kind, *place, data)
 

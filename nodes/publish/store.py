@@ -44,8 +44,6 @@ class Store:
         for piece in spool.held():  # left by a publish node that was killed
             self._joiner.add(piece, time.monotonic_ns())
         self._reserve = Reserve(path.with_name("reserve"))
-        if not self._reserve.take():
-            log.warning("the disk of state_dir has no room to spare: once it is full, gaps cannot be recorded either")
         self._waiting: dict[str, tuple[set[bytes], Publishable]] = {}
         self._durable: dict[bytes, dict[str, str | None]] = {}
         self.latency = Latency()
@@ -53,16 +51,29 @@ class Store:
         self.frames = self.tiles = self.duplicates = self.offered = 0
         self.trouble = ""
         """Why nothing, or no verdict, is accepted just now; empty: all is well."""
-        self._full = self._stuck = self._imageless = False
+        on = spool.raised.names()  # begun by a publish node that was killed, too: each goes on, or ends as its cause does
+        self._full, self._stuck, self._imageless = (name in on for name in ("disk_full", "spool_stuck", "image_not_kept"))
+        if self._full:
+            self._reserve.release()
+        elif not self._reserve.take():
+            log.warning("the disk of state_dir has no room to spare: once it is full, gaps cannot be recorded either")
         self._since_ns = self._retry_ns = self._minute_ns = self._look_ns = self._room_ns = 0
 
-    def offer(self, address: bytes | None, record: Publishable) -> None:
-        """A record to make durable; ``address``: who waits for that."""
+    def offer(self, address: bytes | None, record: Publishable, after: str = "") -> None:
+        """A record to make durable; ``address``: who waits for that, ``after``: key of the record without which it is not taken."""
         self.offered += 1
+        if after and not self._has(after):
+            return  # an earlier publish process had that one; its sender sends it again, and this one behind it
         if address is None or record.key in self._waiting or len(self._waiting) < MOST_WAITING:
             addresses, _ = self._waiting.setdefault(record.key, (set(), record))
             if address is not None:
                 addresses.add(address)
+
+    def _has(self, key: str) -> bool:
+        try:
+            return key in self._waiting or self._spool.known(key)
+        except SpoolTroubleError:
+            return False
 
     @property
     def waiting(self) -> int:

@@ -103,6 +103,8 @@ class Publish:
         while wire.left:
             message = wire.left.popleft()
             assert isinstance(message, Submit)
+            if message.after and message.after not in self.records:
+                continue
             key, stands = message.record.key, {}
             if key not in self.records:
                 self.records[key] = message.record

@@ -1,7 +1,7 @@
 """A spool with its sender, and the alarms that it raised."""
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -32,8 +32,8 @@ class Post:
         self._next = 0
         self.start()
 
-    def start(self) -> None:
-        """A sender, as a publish node starts it."""
+    def start(self, on: Collection[str] = ()) -> None:
+        """A sender, as a publish node starts it; ``on``: the alarms that an earlier one left on."""
         self.sink = RedisSink(
             self.server.url,
             None,
@@ -43,6 +43,7 @@ class Post:
             confirmed=lambda _: self._changed.set(),
             alarm=self._alarm,
             lifted=self.spool.lift_floor,
+            on=on,
         )
 
     def _alarm(self, name: str, active: bool, text: str) -> None:

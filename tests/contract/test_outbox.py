@@ -79,6 +79,16 @@ def test_what_is_not_confirmed_is_sent_again(hop: Hop) -> None:
     hop.wait(lambda: len(hop.got) == 2)
 
 
+def test_what_is_sent_again_goes_with_all_that_came_after_it(hop: Hop) -> None:
+    """Publish takes nothing whose predecessor it lacks: each would be late by as much as the first one, for ever."""
+    hop.outbox.submit(verdict(3), 0)
+    hop.outbox.submit(verdict(4), RESEND_NS // 2)
+    hop.outbox.turn(RESEND_NS)
+
+    hop.wait(lambda: len(hop.got) == 4)
+    assert [(m.record.key, m.after) for _, m in hop.got[2:]] == [(verdict(3).key, ""), (verdict(4).key, verdict(3).key)]
+
+
 def test_while_publish_is_away_the_copies_that_pile_up_are_bounded(tmp_path: Path) -> None:
     outbox = Outbox(f"ipc://{tmp_path}/nobody")
     outbox.submit(verdict(3), 0)

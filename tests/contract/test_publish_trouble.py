@@ -14,10 +14,12 @@ from nodes.publish.node import publish
 from pipeline.client import Events
 from pipeline.config import Config, Publish
 from pipeline.errors import NodeError
-from pipeline.frame import Defect, Gap, ModelId, Publishable, Verdict
+from pipeline.frame import Alarm, Defect, Gap, ModelId, Publishable, Verdict
 from pipeline.node_main import Node
 from pipeline.outbox import Outbox
 from pipeline.topology import find_process
+from pipeline.transport import Router
+from pipeline.wire import Submit
 from tests.conftest import Server
 from tests.unit.frames import meta
 from tests.unit.test_joiner import CONFIG, END, MIDDLE, Box
@@ -32,6 +34,10 @@ def verdict(frame: int, box: Box = MIDDLE) -> Verdict:
 
 def gap(frame: int) -> Gap:
     return Gap(camera="top", epoch="e1", first=frame, last=frame, reason="full", at_ns=1)
+
+
+def alarm(name: str, active: bool) -> Alarm:
+    return Alarm(name=name, active=active, text="because", at_ns=int(active))
 
 
 class Watched(Node):
@@ -80,6 +86,19 @@ class Publisher:
 
     def facts(self, name: str) -> str:
         return str(getattr(self.node, "last", {}).get(name, ""))
+
+    def lose(self, *records: Publishable) -> None:
+        """Submit to a publish process that takes them and dies before they are durable."""
+        self.end()
+        dying, taken = Router(self.node.endpoints.publish), list[str]()
+        self.submit(*records)
+
+        def all_taken() -> bool:
+            taken.extend(message.record.key for _, message, _ in dying.receive() if isinstance(message, Submit))
+            return {r.key for r in records} <= set(taken)
+
+        self.wait(all_taken, "records under way")
+        dying.close()
 
     def wait_durable(self, *records: Publishable) -> None:
         self.wait(lambda: {r.key for r in records} <= set(self.durable), "durable")
@@ -245,3 +264,20 @@ def test_a_piece_that_is_no_event_yet_counts_as_not_delivered(
 
     assert publisher.facts("backlog") == "0"
     assert publisher.frames() == [3]
+
+
+def test_what_a_sender_says_later_does_not_overtake_what_a_dead_publish_node_had(make: Callable[[Path], Publisher], tmp_path: Path) -> None:
+    """An alarm's end before its beginning would leave it on for ever."""
+    publisher = make(tmp_path / "state")
+    publisher.submit(gap(1))
+    publisher.wait_durable(gap(1))
+    publisher.lose(alarm("redis_died", True), gap(2))
+    later = [alarm("redis_died", False), *[gap(k) for k in range(3, 3000)]]
+    publisher.submit(*later)
+
+    publisher.start()
+    publisher.wait_durable(gap(2), *later)
+    publisher.end()
+
+    assert publisher.alarms() == [("redis_died", True), ("redis_died", False)]
+    assert publisher.frames("gap") == list(range(1, 3000))

@@ -1,6 +1,6 @@
 """What stays in the stream: what is young, what a group still needs, and no more than ``keep_mib`` allows."""
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +24,14 @@ class Kept:
         self.client: Any = redis.Redis.from_url(server.url)
         self.clock = Clock()
         self.spool: Spool = open_spool(folder, clock=self.clock)
+        self._keep_bytes, self._next = keep_bytes, 0
+        self.restart()
+
+    def restart(self, on: Collection[str] = ()) -> None:
+        """As a publish node does; ``on``: the alarms that the one before left on."""
         self.alarms: list[tuple[str, bool]] = []
-        alarms = Alarms(lambda name, active, _: self.alarms.append((name, active)))
-        self.retention = Retention(STREAM, keep_ms=KEEP_MS, keep_bytes=keep_bytes, alarms=alarms)
-        self._next = 0
+        alarms = Alarms(lambda name, active, _: self.alarms.append((name, active)), on)
+        self.retention = Retention(STREAM, keep_ms=KEEP_MS, keep_bytes=self._keep_bytes, alarms=alarms)
 
     def add(self, count: int) -> None:
         self.spool.append([(f"k{k}", [event(k)]) for k in range(self._next, self._next + count)])
@@ -128,6 +132,25 @@ def test_a_stream_that_takes_too_much_memory_is_trimmed_whatever_groups_do(tmp_p
     kept.client.xreadgroup("slow", "c", {STREAM: ">"}, noack=True)
     kept.later(0)
     assert kept.alarms[1:] == [("group_lost:slow", False)]
+    kept.client.close()
+    kept.spool.close()
+
+
+def test_a_group_that_lost_entries_is_known_to_the_next_sender(tmp_path: Path, server: Server) -> None:
+    kept = Kept(tmp_path, server, 60_000)
+    kept.add(3000)
+    kept.client.xgroup_create(STREAM, "slow", id="0")
+    for _ in range(3):
+        kept.later(0)
+    assert kept.alarms == [("group_lost:slow", True)]
+
+    kept.restart({"group_lost:slow"})
+    kept.later(0)
+    assert kept.alarms == []
+    kept.client.xreadgroup("slow", "c", {STREAM: ">"}, noack=True)
+    kept.later(0)
+
+    assert kept.alarms == [("group_lost:slow", False)]
     kept.client.close()
     kept.spool.close()
 

@@ -1,0 +1,45 @@
+"""Alarms of a whole line: what is on ends, whoever was killed meanwhile."""
+
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from tests.system.line import Line
+
+DIED = "node_died:capture.top"
+
+
+def alarms(line: Line, name: str) -> list[bool]:
+    return [e["active"] for e in line.events("--type", "alarm") if e["name"] == name]
+
+
+def wait_alarm(line: Line, name: str) -> None:
+    deadline = time.monotonic() + 60
+    while alarms(line, name) != [True]:
+        assert time.monotonic() < deadline, line.log
+
+
+def test_an_alarm_ends_when_the_supervisor_that_raised_it_was_killed(make_line: Callable[..., Line], tmp_path: Path) -> None:
+    images = tmp_path / "pictures"
+    images.mkdir()
+    for k in range(20):
+        (images / f"bad_{k:02}.jpg").write_bytes(b"no image")
+    line = make_line(cameras={"top": {"source": f"folder:{images}?fps=40&loop=true"}})
+    line.start()
+    line.wait_until(lambda s: s["cameras"]["top"]["acquired"] > 10, "frames")
+    images.rename(tmp_path / "away")
+    line.kill("capture.top")
+    wait_alarm(line, DIED)
+    assert line.process is not None
+    line.process.kill()
+    line.process.wait()
+
+    (tmp_path / "away").rename(images)
+    line.state.joinpath("status.json").unlink()
+    line.start()
+    line.wait_until(lambda s: s["cameras"]["top"]["acquired"] > 10, "frames of the next run")
+    line.process.send_signal(signal.SIGTERM)
+    line.finish()
+
+    assert alarms(line, DIED) == [True, False]
