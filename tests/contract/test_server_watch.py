@@ -303,3 +303,19 @@ def test_a_folder_that_cannot_be_looked_at_costs_no_server(watched: Watched, num
 
     assert watched.said == watched.alarms == []
     assert watched.server.pid == pid and watched.server.answers()
+
+
+def test_a_server_ends_in_order_though_its_folder_takes_no_change(
+    watched: Watched, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The disk was mounted anew, to be read only; unlike that, a changed mode would not stop root."""
+
+    def read_only(path: Path, **_: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "unlink", read_only)
+        watched.server.stop()
+
+    assert not watched.server.alive()
+    assert "redis/url cannot be removed: Read-only file system" in capfd.readouterr().err
