@@ -5,6 +5,7 @@ import pwd
 import shutil
 import subprocess
 import tempfile
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -105,6 +106,30 @@ def test_a_tmp_that_cannot_be_written_is_said(name: str, mount: str, why: str) -
 
     assert f"/tmp/linepipe-{os.getuid()}, where the line's sockets must lie, cannot be made: {why}; have a /tmp that can be written" in said
     assert "remove what is there" not in said
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        f"eval ilcs-neu /tmp/{LONG}",
+        f"eval /tmp/{LONG}.safetensors docs",
+        f"train --data /tmp/{LONG} --out OUT",
+        f"train --data DATA --out /tmp/{LONG}",
+        f"train --data DATA --out OUT --init /tmp/{LONG}",
+        f"export ilcs-neu --engine onnx --out /tmp/{LONG}",
+        f"export ilcs-neu --engine onnx --out OUT --data /tmp/{LONG}",
+        f"explain ilcs-neu /tmp/{LONG} --out OUT",
+        f"explain ilcs-neu docs --out /tmp/{LONG}",
+    ],
+)
+def test_the_other_commands_refuse_a_name_that_cannot_be_seen(tmp_path: Path, make_images: Callable[..., list[Path]], words: str) -> None:
+    for split in ("train", "test"):
+        for label in ("a", "b"):
+            make_images(tmp_path / "data" / split / label, 2)
+
+    said = linepipe(*words.replace("DATA", f"{tmp_path}/data").replace("OUT", f"{tmp_path}/out").split())
+
+    assert f"/tmp/{LONG}" in said.strip().splitlines()[-1]
 
 
 def test_what_a_user_may_not_enter_is_said(open_folder: Path, other: pwd.struct_passwd) -> None:
