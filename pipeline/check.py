@@ -1,6 +1,7 @@
 """Checks a configuration against this machine: folders, model, Redis. ``load`` has checked the text itself."""
 
 import os
+import stat
 from pathlib import Path
 
 import msgspec
@@ -10,28 +11,29 @@ from pipeline.config import MAX_FILE_BYTES, Config
 from pipeline.errors import ConfigError
 from pipeline.model_file import find_model, read_model
 from pipeline.plain_file import read_plain
-from pipeline.private import OURS, check_owner
+from pipeline.private import OURS, STATE_FOLDERS, check_owner
 from pipeline.secret import redis_password
 from pipeline.source_url import SourceUrl
-from pipeline.topology import frame_rate
+from pipeline.topology import NEEDED_TMP, frame_rate, runtime_dir
+from pipeline.user_path import here, look, nearest
 
 LONGEST_STATE_DIR = 480
 """SQLite opens paths of up to 511 bytes; the spool's file and its log lie below."""
-STATE_FOLDERS = ("spool", "images", "truth", "engines", "redis")
-"""What nodes keep under ``state_dir``."""
 
 
 def check(config: Config) -> list[str]:
     """What stands in the way of running this line here, a sentence each; empty: nothing found."""
+    return check_line(config) + check_sockets(config)
+
+
+def check_line(config: Config) -> list[str]:
+    """The same but for the folder of its sockets."""
     found = []
     for name, camera in config.cameras.items():
-        url = SourceUrl.parse(camera.source)
         key = f"cameras.{name}.source"
-        if url.scheme == "folder" and not Path(url.path).is_dir():
-            found.append(f"{key}: no folder {url.path} (relative paths count from {Path.cwd()}); correct the path")
-        if url.scheme == "video" and (what := _no_file(Path(url.path))):
-            found.append(f"{key}: {url.path} {what}; name a video file")
-        if url.scheme != "video" and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
+        if problem := _no_source(SourceUrl.parse(camera.source)):
+            found.append(f"{key}: {problem}")
+        if not camera.source.startswith("video:") and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
     for attempt in (_check_model, redis_password):
         try:
@@ -42,19 +44,27 @@ def check(config: Config) -> list[str]:
     return found + _check_state(config)
 
 
+def check_sockets(config: Config) -> list[str]:
+    """Why the line's sockets cannot lie where they must; makes that folder."""
+    try:
+        folder = runtime_dir(config)
+    except ConfigError as exc:
+        return [str(exc)]
+    return [] if os.access(folder, os.W_OK | os.X_OK) else [f"{folder}, where the line's sockets must lie, cannot be written; {NEEDED_TMP}"]
+
+
 def _check_state(config: Config) -> list[str]:
     """What is wrong with ``state_dir`` as it lies there."""
     try:
         check_owner(config.state)
     except ConfigError as exc:
         return [str(exc)]
-    found = []
-    parent = next(p for p in (config.state, *config.state.parents) if p.exists())
-    if not parent.is_dir():
-        found.append(f"state_dir: {parent} is a file; choose a folder")
-    for path in (config.state / name for name in STATE_FOLDERS):
-        if path.exists() and not path.is_dir():
-            found.append(f"state_dir: {path} is a file where a folder must be; move it away or choose another state_dir")
+    place = nearest(config.state)
+    if problem := _no_folder_of_line(place):
+        return [f"state_dir: {problem}"]
+    if not os.access(place, os.W_OK | os.X_OK | (os.R_OK if place == config.state else 0)):
+        return [f"state_dir: {place} cannot be used by this user; chmod u+rwx it, or choose another on a disk that can be written"]
+    found = [f"state_dir: {problem}" for name in STATE_FOLDERS if (problem := _no_folder_of_line(config.state / name))]
     if (whose := _line_of(config.state)) not in (None, config.line):
         found.append(
             f"state_dir: {config.state} is that of line {whose}, which may have events to send; give line {config.line} one of its own"
@@ -62,9 +72,19 @@ def _check_state(config: Config) -> list[str]:
     if strange := _of_others(config.state):
         more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
         found.append(f"state_dir: {strange[0]} belongs to another user{more}; chown all in {config.state}, or choose another state_dir")
-    if len(os.fsencode(config.state.absolute())) > LONGEST_STATE_DIR:
+    if len(os.fsencode(config.state)) > LONGEST_STATE_DIR:
         found.append(f"state_dir: {config.state} is longer than {LONGEST_STATE_DIR} bytes, which SQLite cannot open; choose a shorter one")
     return found
+
+
+def _no_folder_of_line(path: Path) -> str:
+    """Why no folder of the line can lie at ``path``; empty: one lies there, or can be made."""
+    try:
+        if (found := look(path)) is None:
+            return f"{path} is a link that leads nowhere; make the folder that it names, or remove the link" if path.is_symlink() else ""
+    except ConfigError as exc:
+        return str(exc)
+    return "" if stat.S_ISDIR(found.st_mode) else f"{path} is a file where a folder must be; move it away or choose another state_dir"
 
 
 def _line_of(state: Path) -> str | None:
@@ -99,13 +119,23 @@ def _check_model(config: Config) -> None:
         raise ConfigError(f"infer.classes: {model.name} knows no {', '.join(unknown)}; it knows {', '.join(model.classes)}")
 
 
-def _no_file(path: Path) -> str:
-    """Why ``path`` is no file with content; empty: it is one."""
-    if path.is_dir():
-        return "is a folder"
-    if not path.is_file():
-        return f"is not there (relative paths count from {Path.cwd()})"
-    return "is empty" if path.stat().st_size == 0 else ""
+def _no_source(url: SourceUrl) -> str:
+    """Why a folder or a video cannot be read, and what to do; empty: it can."""
+    path = Path(url.path)
+    if url.scheme not in ("folder", "video"):
+        return ""
+    try:
+        found = look(path)
+    except ConfigError as exc:
+        return str(exc)
+    if url.scheme == "folder" and (found is None or not stat.S_ISDIR(found.st_mode)):
+        return f"no folder {path} (relative paths count from {here()}); correct the path"
+    if found is None or not (stat.S_ISREG(found.st_mode) or url.scheme == "folder"):
+        what = "is a folder" if found is not None and stat.S_ISDIR(found.st_mode) else f"is not there (relative paths count from {here()})"
+        return f"{path} {what}; name a video file"
+    if not os.access(path, os.R_OK | (os.X_OK if url.scheme == "folder" else 0)):
+        return f"{path} may not be read by this user; have its rights changed (chmod)"
+    return f"{path} is empty; name a video file" if found.st_size == 0 and url.scheme == "video" else ""
 
 
 def check_redis(config: Config) -> None:

@@ -66,7 +66,9 @@ def main(args: list[str] | None = None) -> None:
         to_stderr(text.getvalue())
     except UnicodeEncodeError as exc:  # of a file name: what is printed never raises it
         code = 2
-        complain(f"{exc.object!a} cannot be a file name in this locale, whose encoding is {exc.encoding}; set LC_ALL=C.UTF-8")
+        from pipeline.user_path import cannot_be_named
+
+        complain(f"{exc.object!a} {cannot_be_named(exc.encoding)}")
     except (KeyboardInterrupt, click.Abort):
         code = 130
         complain("interrupted")

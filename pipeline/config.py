@@ -9,7 +9,7 @@ import math
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
-from urllib.parse import parse_qsl
+from urllib.parse import unquote
 
 import msgspec
 import yaml
@@ -17,7 +17,9 @@ from msgspec import Meta
 
 from pipeline.errors import ConfigError
 from pipeline.plain_file import read_plain
+from pipeline.redis_url import redis_mistake
 from pipeline.source_url import SourceUrl
+from pipeline.user_path import misnamed
 from pipeline.yaml_lines import parse_yaml
 
 Name = Annotated[str, Meta(pattern=r"^[a-z][a-z0-9_-]{0,31}$", description="lower-case letters, digits, - and _; starts with a letter")]
@@ -25,15 +27,6 @@ Whole = Annotated[int, Meta(ge=0)]
 Size = Annotated[int, Meta(ge=1)]
 Positive = Annotated[float, Meta(gt=0, le=1e9)]
 MAX_FILE_BYTES = 1 << 20
-PASSWORD_ELSEWHERE = "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file"
-REDIS_OPTIONS = {"db": (r"\d{1,5}", "a whole number"), "client_name": (r"\S+", "a name without spaces")}
-TLS_OPTIONS = {
-    "ssl_ca_certs": (r".+", "a file"),
-    "ssl_certfile": (r".+", "a file"),
-    "ssl_keyfile": (r".+", "a file"),
-    "ssl_cert_reqs": (r"required|optional|none", "required, optional or none"),
-    "ssl_check_hostname": (r"true|false", "true or false"),
-}
 _T = TypeVar("_T")
 
 
@@ -190,7 +183,12 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     for name, camera in cameras.items() if isinstance(cameras, dict) else ():
         convert(f"cameras.{name}", camera, Camera)  # one by one first: msgspec does not say which of them is wrong
     config = convert("", tree, Config)
-    for key, problem in _contradictions(config):
+    try:
+        config = msgspec.structs.replace(config, state_dir=str(config.state))  # whatever becomes of the working directory
+    except OSError as exc:
+        text = f"{config.state_dir} counts from the working directory, which is gone; cd to one that is there"
+        raise ConfigError(f"{where('state_dir')}: state_dir: {text}") from exc
+    for key, problem in _misnamed(config) or _contradictions(config):
         raise ConfigError(f"{where(key)}: {key}: {problem}")
     return config
 
@@ -255,43 +253,20 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
     for name in config.placement:
         if name in ("publish", "redis", "capture"):
             found.append((f"placement.{name}", "is the name of another process; choose a different one"))
-    return found + _redis_mistakes(config.publish.redis)
+    if problem := redis_mistake(config.publish.redis):
+        found.append(("publish.redis", problem))
+    return found
+
+
+def _misnamed(config: Config) -> list[tuple[str, str]]:
+    """Texts with names of files that no file can have."""
+    publish = config.publish
+    texts = {"state_dir": config.state_dir, "infer.model": config.infer.model, "publish.redis": unquote(publish.redis)}
+    texts |= {f"cameras.{name}.source": camera.source for name, camera in config.cameras.items()}
+    texts["publish.password_file"] = publish.password_file or ""
+    return [(key, problem) for key, text in texts.items() if (problem := misnamed(text))]
 
 
 def _covers(box: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
     x, y, w, h = box
     return x == y == 0 and w >= size[0] and h >= size[1]
-
-
-def _redis_mistakes(url: str) -> list[tuple[str, str]]:
-    key = "publish.redis"
-    if url == "embedded":
-        return []
-    match = re.fullmatch(r"(rediss?|unix)://(?:(?P<auth>[^@/]*)@)?(?P<rest>[^?#]*)(?:\?(?P<query>.*))?", url)
-    if match is None:
-        return [(key, f"{url!r} is not a Redis URL; write embedded, redis://HOST:PORT/DB, rediss://... or unix:///PATH")]
-    if match["auth"] and ":" in match["auth"] and match["auth"].split(":", 1)[1]:
-        return [(key, PASSWORD_ELSEWHERE)]
-    if problem := _redis_option_mistake(match[1], match["query"] or ""):
-        return [(key, problem)]
-    if match[1] == "unix":
-        return [] if match["rest"].startswith("/") else [(key, f"{url!r}: write unix:///PATH/OF/SOCKET")]
-    name = r"(?:[A-Za-z0-9_-]{1,63}\.)*[A-Za-z0-9_-]{1,63}\.?"
-    host = re.fullmatch(rf"(\[[0-9a-fA-F:]+\]|{name})(?::(\d{{1,5}}))?(?:/\d*)?", match["rest"])
-    if host is None or (host[2] and not 0 < int(host[2]) < 65536):
-        return [(key, f"{url!r}: host, port or database is malformed; write redis://HOST:PORT/DB")]
-    return []
-
-
-def _redis_option_mistake(scheme: str, query: str) -> str | None:
-    """What is wrong with the options of a Redis URL; redis-py would say it only when it connects, or override linepipe's own."""
-    known = REDIS_OPTIONS | (TLS_OPTIONS if scheme == "rediss" else {})
-    for name, value in parse_qsl(query, keep_blank_values=True):
-        if name == "password":
-            return PASSWORD_ELSEWHERE
-        if name not in known:
-            return f"no option {name!r}; {scheme}:// takes {', '.join(known)}"
-        pattern, kind = known[name]
-        if not re.fullmatch(pattern, value):
-            return f"{name}={value} should be {kind}"
-    return None

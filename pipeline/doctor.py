@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from pipeline import libraries, machine
-from pipeline.check import check
+from pipeline.check import check_line, check_sockets
 from pipeline.client import Events, RedisUnreachableError
 from pipeline.config import Camera, Config
 from pipeline.errors import ConfigError
 from pipeline.finding import Finding, failed, ok, warning
 from pipeline.source_url import FOLDER_SUFFIXES, SourceUrl
 from pipeline.topology import runtime_dir
+from pipeline.user_path import nearest
 
 LEAST_FREE = 100 << 20
 MIN_REDIS = (6, 2)
@@ -40,19 +41,24 @@ def _run(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def _line(config: Config) -> Iterator[Finding]:
-    problems = check(config)
+    problems = check_line(config)
     for problem in problems:
         yield failed("configuration", problem, "correct it; `linepipe validate` says whether it is mended")
     if not problems:
         yield ok("configuration", f"line {config.line}: cameras, model and folders are there")
-    try:
+    problems = check_sockets(config)
+    for problem in problems:
+        yield failed("runtime folder", problem, "sockets need a private folder under /tmp")
+    if not problems:
         yield ok("runtime folder", f"{runtime_dir(config)} is private")
-    except (ConfigError, OSError) as exc:
-        yield failed("runtime folder", str(exc), "remove what is there: sockets need a private folder under /tmp")
 
 
 def _state(config: Config) -> Iterator[Finding]:
-    place = next(p for p in (config.state, *config.state.parents) if p.exists())
+    try:
+        place = nearest(config.state)
+    except ConfigError as exc:
+        yield failed("state_dir", str(exc), "choose a writable folder on a local disk")
+        return
     try:
         with tempfile.TemporaryFile(dir=place) as file:
             file.write(b"x")
@@ -93,8 +99,10 @@ def _slot_bytes(camera: Camera, config: Config) -> int | None:
     """Bytes of one slot, as far as the configuration tells."""
     url = SourceUrl.parse(camera.source)
     if url.scheme == "folder":
-        folder = Path(url.path)
-        files = [p for p in folder.iterdir() if p.suffix.lower() in FOLDER_SUFFIXES] if folder.is_dir() else []
+        try:
+            files = [p for p in Path(url.path).iterdir() if p.suffix.lower() in FOLDER_SUFFIXES]
+        except OSError:  # told as what is wrong with the configuration
+            files = []
         return min(config.limits.max_file_bytes, max(map(_size, files), default=0)) + 1
     return math.prod(camera.frame_px) if camera.frame_px is not None else None
 

@@ -11,6 +11,7 @@ from typing import Any
 import msgspec
 
 from pipeline.errors import ConfigError, NodeError
+from pipeline.user_path import is_file, is_folder
 
 MAX_HEADER_BYTES = 16 << 20
 
@@ -36,13 +37,13 @@ def find_model(name: str) -> Path:
     shipped = _shipped_folder()
     if name.endswith(".safetensors") or "/" in name:
         path = Path(name)
-        if path.is_dir():
+        if is_folder(path):
             raise ConfigError(f"{name} is a folder; name the model file in it")
-        if not path.is_file():
+        if not is_file(path):
             raise ConfigError(f"no model file {name}; name an existing .safetensors file or one of {_names(shipped)}")
         return path
     path = shipped / f"{name}.safetensors"
-    if not path.is_file():
+    if not is_file(path):
         raise ConfigError(f"no shipped model {name!r}; there is {_names(shipped)}, or give the path of a .safetensors file")
     return path
 
@@ -56,7 +57,9 @@ def read_model(path: Path) -> Model:
                 raise ValueError("its header is too long")
             header: Any = json.loads(file.read(size))
         model = msgspec.json.decode(header["__metadata__"]["linepipe"], type=Model)
-    except (OSError, struct.error, ValueError, KeyError, TypeError, RecursionError, msgspec.MsgspecError) as exc:
+    except OSError as exc:
+        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+    except (struct.error, ValueError, KeyError, TypeError, RecursionError, msgspec.MsgspecError) as exc:
         raise ConfigError(f"{path} is not a linepipe model ({exc}); train one with `linepipe train`") from exc
     if model.recipe.decode == "rgb":
         raise ConfigError(f"{path} is a colour model, and a line judges grey tiles; train a grey model from the same images: --colour grey")

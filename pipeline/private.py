@@ -6,11 +6,13 @@ from pathlib import Path
 
 from pipeline.durable import part_of
 from pipeline.errors import ConfigError
+from pipeline.user_path import look
 
 UMASK = 0o077
-_FOLDERS = ("spool", "images", "truth", "redis", "engines")
+STATE_FOLDERS = ("spool", "images", "truth", "engines", "redis")
+"""What nodes keep under ``state_dir``."""
 _FILES = ("line.json", "run.json", "status.json", "summary.json", "model.safetensors")
-OURS = (*_FOLDERS, *_FILES)
+OURS = (*STATE_FOLDERS, *_FILES)
 """What a line keeps under ``state_dir``; what else lies there is the user's."""
 
 
@@ -20,14 +22,12 @@ def keep_private() -> None:
 
 
 def check_owner(folder: Path) -> None:
-    """Raises ``ConfigError`` if ``folder`` is there and another user's."""
+    """Raises ``ConfigError`` if ``folder`` is there and another user's, or cannot be seen."""
     try:
-        owner = folder.stat().st_uid
-    except (FileNotFoundError, NotADirectoryError):  # the latter is told where the configuration is checked
-        return
-    except OSError as exc:
-        raise ConfigError(f"state_dir: {folder} cannot be used: {exc.strerror}") from exc
-    if owner != os.geteuid():
+        found = look(folder)
+    except ConfigError as exc:
+        raise ConfigError(f"state_dir: {exc}") from exc
+    if found is not None and found.st_uid != os.geteuid():
         raise ConfigError(f"state_dir: {folder} belongs to another user; chown it, or choose a folder of your own")
 
 

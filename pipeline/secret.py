@@ -11,6 +11,7 @@ from pipeline.errors import ConfigError
 from pipeline.plain_file import read_plain
 from pipeline.redis_users import READER, WRITER, password_of
 from pipeline.topology import Endpoints, runtime_dir
+from pipeline.user_path import is_file
 
 VARIABLE = "LINEPIPE_REDIS_PASSWORD"
 
@@ -49,11 +50,13 @@ def redis_password(config: Config) -> str | None:
         return os.environ.get(VARIABLE)
     path = Path(name)
     try:
-        if not path.is_file():
-            raise ConfigError(f"publish.password_file: {name} is not a file")
+        if not is_file(path):
+            raise ConfigError(f"{name} is not a file")
         if stat.S_IMODE(path.stat().st_mode) & 0o077:
-            raise ConfigError(f"publish.password_file: {name} can be read by others; chmod 600 it")
+            raise ConfigError(f"{name} can be read by others; chmod 600 it")
         password = read_plain(path).decode("utf-8").strip()
+    except ConfigError as exc:
+        raise ConfigError(f"publish.password_file: {exc}") from exc
     except OSError as exc:
         raise ConfigError(f"publish.password_file: {name} cannot be read: {exc.strerror}") from exc
     except UnicodeDecodeError as exc:

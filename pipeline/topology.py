@@ -6,6 +6,7 @@ Entry points are names, resolved in the child: pipeline imports no node.
 import math
 import os
 import stat
+from contextlib import suppress
 from pathlib import Path
 
 import msgspec
@@ -15,6 +16,7 @@ from pipeline.errors import ConfigError
 from pipeline.source_url import SourceUrl
 
 PUBLISH = "publish"
+NEEDED_TMP = "have a /tmp that can be written and has room"
 _STAGES = {
     frozenset({"preprocess", "infer"}): "nodes.infer.node:inspect",
     frozenset({"preprocess"}): "nodes.preprocess.node:preprocess",
@@ -140,10 +142,12 @@ def make_private(folder: Path) -> Path:
     """
     for path in [p for p in reversed((folder, *folder.parents)) if f"linepipe-{os.getuid()}" in p.parts]:
         try:
-            path.mkdir(mode=0o700, exist_ok=True)
-        except FileExistsError:  # something else: refused below
-            pass
-        found = path.lstat()
+            with suppress(FileExistsError):  # something else: refused below
+                path.mkdir(mode=0o700)
+            found = path.lstat()
+        except OSError as exc:
+            text = f"{path}, where the line's sockets must lie, cannot be made: {exc.strerror}; {NEEDED_TMP}"
+            raise ConfigError(text) from exc
         if found.st_uid != os.getuid():
             raise ConfigError(f"{path}, where the line's sockets must lie, belongs to user {found.st_uid}; have it removed, root can do it")
         if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:

@@ -119,23 +119,26 @@ def _data_of(out: Path) -> Path:
     """Where the run's data lay."""
     import json
 
+    from ilcs_model.data.rows import is_folder
     from ilcs_model.errors import DataError
 
     try:
         found = Path(json.loads((out / "environment.json").read_text())["data"])
     except (OSError, ValueError, KeyError) as exc:
         raise DataError(f"{out / 'environment.json'}: does not say where the data lie ({exc}); give --data") from exc
-    if not found.is_dir():
+    if not is_folder(found):
         raise DataError(f"{found}: the run's data are not there any more; give --data")
     return found
 
 
 def _model_file(name: str) -> str:
     """Path of a shipped model by name; what names none is a path."""
+    from ilcs_model.data.rows import is_file
+
     shipped = Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
-    if shipped.is_file():
+    if is_file(shipped):
         return str(shipped)
-    if not Path(name).is_file():
+    if not is_file(Path(name)):
         names = ", ".join(sorted(p.stem for p in shipped.parent.glob("*.safetensors")))
         raise click.UsageError(f"--init {name}: no such file, and no shipped model; shipped are {names}")
     return name

@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 
 from ilcs_model.data.annotations import Found, coco_files, of_several_classes, read_coco, read_voc, voc_file, voc_folders
-from ilcs_model.data.rows import IMAGE_SUFFIXES, SPLITS, Box, Row, Size, hold_out, images_in, inside, is_file, several, visible
+from ilcs_model.data.rows import IMAGE_SUFFIXES, SPLITS, Box, Row, Size, hold_out, images_in, inside, is_file, is_folder, several, visible
 from ilcs_model.errors import DataError
 from ilcs_model.info import class_problem
 
@@ -74,8 +74,8 @@ def open_dataset(root: Path, *, for_training: bool = True) -> Dataset:
     Without ``for_training`` the images need no split ``train`` and one class is enough. Raises ``DataError`` naming file,
     line or class. No image is opened: that is what ``check.check_images`` does.
     """
-    if not root.is_dir():
-        raise DataError(f"{root}: no such folder")
+    if not is_folder(root):
+        raise DataError(f"{root}: no such folder, or none that this user may see")
     rows, remarks = _read(root)
     if not (names_split := all(row.split for row in rows)):
         rows = hold_out(rows)

@@ -224,9 +224,9 @@ def _remarks(data: Dataset, recipe: Recipe, settings: Settings) -> Iterator[str]
 def _check_folder(run: Path, root: Path, resume: bool) -> None:
     if run.resolve().is_relative_to(root.resolve()):
         raise DataError(f"{run} lies in the data folder {root}, where its pictures would be taken for data; name one elsewhere")
-    if run.exists() and not run.is_dir():
+    if os.path.exists(run) and not os.path.isdir(run):  # the methods of Path raise where that may not be seen: told as it is made
         raise DataError(f"{run} is a file; name a folder for the run")
-    if (run / "last.pt").exists() and not resume:
+    if os.path.exists(run / "last.pt") and not resume:
         raise DataError(f"{run} already holds a run; continue it with --resume or name another folder")
 
 

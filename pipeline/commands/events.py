@@ -19,6 +19,7 @@ from pipeline.plain_file import read_plain
 from pipeline.private import check_owner, keep_private
 from pipeline.state_lock import is_running
 from pipeline.stdio import complain
+from pipeline.user_path import is_folder, look
 
 RETRY_S = 1.0
 
@@ -90,7 +91,7 @@ def _print(event: dict[str, object], kinds: tuple[str, ...]) -> None:
 
 def _first_id(settings: Config) -> str:
     path = settings.state / "run.json"
-    if not path.exists():
+    if look(path) is None:
         raise LinepipeError(f"no run is noted under {settings.state}; run the line first, or leave out --run last")
     try:
         first = json.loads(read_plain(path))["first_id"]
@@ -110,7 +111,7 @@ def _open(settings: Config) -> Iterator[Events]:
         with Events.of_line(settings) as events:
             yield events
         return
-    if not (settings.state / "redis").is_dir():
+    if not is_folder(settings.state / "redis"):
         raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`")
     keep_private()
     server, done = EmbeddedServer(settings), threading.Event()

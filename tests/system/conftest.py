@@ -1,5 +1,10 @@
 """Lines that start, and are gone afterwards."""
 
+import os
+import pwd
+import shutil
+import subprocess
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -7,6 +12,8 @@ from typing import Any
 import pytest
 
 from tests.system.line import Line
+
+USER = "linepipe-other"
 
 
 @pytest.fixture(scope="session")
@@ -27,3 +34,22 @@ def make_line(tmp_path: Path, engines: Path) -> Iterator[Callable[..., Line]]:
     yield make
     for line in made:
         line.close()
+
+
+@pytest.fixture
+def other() -> Iterator[pwd.struct_passwd]:
+    """A user made for the test."""
+    if os.geteuid() != 0 or shutil.which("useradd") is None:
+        pytest.skip("needs root and useradd: a second user of the machine is made")
+    subprocess.run(["useradd", "--system", "--no-create-home", USER], check=True, capture_output=True)
+    yield pwd.getpwnam(USER)
+    subprocess.run(["userdel", USER], check=True, capture_output=True)
+
+
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that everybody can look into; pytest's own are private."""
+    folder = Path(tempfile.mkdtemp(prefix="linepipe-private-"))
+    folder.chmod(0o755)
+    yield folder
+    shutil.rmtree(folder)

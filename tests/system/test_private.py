@@ -1,7 +1,5 @@
 """Another user of the machine, a real one: reads nothing of a line, forges nothing, and is told plainly."""
 
-import importlib
-import json
 import os
 import pwd
 import shutil
@@ -9,14 +7,12 @@ import signal
 import socket
 import stat
 import subprocess
-import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline.cli import main
 from pipeline.config import Camera, Config, Infer, load
 from pipeline.embedded import running_url
 from pipeline.private import private_folder
@@ -24,28 +20,9 @@ from pipeline.run_folder import RunFolder
 from pipeline.topology import Endpoints, runtime_dir
 from pipeline.transport import Router
 from tests.system.line import Line
+from tests.system.other_user import become, command
 
 LIVE = {"source": "sim:strip?seed=1&fps=20", "frame_px": [300, 300], "when_full": "drop_oldest"}
-USER = "linepipe-other"
-
-
-@pytest.fixture
-def other() -> Iterator[pwd.struct_passwd]:
-    """A user made for the test."""
-    if os.geteuid() != 0 or shutil.which("useradd") is None:
-        pytest.skip("needs root and useradd: a second user of the machine is made")
-    subprocess.run(["useradd", "--system", "--no-create-home", USER], check=True, capture_output=True)
-    yield pwd.getpwnam(USER)
-    subprocess.run(["userdel", USER], check=True, capture_output=True)
-
-
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that everybody can look into; pytest's own are private."""
-    folder = Path(tempfile.mkdtemp(prefix="linepipe-private-"))
-    folder.chmod(0o755)
-    yield folder
-    shutil.rmtree(folder)
 
 
 @pytest.fixture
@@ -59,27 +36,6 @@ def line(open_folder: Path, engines: Path) -> Iterator[Line]:
         path.chmod(0o644)
     yield found
     found.close()
-
-
-def become(user: pwd.struct_passwd, act: Callable[[], Any]) -> Any:
-    """What ``act`` returns in a process of that user."""
-    "127.0.0.1".encode("idna")  # loaded now: that user may not read Python's own files
-    reading, writing = os.pipe()
-    if (pid := os.fork()) == 0:
-        try:
-            os.setgroups([])
-            os.setgid(user.pw_gid)
-            os.setuid(user.pw_uid)
-            os.write(writing, json.dumps(act()).encode())
-        except BaseException as exc:  # the parent shows it
-            os.write(writing, json.dumps(repr(exc)).encode())
-        finally:
-            os._exit(0)
-    os.close(writing)
-    with os.fdopen(reading, "rb") as file:
-        told = json.loads(file.read() or b"null")
-    os.waitpid(pid, 0)
-    return told
 
 
 def say(port: int, command: str) -> str:
@@ -216,22 +172,13 @@ def test_another_user_s_folder_or_a_shared_one_is_refused(line: Line, open_folde
     assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
 
 
-@pytest.mark.parametrize("command", ["status --json", "events", "validate", "run"])
-def test_another_user_is_told_plainly_that_the_line_is_not_his(line: Line, other: pwd.struct_passwd, command: str) -> None:
+@pytest.mark.parametrize("words", ["status --json", "events", "validate", "run"])
+def test_another_user_is_told_plainly_that_the_line_is_not_his(line: Line, other: pwd.struct_passwd, words: str) -> None:
     line.state.chmod(0o700)
     (line.folder / "images").mkdir()
-    name, *options = command.split()
-    importlib.import_module(f"pipeline.commands.{name}")
+    name, *options = words.split()
 
-    def call() -> list[Any]:
-        os.dup2(said := os.memfd_create("stderr"), 2)
-        try:
-            main([name, str(line.config), *options])
-        except SystemExit as exc:
-            return [exc.code, os.pread(said, 1 << 16, 0).decode()]
-        return []
-
-    code, text = become(other, call)
+    code, text = become(other, command(name, line.config, *options))
 
     assert code in (1, 2)
     assert f"state_dir: {line.state} belongs to another user" in text

@@ -166,3 +166,24 @@ def test_an_override_may_be_a_whole_group(tmp_path: Path) -> None:
     config = read(tmp_path, GOOD, "placement={pre: [preprocess], gpu: [infer]}")
 
     assert config.placement == {"pre": ["preprocess"], "gpu": ["infer"]}
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("state_dir: state", r'state_dir: "a\0b"', ":9: state_dir: '/"),
+        ("model: ilcs-neu", r'model: "a\0/b"', ":8: infer.model: 'a"),
+        ("source: sim:strip?seed=7", r'source: "folder:a\0b"', ":4: cameras.top.source: 'folder:a"),
+        ("state_dir: state", 'state_dir: state\npublish: {password_file: "a\\0b"}', ":10: publish.password_file: 'a"),
+        ("state_dir: state", "state_dir: state\npublish: {redis: 'unix:///a%00b'}", ":10: publish.redis: 'unix:///a"),
+        ("state_dir: state", r'state_dir: "a\ud800"', "is not UTF-8; give the folder or file a name that is"),
+    ],
+)
+def test_a_name_that_no_file_can_have_is_named_with_file_line_and_key(tmp_path: Path, old: str, new: str, says: str) -> None:
+    assert old in GOOD
+
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, GOOD.replace(old, new))
+
+    assert says in str(caught.value)
+    assert "NUL" in str(caught.value) or "UTF-8" in says

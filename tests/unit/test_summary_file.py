@@ -2,6 +2,7 @@
 
 import json
 import os
+import subprocess
 import threading
 from pathlib import Path
 
@@ -60,3 +61,27 @@ def test_a_device_is_left_alone() -> None:
     write_summary(Path("/dev/null"), {}, mode=0o600)
 
     assert not Path("/dev/null").is_file()
+
+
+@pytest.mark.parametrize("place", [f"/proc/{os.getpid()}/fd", "/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"])
+def test_a_file_behind_a_descriptor_is_added_to(tmp_path: Path, place: str) -> None:
+    (log := tmp_path / "log").write_text("earlier\n")
+    fd = os.open(log, os.O_WRONLY | os.O_APPEND)
+    os.set_inheritable(fd, True)
+
+    prepare_summary(path := Path(place, str(fd)))
+    write_summary(path, {"line": "l"}, mode=0o600)
+    os.write(fd, b"later\n")
+    os.close(fd)
+
+    assert log.read_text() == 'earlier\n{\n  "line": "l"\n}\nlater\n'
+
+
+def test_a_file_behind_a_descriptor_of_another_process_is_added_to(tmp_path: Path) -> None:
+    (log := tmp_path / "log").write_text("earlier\n")
+    with log.open("a") as file, subprocess.Popen(["sleep", "100"], stdout=file) as other:
+        prepare_summary(path := Path(f"/proc/{other.pid}/fd/1"))
+        write_summary(path, {}, mode=0o600)
+        other.kill()
+
+    assert log.read_text() == "earlier\n{}\n"

@@ -11,6 +11,7 @@ import click
 
 from pipeline.model_file import find_model
 from pipeline.output import printable
+from pipeline.user_path import is_folder, look
 
 if TYPE_CHECKING:
     from torch import nn
@@ -69,9 +70,9 @@ def _files(images: tuple[Path, ...], out: Path) -> list[Path]:
     """The image files that the arguments name, each once. What lies under ``out`` was made here and is left out."""
     from ilcs_model.data.rows import IMAGE_SUFFIXES
 
-    if out.exists() and not out.is_dir():
+    if look(out) is not None and not is_folder(out):
         raise click.UsageError(f"--out {out} is a file; name a folder")
-    if missing := [path for path in images if not path.exists()]:
+    if missing := [path for path in images if look(path) is None]:
         raise click.UsageError(f"{missing[0]}: no such file or folder")
     target = out.resolve()
     if mixed := [path for path in images if target in (path.resolve(), path.resolve().parent)]:

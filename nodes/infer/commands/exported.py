@@ -12,6 +12,7 @@ import msgspec
 
 from nodes.infer.commands.proof import Proof
 from pipeline.errors import ConfigError
+from pipeline.user_path import is_folder, look
 
 MARK = "model.json"
 """Written last: a folder without it holds no export."""
@@ -51,9 +52,12 @@ class Exported(msgspec.Struct, frozen=True, kw_only=True):
 
 def refuse_foreign(out: Path, engine: str, digest: str) -> None:
     """Raises ``ConfigError`` unless ``out`` is new, empty, or holds an earlier export of the same."""
-    if out.exists() and not out.is_dir():
+    if (there := look(out)) is not None and not is_folder(out):
         raise ConfigError(f"{out} is a file; name a folder")
-    names = {p.name for p in out.iterdir() if not p.name.startswith(".")} if out.exists() else set()
+    try:
+        names = {p.name for p in out.iterdir() if not p.name.startswith(".")} if there is not None else set()
+    except OSError as exc:
+        raise ConfigError(f"{out} cannot be listed: {exc.strerror}; name another folder") from exc
     if not names:
         return
     try:
