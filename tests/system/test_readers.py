@@ -34,9 +34,11 @@ ODD: list[dict[str, Any]] = [
 
 
 def add(url: str, entries: list[dict[str, Any]]) -> None:
-    with redis.Redis.from_url(url) as client:
+    """All at once: no reader sees a part of them."""
+    with redis.Redis.from_url(url) as client, client.pipeline(transaction=True) as pipe:
         for entry in entries:
-            client.xadd(STREAM, entry)
+            pipe.xadd(STREAM, entry)
+        pipe.execute()
 
 
 @pytest.fixture
