@@ -4,7 +4,7 @@
 
 Takes the test images of a data set, and frames of noise. Prints for each preprocess the largest difference of a grey
 level by operation, the labels that differ, and images/s and tiles/s, the preprocessors in turn. DALI's CPU and GPU
-backends take a run each: on an H200, DALI 2.4.0 died of CUDA_ERROR_ILLEGAL_ADDRESS in a process that used both.
+backends take a run each: whether both work in one process is not known.
 """
 
 import argparse

@@ -14,20 +14,21 @@ from benchmarks.gpu.item import Result, Where
 
 ITEMS: dict[str, Callable[[Where], None]] = {
     "about": about.about,
-    "compile": engine.compile_both,
-    "engine-neu": engine.engine_neu,
-    "engine-line": engine.engine_line,
-    "parity": checks.parity,
-    "tests-engine": checks.tests_engine,
-    "line-demo": line.demo,
-    "line-flood": line.flood,
-    "line-large": line.large,
-    "tests-dali": checks.tests_dali,
+    "dali-order": checks.dali_order,
     "preprocess": checks.preprocess,
+    "tests-dali": checks.tests_dali,
+    "compile": engine.compile_line,
     "line-demo-dali": line.demo_dali,
     "line-large-dali": line.large_dali,
-    "training": training.training,
+    "line-large": line.large,
+    "line-demo": line.demo,
+    "line-flood": line.flood,
+    "engine-line": engine.engine_line,
     "tests-training": checks.tests_training,
+    "training": training.training,
+    "engine-neu": engine.engine_neu,
+    "parity": checks.parity,
+    "tests-engine": checks.tests_engine,
 }
 
 

@@ -1,8 +1,6 @@
 """The compiled engine: how long it takes to load, tiles/s by batch size, and what the device does for one batch."""
 
 import statistics
-import subprocess
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.gpu.item import ROOT, Result, Where
+from benchmarks.gpu.item import Result, Where
 from pipeline.model_file import find_model
 
 SIZES = (16, 64, 128, 256)
@@ -18,20 +16,11 @@ REPEATS = 5
 MEASURE_S = 0.4
 
 
-def compile_both(where: Where) -> None:
-    """Both shipped models, at the same time in two processes: how long the first start takes. Later items find the code."""
+def compile_line(where: Where) -> None:
+    """``ilcs-line``, which the lines use: how long its first start takes. Later items find the code."""
     began = time.monotonic()
-    names = ("ilcs-line", "ilcs-neu") if where.on_gpu else ("ilcs-neu",)
-    code = "import sys; from pathlib import Path; from benchmarks.gpu.engine import load; load(sys.argv[1], Path(sys.argv[2]), sys.argv[3])"
-    started = {name: subprocess.Popen([sys.executable, "-c", code, name, str(where.cache), where.device], cwd=ROOT) for name in names}
-    found: Result = {}
-    while started:
-        for name in [name for name, process in started.items() if process.poll() is not None]:
-            if started.pop(name).returncode != 0:
-                sys.exit(f"{name} failed")
-            found[name] = {"load_s": round(time.monotonic() - began, 1)}
-            where.keep(found)
-        time.sleep(0.2)
+    load("ilcs-line" if where.on_gpu else "ilcs-neu", where.cache, where.device)
+    where.keep({"load_s": round(time.monotonic() - began, 1)})
 
 
 def load(name: str, cache: Path, device: str) -> Any:

@@ -1,5 +1,6 @@
 """Which preprocess runs, by ``preprocess.device`` and by what works here."""
 
+import importlib
 import logging
 from typing import Literal
 
@@ -35,8 +36,14 @@ def make_preprocess(config: Config, recipe: Recipe, log: logging.Logger) -> Prep
 
 
 def _dali(config: Config, recipe: Recipe, log: logging.Logger, backend: Literal["cpu", "gpu"]) -> Preprocess:
-    """Imports DALI, and torch for the GPU, only when asked for: they take seconds."""
+    """Imports DALI, and torch for the GPU, only when asked for: they take seconds.
+
+    torch comes first. On an H100 and an H200, every process that imported DALI 2.4.0 before torch 2.11 was aborted in
+    its first graph by ``CUDA_ERROR_ILLEGAL_ADDRESS`` (9 of 9, see ``benchmarks/README.md``), none of those that imported torch first.
+    """
     try:
+        if backend == "gpu":
+            importlib.import_module("torch")
         from nodes.preprocess.dali import DaliPreprocess
 
         return DaliPreprocess(config, recipe, log, backend)
