@@ -26,7 +26,7 @@ import psutil
 
 from nodes.infer.engines.openvino import OpenVinoEngine
 from nodes.preprocess.opencv import decode
-from pipeline.model_file import find_model
+from pipeline.config.model_file import find_model
 
 ROOT = Path(__file__).resolve().parents[1]
 POLL_S = 0.1

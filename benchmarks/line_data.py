@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.sim import VERSION
-from nodes.capture.sim.strip import Strip
+from nodes.capture.sources.sim import VERSION
+from nodes.capture.sources.sim.strip import Strip
 
 TILE = 300
 TRAIN_SEEDS, VAL_SEEDS = range(1000, 1100), range(2000, 2010)

@@ -21,7 +21,7 @@ from typing import Any
 import redis
 
 from benchmarks.line import ROOT, commit, machine
-from pipeline.embedded import server_program
+from pipeline.redis.server import server_program
 
 BEFORE_S, AFTER_S = 10, 20
 STAGES = ("capture", "preprocess", "infer")

@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.line import commit, machine
-from nodes.infer.engines.contract import Engine
+from nodes.infer.engines.contract import softmax
+from nodes.infer.engines.golden import Engine
 from nodes.infer.engines.load import load_engine
-from nodes.infer.verdict import softmax
 from pipeline.config import Camera, Config, Infer
-from pipeline.model_file import find_model, read_model
+from pipeline.config.model_file import find_model, read_model
 
 BATCH = 16
 

@@ -24,9 +24,9 @@ from nodes.infer.engines.eager import EagerEngine
 from nodes.preprocess.choose import make_preprocess
 from pipeline.config import Camera, Config, Infer
 from pipeline.config import Preprocess as Settings
-from pipeline.frame import FrameMeta, FrameRef
-from pipeline.model_file import find_model, read_model
-from pipeline.stage import Pixels, Preprocess
+from pipeline.config.model_file import find_model, read_model
+from pipeline.core.frame import FrameMeta, FrameRef
+from pipeline.core.tiles import Pixels, Preprocess
 
 LOG = logging.getLogger("benchmark")
 ROUNDS = 5

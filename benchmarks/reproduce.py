@@ -22,7 +22,7 @@ import numpy as np
 
 from ilcs_model.commands.train import Budget
 from ilcs_model.data.dataset import Dataset, open_dataset
-from ilcs_model.networks.count import table3_rows
+from ilcs_model.evaluation.cost import table3_rows
 from ilcs_model.training.run import train
 from ilcs_model.training.settings import Settings
 

@@ -31,7 +31,7 @@ SETTLED_S = 5.0
 BY_HAND = """
 import time; begun = time.perf_counter()
 import cv2, nodes.infer.node, nodes.preprocess.node
-from pathlib import Path; from nodes.infer.engines.load import open_engine; from pipeline.model_file import find_model
+from pathlib import Path; from nodes.infer.engines.load import open_engine; from pipeline.config.model_file import find_model
 imported = time.perf_counter()
 open_engine('openvino', find_model('ilcs-line'), Path({cache!r}), 16)
 print(imported - begun, time.perf_counter() - imported)

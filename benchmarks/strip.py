@@ -22,10 +22,10 @@ from typing import Any
 import numpy as np
 
 from benchmarks.line import commit, machine, run_line
-from nodes.capture.sim import VERSION
-from nodes.capture.sim.plan import STATED_CONTRAST, STATED_PX
-from nodes.preprocess.geometry import grid
+from nodes.capture.sources.sim import VERSION
+from nodes.capture.sources.sim.plan import STATED_CONTRAST, STATED_PX
 from pipeline.config import load
+from pipeline.core.tiles import grid
 
 ROOT = Path(__file__).resolve().parents[1]
 CONFIG = "deploy/line1.yaml"

@@ -32,8 +32,7 @@ from ilcs_model import create
 from ilcs_model.data.dataset import Dataset, open_dataset
 from ilcs_model.data.loader import train_batches
 from ilcs_model.info import Recipe
-from ilcs_model.training.processes import Processes
-from ilcs_model.training.run import hardware
+from ilcs_model.training.processes import Processes, hardware
 from ilcs_model.training.settings import SMALL, Settings
 from ilcs_model.training.trainer import Trainer
 

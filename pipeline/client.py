@@ -9,10 +9,10 @@ from redis.backoff import NoBackoff
 from redis.retry import Retry
 
 from pipeline.config import Config
-from pipeline.errors import LinepipeError
-from pipeline.events import FIELDS
-from pipeline.replies import RefusedError, Replies, TooLong
-from pipeline.secret import reader_login
+from pipeline.core.errors import LinepipeError
+from pipeline.core.events import FIELDS
+from pipeline.redis.login import reader_login
+from pipeline.redis.replies import RefusedError, Replies, TooLong
 
 PAGE = 1000
 TIMEOUT_S = 3.0

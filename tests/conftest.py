@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 import pytest
 
-from pipeline.embedded import server_program
+from pipeline.redis.server import server_program
 
 ROOT = Path(__file__).resolve().parents[1]
 

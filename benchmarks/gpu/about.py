@@ -26,8 +26,8 @@ def about(where: Where) -> None:
     query = ["nvidia-smi", "--query-gpu=name,driver_version,memory.total", "--format=csv,noheader"]
     found["gpu"] = subprocess.run(query, capture_output=True, text=True, check=True).stdout.strip()
     where.keep(found)
-    from nodes.preprocess.cuda import Pinned, driver
-    from pipeline.ring import Ring, new_memfd
+    from pipeline.system.cuda import Pinned, driver
+    from pipeline.transport.ring import Ring, new_memfd
 
     torch.zeros(1, device="cuda")
     cuda = driver()

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.gpu.item import Result, Where
-from pipeline.model_file import find_model
+from pipeline.config.model_file import find_model
 
 SIZES = (16, 64, 128, 256)
 REPEATS = 5

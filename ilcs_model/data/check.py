@@ -10,9 +10,8 @@ from typing import NamedTuple
 import cv2
 import numpy as np
 
-from ilcs_model.data.dataset import Dataset
+from ilcs_model.data.dataset import Dataset, mask_of
 from ilcs_model.data.images import Tile, read_image
-from ilcs_model.data.masks import mask_of
 from ilcs_model.data.rows import OK, several
 from ilcs_model.errors import DataError
 

@@ -4,12 +4,15 @@ import csv
 import hashlib
 from collections import Counter
 from collections.abc import Sequence
+from math import ceil, floor
 from pathlib import Path
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from ilcs_model.data.annotations import Found, coco_files, of_several_classes, read_coco, read_voc, voc_file, voc_folders
+from ilcs_model.data.images import Tile, read_image
 from ilcs_model.data.rows import IMAGE_SUFFIXES, SPLITS, Box, Row, Size, hold_out, images_in, inside, is_file, is_folder, several, visible
 from ilcs_model.errors import DataError
 from ilcs_model.info import class_problem
@@ -228,3 +231,35 @@ def _origin(root: Path) -> dict[str, object]:
         return {"origin": msgspec.json.decode(path.read_bytes())}
     except (OSError, msgspec.DecodeError, ValueError, RecursionError) as exc:
         raise DataError(f"{path}: not readable JSON ({exc}); repair it or move it away") from exc
+
+
+def mask_of(data: Dataset, index: int, shape: tuple[int, ...]) -> Tile | None:
+    """The mask (H, W) of an image of ``shape`` (H, W, ...), bright where a defect is; None: there is none, or it is not known.
+
+    Where there is no mask file, every pixel that a box touches is 255. Raises ``DataError`` naming a file of another size.
+    """
+    name = data.masks[index] if data.masks else ""
+    if name == "none":
+        return None
+    height, width = shape[:2]
+    if not name:
+        boxes = data.boxes[index] if data.boxes else None
+        return _filled(boxes, height, width) if boxes else None
+    mask = read_image(data.root / name)
+    if mask.shape != (height, width):
+        h, w = mask.shape
+        raise DataError(f"{data.root / name}: {w} x {h} pixels, but its image {data.files[index].name} has {width} x {height}")
+    return mask
+
+
+def is_clean(data: Dataset, index: int) -> bool:
+    """Whether it is known that an image shows no defect."""
+    name = data.masks[index] if data.masks else ""
+    return name == "none" or (not name and bool(data.boxes) and data.boxes[index] == ())
+
+
+def _filled(boxes: tuple[tuple[float, float, float, float], ...], height: int, width: int) -> Tile:
+    mask = np.zeros((height, width), np.uint8)
+    for x, y, w, h in boxes:
+        mask[max(0, floor(y)) : max(0, ceil(y + h)), max(0, floor(x)) : max(0, ceil(x + w))] = 255
+    return mask

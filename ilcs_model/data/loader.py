@@ -1,5 +1,6 @@
 """Batches of tiles: augmented ones to learn from, plain ones to be judged by."""
 
+import functools
 import os
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from ilcs_model.data.augment import CELL, Draw, Kind, augment, draw
-from ilcs_model.data.dataset import Dataset
+from ilcs_model.data.dataset import Dataset, is_clean, mask_of
 from ilcs_model.data.images import Tile, read_image, to_tile
-from ilcs_model.data.masks import is_clean, mask_of
+from ilcs_model.errors import DataError
 from ilcs_model.info import Recipe
 
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
@@ -113,3 +114,16 @@ def stacked(tiles: list[Tile]) -> Tensor:
     """Tiles (S, S) or (S, S, 3) -> uint8 (N, 1 or 3, S, S)."""
     found = torch.from_numpy(np.stack(tiles))
     return found[:, None] if found.ndim == 3 else found.permute(0, 3, 1, 2)
+
+
+def choose_loader(name: str, device: torch.device) -> tuple[Callable[[Dataset, Epoch], Iterator[Batch]], str]:
+    """What makes training batches, and its name with the reason if it is not the one that ``auto`` prefers."""
+    if name == "opencv" or (name == "auto" and device.type == "cpu"):
+        return train_batches, "OpenCV"
+    try:
+        from ilcs_model.data.dali_loader import dali_batches
+    except ImportError as exc:
+        if name == "dali":
+            raise DataError(f"--loader dali: {exc}; install nvidia-dali-cuda130 (x86_64 only) or choose opencv") from exc
+        return train_batches, f"OpenCV, as DALI is not installed ({exc})"
+    return functools.partial(dali_batches, device="cuda" if device.type == "cuda" else "cpu"), "DALI"

@@ -1,7 +1,9 @@
-"""Where in a tile a network sees what it names."""
+"""Where in a tile a network sees what it names: heat maps, and pictures of them."""
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import cv2
 import numpy as np
 import torch
 import torch.nn.functional as F
@@ -66,3 +68,89 @@ def _spread(cells: Tensor, side: int) -> Tensor:
     h, w = (n * max(1, round(side / n)) for n in cells.shape[1:])
     wide = F.interpolate(cells[:, None].float(), (h, w), mode="bilinear", align_corners=False)[:, :, :side, :side]
     return F.pad(wide, (0, side - wide.shape[3], 0, side - wide.shape[2]), mode="replicate")[:, 0]
+
+
+Picture = NDArray[np.uint8]
+
+SIDE_PX = (300, 1200)  # a picture's longer side: small images are drawn larger, large ones smaller
+CAPTION_PX = 24
+THUMB_PX = 150
+PER_CLASS = 4
+GAP_PX = 6
+BLACK, WHITE = (0, 0, 0), (255, 255, 255)
+
+
+class Shown(NamedTuple):
+    """One image for the contact sheet."""
+
+    image: Picture
+    """(THUMB_PX, THUMB_PX, 3)"""
+    overlay: Picture
+
+
+def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
+    """An image, and heat 0..1 of any size laid over it: blue is cold, red is hot."""
+    h, w = image.shape[:2]
+    warm = cv2.resize(heat, (w, h), interpolation=cv2.INTER_LINEAR)
+    colours = cv2.applyColorMap((255 * warm.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_JET)
+    return np.asarray(cv2.addWeighted(_bgr(image), 0.5, colours, 0.5, 0), np.uint8)
+
+
+def side_by_side(image: Picture, heat: NDArray[np.float32], boxes: Sequence[tuple[int, int, int, int]], caption: str) -> Picture:
+    """An image, beside it the same under its heat with the boxes (pixels of the image), a caption above."""
+    h, w = image.shape[:2]
+    scale = float(np.clip(1, SIDE_PX[0] / max(h, w), SIDE_PX[1] / max(h, w)))
+    size = max(1, round(w * scale)), max(1, round(h * scale))
+    larger = np.asarray(cv2.resize(image, size, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR), np.uint8)
+    hot = overlay(larger, heat)
+    for x, y, bw, bh in boxes:
+        corners = [(round(px * scale), round(py * scale)) for px, py in ((x, y), (x + bw - 1, y + bh - 1))]
+        cv2.rectangle(hot, corners[0], corners[1], BLACK, 3)
+        cv2.rectangle(hot, corners[0], corners[1], WHITE, 1)
+    gap = np.full((size[1], GAP_PX, 3), 255, np.uint8)
+    row = np.hstack([_bgr(larger), gap, hot])
+    return np.vstack([_text(caption, row.shape[1]), row])
+
+
+def thumbs(image: Picture, heat: NDArray[np.float32]) -> Shown:
+    """The two halves of a contact sheet's place."""
+    small = np.asarray(cv2.resize(image, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA), np.uint8)
+    return Shown(_bgr(small), overlay(small, heat))
+
+
+def contact_sheet(rows: dict[str, list[Shown]]) -> Picture:
+    """As the paper's Figure 9: a row for each label, up to ``PER_CLASS`` images in it, each beside its heat."""
+    place = 2 * THUMB_PX + 2 * GAP_PX
+    columns = max(len(shown) for shown in rows.values())
+    lines = []
+    for label, shown in rows.items():
+        line = np.full((THUMB_PX + GAP_PX, columns * place, 3), 255, np.uint8)
+        for k, one in enumerate(shown):
+            line[:THUMB_PX, k * place : k * place + 2 * THUMB_PX] = np.hstack(one)
+        lines += [_text(label, columns * place), line]
+    return np.vstack(lines)
+
+
+def labelled_sheet(shown: Sequence[tuple[Picture, str]], columns: int = 5) -> Picture:
+    """Images (H, W) or (H, W, 3) of any sizes, each small under its caption, in rows."""
+    places = []
+    for image, caption in shown:
+        small = np.asarray(cv2.resize(image, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA), np.uint8)
+        place = np.vstack([_text(caption, THUMB_PX), _bgr(small)])
+        places.append(cv2.copyMakeBorder(place, 0, GAP_PX, 0, GAP_PX, cv2.BORDER_CONSTANT, value=WHITE))
+    places += [np.full_like(places[0], 255)] * (-len(places) % columns)
+    return np.vstack([np.hstack(places[k : k + columns]) for k in range(0, len(places), columns)])
+
+
+def _bgr(image: Picture) -> Picture:
+    return np.asarray(cv2.cvtColor(image, cv2.COLOR_GRAY2BGR if image.ndim == 2 else cv2.COLOR_RGB2BGR), np.uint8)
+
+
+def _text(text: str, width: int) -> Picture:
+    """One line of text, as wide as asked, made smaller until it fits."""
+    strip = np.full((CAPTION_PX, width, 3), 255, np.uint8)
+    scale = 0.5
+    (wide, _), _ = cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)
+    scale *= min(1.0, (width - 8) / max(1, wide))
+    cv2.putText(strip, text, (4, 17), cv2.FONT_HERSHEY_SIMPLEX, scale, BLACK, 1, cv2.LINE_AA)
+    return strip

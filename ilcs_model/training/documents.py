@@ -14,8 +14,8 @@ import numpy as np
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.images import read_image
 from ilcs_model.errors import DataError
+from ilcs_model.evaluation.heat import labelled_sheet
 from ilcs_model.evaluation.metrics import Figures
-from ilcs_model.evaluation.picture import labelled_sheet
 from ilcs_model.info import ModelInfo, Recipe
 
 MOST_WRONG = 60  # misclassified images shown; the report names all

@@ -1,15 +1,8 @@
 """A training run: its folder, its epochs, its judgements, and the model it ends with."""
 
-import fcntl
-import json
-import math
-import os
-import platform
-import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +14,14 @@ from torch import nn
 from ilcs_model.data.check import check_images, has_colour
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.loader import plain_batches
-from ilcs_model.errors import DataError
 from ilcs_model.evaluation.judge import predict
 from ilcs_model.evaluation.metrics import Figures, measure
 from ilcs_model.files import save_model
 from ilcs_model.info import ModelInfo, Recipe, code_version, digest
 from ilcs_model.networks.normalise import MEAN, STD
 from ilcs_model.training import documents
-from ilcs_model.training.processes import Processes, joined
+from ilcs_model.training.folder import alone, append_json, begin_folder, check_folder, room_left
+from ilcs_model.training.processes import Processes, hardware, joined
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import Step, Trainer
 
@@ -54,7 +47,7 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
 
 
 def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, resume: bool, report: Report) -> Path:
-    _check_folder(run, data.root, resume)
+    check_folder(run, data.root, resume)
     remarks = check_images(data) if processes.first else ()
     recipe = Recipe(decode=_decode(data, settings.colour))
     for remark in (*data.remarks, *remarks, *_remarks(data, recipe, settings)):
@@ -65,14 +58,14 @@ def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, r
     if resume and (run / "last.pt").exists():
         trainer.load(run / "last.pt")
     path = run / "model.safetensors"
-    with _alone(run, trainer) if processes.first else nullcontext():
+    with alone(run, trainer) if processes.first else nullcontext():
         if processes.first:
-            _open_folder(run, data, settings, trainer)
+            begin_folder(run, data, settings, trainer)
         report({"remark": f"{trainer.describe()}; {trainer.epochs} epochs done"})
         processes.wait()
         _Course(trainer, run, report).run()
         if processes.first:
-            with _room(run):
+            with room_left(run):
                 _finish(trainer, run, path, report)
         processes.wait()
     return path
@@ -98,8 +91,8 @@ class _Course:
             if trainer.processes.first:
                 if self.watched is not None and self._due(self.watched, before, trainer.done()):
                     record |= self._judge(self.watched)
-                with _room(self.folder):
-                    _append_json(self.folder / "metrics.jsonl", record)
+                with room_left(self.folder):
+                    append_json(self.folder / "metrics.jsonl", record)
                     trainer.save(self.folder / "last.pt")
                 self.report(record)
 
@@ -139,7 +132,7 @@ class _Course:
             trainer.without_better += 1
             if trainer.best is None or right > trainer.best:
                 trainer.best, trainer.without_better = right, 0
-                with _room(self.folder):
+                with room_left(self.folder):
                     trainer.save(self.folder / "best.pt")
         return {"judged": split, "judged_accuracy": right, "judged_loss": loss}
 
@@ -197,16 +190,6 @@ def _describe(trainer: Trainer, epochs: int, accuracy: dict[str, float]) -> Mode
     )
 
 
-def hardware() -> str:
-    """What trains here, in words: the GPU, or the processor and its cores."""
-    if torch.cuda.is_available():
-        return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
-    cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    model = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), platform.machine())
-    return f"{os.cpu_count()} x {model}"
-
-
 def _decode(data: Dataset, colour: str) -> str:
     if colour == "auto":
         return "rgb" if has_colour(data) else "grey"
@@ -219,83 +202,6 @@ def _remarks(data: Dataset, recipe: Recipe, settings: Settings) -> Iterator[str]
         yield "the images are coloured: the model takes colour, which a line does not give; --colour grey trains one for a line"
     if not data.split("val"):
         yield "no split val: the last epoch's weights are taken, and nothing ends the run early"
-
-
-def _check_folder(run: Path, root: Path, resume: bool) -> None:
-    if run.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"{run} lies in the data folder {root}, where its pictures would be taken for data; name one elsewhere")
-    if os.path.exists(run) and not os.path.isdir(run):  # the methods of Path raise where that may not be seen: told as it is made
-        raise DataError(f"{run} is a file; name a folder for the run")
-    if os.path.exists(run / "last.pt") and not resume:
-        raise DataError(f"{run} already holds a run; continue it with --resume or name another folder")
-
-
-def _open_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer) -> None:
-    """Write what is known at the start, and see that what comes at the end will find its place."""
-    documents.need_matplotlib()
-    environment = {
-        "data": str(data.root.resolve()),
-        "train_rows": data.summary()["train_rows"],
-        "hardware": hardware(),
-        "python": sys.version.split()[0],
-        "torch": str(torch.__version__),
-        "linepipe": code_version(),
-        "processes": trainer.processes.world,
-    }
-    try:
-        (run / "settings.json").write_text(_pretty(settings))
-        _forget_after(trainer.epochs, run / "metrics.jsonl")
-        (run / "environment.json").write_text(json.dumps(environment, indent=1))
-    except OSError as exc:
-        raise DataError(f"{run}: cannot be written ({exc.strerror}); name another folder") from exc
-
-
-@contextmanager
-def _alone(run: Path, trainer: Trainer) -> Iterator[None]:
-    """Make the folder, if there is room for the run, and keep other trainings out of it as long as this one lives."""
-    # Weights, their average and two moments; twice for last and best, once more while one is being replaced.
-    needed = 3 * 4 * sum(p.numel() * p.element_size() for p in trainer.model.parameters()) + 50_000_000
-    try:
-        free = shutil.disk_usage(next(p for p in (run.absolute(), *run.absolute().parents) if p.exists())).free
-        if free < needed:
-            raise DataError(f"{run}: {free / 1e6:.0f} MB free on that disk, the run needs {math.ceil(needed / 1e6)} MB; make room first")
-        run.mkdir(parents=True, exist_ok=True)
-        fd = os.open(run, os.O_RDONLY | os.O_CLOEXEC)
-    except OSError as exc:
-        raise DataError(f"{run}: cannot be written ({exc.strerror}); name another folder") from exc
-    try:
-        try:
-            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise DataError(f"{run}: another training writes into this folder; wait for it, or name another folder") from None
-        yield
-    finally:
-        os.close(fd)
-
-
-@contextmanager
-def _room(run: Path) -> Iterator[None]:
-    """Raises ``DataError`` where the disk takes no more."""
-    try:
-        yield
-    except OSError as exc:
-        raise DataError(f"{run}: cannot be written ({exc}); make room and go on with --resume: at most one epoch is lost") from exc
-
-
-def _forget_after(epochs: int, metrics: Path) -> None:
-    """Take out the lines of epochs that a kill cut off from their checkpoint: they are trained again."""
-    if metrics.exists():
-        kept = [line for line in metrics.read_text().splitlines(True) if line.endswith("\n") and json.loads(line)["epoch"] <= epochs]
-        metrics.write_text("".join(kept))
-
-
-def _pretty(settings: Settings) -> str:
-    return json.dumps(msgspec.to_builtins(settings), indent=1)
-
-
-def _append_json(path: Path, record: dict[str, Any]) -> None:
-    with path.open("a") as file:
-        file.write(json.dumps(record) + "\n")
 
 
 def _silent(_: dict[str, Any]) -> None:

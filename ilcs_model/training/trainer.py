@@ -1,13 +1,12 @@
 """One network in training: AdamW with a one-cycle rate, a running average of the weights, statistics recomputed for it."""
 
 import copy
-import functools
 import math
 import os
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -18,13 +17,12 @@ from torch import Tensor, nn
 
 from ilcs_model import create
 from ilcs_model.data.dataset import Dataset
-from ilcs_model.data.loader import Batch, Epoch, train_batches
+from ilcs_model.data.loader import Batch, Epoch, choose_loader
 from ilcs_model.errors import DataError, ModelFileError
 from ilcs_model.evaluation.judge import logits_of
 from ilcs_model.files import load_model
 from ilcs_model.info import Recipe
-from ilcs_model.training.memory import keep_freed_memory
-from ilcs_model.training.processes import Processes
+from ilcs_model.training.processes import Processes, keep_freed_memory
 from ilcs_model.training.settings import SMALL, SMALL_UNTIL, Settings
 
 COMPILE_STEPS, COMPILE_S = 100, 300  # compiling takes about a minute on two cores; a shorter run is over sooner without
@@ -32,7 +30,6 @@ UNEVEN = 1.5  # ratio of the largest to the smallest class from which on classes
 HEAVIEST = 10.0  # a class's weight at most
 LOST = 1e6  # loss from which no run comes back
 WIDE = 100_000  # inputs of a linear layer that needs the slow rate
-Batches = Callable[[Dataset, Epoch], Iterator[Batch]]
 
 
 class Step(NamedTuple):
@@ -54,7 +51,7 @@ class Trainer:
         self.device = processes.device
         if self.device.type == "cpu":
             keep_freed_memory()
-        self.batches, self.loader = _loader(settings.loader, self.device)
+        self.batches, self.loader = choose_loader(settings.loader, self.device)
         self.locate = data.locates and settings.invariant
         if len(data.split("train")) < processes.world:
             raise DataError(f"{data.root}: fewer training images than processes ({processes.world}); start fewer")
@@ -290,16 +287,3 @@ def has_bf16(device: torch.device) -> bool:
         return torch.cuda.is_bf16_supported()
     cpuinfo = Path("/proc/cpuinfo")
     return cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
-
-
-def _loader(name: str, device: torch.device) -> tuple[Batches, str]:
-    """What makes training batches, and its name with the reason if it is not the one that ``auto`` prefers."""
-    if name == "opencv" or (name == "auto" and device.type == "cpu"):
-        return train_batches, "OpenCV"
-    try:
-        from ilcs_model.data.dali_loader import dali_batches
-    except ImportError as exc:
-        if name == "dali":
-            raise DataError(f"--loader dali: {exc}; install nvidia-dali-cuda130 (x86_64 only) or choose opencv") from exc
-        return train_batches, f"OpenCV, as DALI is not installed ({exc})"
-    return functools.partial(dali_batches, device="cuda" if device.type == "cuda" else "cpu"), "DALI"

@@ -10,10 +10,10 @@ import time
 from collections.abc import Callable
 
 from nodes.capture.gaps import Gaps
-from pipeline.frame import FrameMeta, Gap, Verdict
-from pipeline.leases import LeaseTable, Slot, SlotState
-from pipeline.outbox import Then
-from pipeline.ring_state import NO_EPOCH, RingState
+from pipeline.core.frame import FrameMeta, Gap, Verdict
+from pipeline.transport.leases import LeaseTable, Slot, SlotState
+from pipeline.transport.outbox import Then
+from pipeline.transport.ring_state import NO_EPOCH, RingState
 
 Submit = Callable[[Gap | Verdict, Then], None]
 """Sends a record to publish until it is durable, then calls."""

@@ -8,10 +8,9 @@ from collections import deque
 
 import msgspec
 
-from pipeline.frame import FrameMeta, Gap
-from pipeline.journal import Changes
-from pipeline.ledger import DROP_REASONS
-from pipeline.ring_state import RingState, epoch_of, epoch_words
+from pipeline.core.frame import FrameMeta, Gap
+from pipeline.core.ledger import DROP_REASONS
+from pipeline.transport.ring_state import Changes, RingState, epoch_of, epoch_words
 
 MERGE_NS = 1_000_000_000
 MOST_SENT = 16

@@ -4,23 +4,20 @@ import time
 import uuid
 
 from nodes.capture.fates import Fates
-from nodes.capture.file_list import list_of_run
-from nodes.capture.folder import FolderSource
-from nodes.capture.sim.source import StripSource
-from nodes.capture.sim.truth import TruthFile
-from nodes.capture.source import NoSource, Source
+from nodes.capture.sources.contract import NoSource, Source
+from nodes.capture.sources.folder import FolderSource, list_of_run
+from nodes.capture.sources.sim.source import StripSource, TruthFile
 from pipeline.config import Camera
-from pipeline.dispatch import Dispatcher
-from pipeline.frame import Coverage, FrameMeta, Gap, Verdict
-from pipeline.leases import LeaseTable
-from pipeline.node_main import Node
-from pipeline.outbox import Outbox, Then
-from pipeline.ring import Ring, RingServer, new_memfd
-from pipeline.senders import from_worker
-from pipeline.source_url import SourceUrl
-from pipeline.topology import frame_rate, workers
-from pipeline.transport import Router, Waiter
-from pipeline.wire import Frame, Message
+from pipeline.config.topology import frame_rate, workers
+from pipeline.config.urls import SourceUrl
+from pipeline.core.frame import Coverage, FrameMeta, Gap, Verdict
+from pipeline.runtime.node import Node
+from pipeline.transport.dispatch import Dispatcher
+from pipeline.transport.leases import LeaseTable
+from pipeline.transport.messages import Frame, Message, from_worker
+from pipeline.transport.outbox import Outbox, Then
+from pipeline.transport.ring import Ring, RingServer, new_memfd
+from pipeline.transport.sockets import Router, Waiter
 
 COVERAGE_NS = 1_000_000_000
 TURN_FRAMES = 8  # frames acquired before the sockets are looked at again
@@ -59,7 +56,7 @@ def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> 
         files = list_of_run(url.path, node.endpoints.files(node.process.camera or ""), first=left_at is None)
         return FolderSource(url.path, loop=loop, max_bytes=limits.max_file_bytes, files=files)
     if url.scheme == "video":
-        from nodes.capture.video import video_of_run  # FFmpeg's libraries, for those who need them
+        from nodes.capture.sources.video import video_of_run  # FFmpeg's libraries, for those who need them
 
         kept = node.endpoints.files(node.process.camera or "")
         return video_of_run(url.path, kept, loop=loop, max_pixels=limits.max_pixels, frame_px=camera.frame_px, left_at=left_at)

@@ -7,15 +7,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.infer.batcher import Batcher
 from nodes.infer.engines.load import Loaded
-from nodes.infer.region import Region, region_of
-from nodes.infer.runner import EngineRunner
-from nodes.infer.verdict import Found, Rules, Tiles, find_defects
+from nodes.infer.runner import Batcher, EngineRunner
+from nodes.infer.verdict import Found, Region, Rules, Tiles, find_defects, region_of
 from pipeline.config import Config
-from pipeline.frame import Defect, Stamps, Verdict
-from pipeline.outbox import Outbox
-from pipeline.stage import Pixels, TiledFrame
+from pipeline.core.frame import Defect, Stamps, Verdict
+from pipeline.core.tiles import Pixels, TiledFrame
+from pipeline.transport.outbox import Outbox
 
 PNG_LEVEL = 1  # a crop is written once and read rarely: speed before size
 

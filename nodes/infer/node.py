@@ -8,15 +8,14 @@ import numpy as np
 
 from nodes.infer.engines.load import Loaded, load_engine
 from nodes.infer.judge import Judge, Pending
-from pipeline.errors import ProtocolError
-from pipeline.intake import Intake, Leased
-from pipeline.link import FrameLink
-from pipeline.node_main import Node, resolve
-from pipeline.outbox import Outbox
-from pipeline.stage import Pixels, Preprocess, TiledFrame
-from pipeline.topology import PREPROCESS, credits_for
-from pipeline.transport import Waiter
-from pipeline.wire import Frame
+from pipeline.config.topology import PREPROCESS, credits_for
+from pipeline.core.errors import ProtocolError
+from pipeline.core.tiles import Pixels, Preprocess, TiledFrame
+from pipeline.runtime.node import Node, resolve
+from pipeline.transport.link import FrameLink, Intake, Leased
+from pipeline.transport.messages import Frame
+from pipeline.transport.outbox import Outbox
+from pipeline.transport.sockets import Waiter
 
 IDLE_MS = 50.0
 

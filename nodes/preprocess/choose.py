@@ -4,12 +4,12 @@ import importlib
 import logging
 from typing import Literal
 
-from nodes.preprocess.cuda import driver
 from nodes.preprocess.opencv import OpenCvPreprocess
 from pipeline.config import Config
-from pipeline.errors import ConfigError
-from pipeline.model_file import Recipe
-from pipeline.stage import Preprocess
+from pipeline.config.model_file import Recipe
+from pipeline.core.errors import ConfigError
+from pipeline.core.tiles import Preprocess
+from pipeline.system.cuda import driver
 
 _CUDA_ENGINES = ("auto", "compiled")
 

@@ -8,17 +8,16 @@ import msgspec
 import numpy as np
 
 from nodes.preprocess.choose import make_preprocess
-from pipeline.dispatch import Dispatcher
-from pipeline.errors import ProtocolError
-from pipeline.intake import Intake, Leased
-from pipeline.leases import LeaseTable, Slot
-from pipeline.model_file import model_of_line, read_model
-from pipeline.node_main import Node
-from pipeline.senders import from_worker
-from pipeline.stage import Pixels, TiledFrame
-from pipeline.topology import credits_for, workers
-from pipeline.transport import Router, Waiter
-from pipeline.wire import Frame, Message, Tiled
+from pipeline.config.model_file import model_of_line, read_model
+from pipeline.config.topology import credits_for, workers
+from pipeline.core.errors import ProtocolError
+from pipeline.core.tiles import Pixels, TiledFrame
+from pipeline.runtime.node import Node
+from pipeline.transport.dispatch import Dispatcher
+from pipeline.transport.leases import LeaseTable, Slot
+from pipeline.transport.link import Intake, Leased
+from pipeline.transport.messages import Frame, Message, Tiled, from_worker
+from pipeline.transport.sockets import Router, Waiter
 
 IDLE_MS = 50.0
 

@@ -7,18 +7,17 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from nodes.preprocess.geometry import grid
 from nodes.preprocess.header import read_header
 from pipeline.config import Config
 from pipeline.config import Preprocess as Settings
-from pipeline.errors import BadImageError
-from pipeline.frame import FrameRef
-from pipeline.model_file import Recipe
-from pipeline.stage import Box, Pixels, TiledFrame
+from pipeline.config.model_file import Recipe
+from pipeline.core.errors import BadImageError
+from pipeline.core.frame import FrameRef
+from pipeline.core.tiles import Box, Pixels, TiledFrame, grid
 
 
 class OpenCvPreprocess:
-    """Frames to tiles by OpenCV; see ``pipeline.stage.Preprocess``."""
+    """Frames to tiles by OpenCV; see ``pipeline.core.tiles.Preprocess``."""
 
     name = "opencv-cpu"
     frames_at_once = 1  # a frame's tiles are there before the next frame is begun

@@ -12,8 +12,8 @@ import msgspec
 
 from nodes.publish.record import place
 from pipeline.config import Config
-from pipeline.events import DefectEvent
-from pipeline.frame import NEAR_PX
+from pipeline.core.events import DefectEvent
+from pipeline.core.frame import NEAR_PX
 
 HOLD_NS = 2_000_000_000
 """Longest wait for a neighbouring frame."""

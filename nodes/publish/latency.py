@@ -4,9 +4,9 @@ import time
 
 import msgspec
 
-from nodes.publish.spool import Spooled
-from pipeline.frame import Verdict
-from pipeline.metrics import Histogram
+from nodes.publish.spool.spool import Spooled
+from pipeline.core.frame import Verdict
+from pipeline.core.histogram import Histogram
 
 MEASURED = 10_000  # frames that are being measured at a time; more only while Redis is away
 STAGES = ("total", "capture", "preprocess", "infer", "publish")

@@ -8,20 +8,19 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.publish.database import SpoolDamagedError, SpoolTroubleError
-from nodes.publish.redis_sink import RedisSink
-from nodes.publish.salvage import flag_path, open_spool
-from nodes.publish.spool import Spool, StreamId, lock_spool
+from nodes.publish.redis.sink import RedisSink
+from nodes.publish.spool.database import SpoolDamagedError, SpoolTroubleError
+from nodes.publish.spool.salvage import flag_path, open_spool
+from nodes.publish.spool.spool import Spool, StreamId, lock_spool
 from nodes.publish.store import Store
-from pipeline.embedded import running_url
-from pipeline.errors import ConfigError, NodeError
-from pipeline.frame import Alarm
-from pipeline.node_main import Node
-from pipeline.plain_file import read_plain
-from pipeline.secret import Login, writer_login
-from pipeline.senders import from_client
-from pipeline.transport import Router, Waiter
-from pipeline.wire import Durable, Message, Submit
+from pipeline.core.errors import ConfigError, NodeError
+from pipeline.core.frame import Alarm
+from pipeline.redis.login import Login, writer_login
+from pipeline.redis.server import running_url
+from pipeline.runtime.node import Node
+from pipeline.system.files import read_plain
+from pipeline.transport.messages import Durable, Message, Submit, from_client
+from pipeline.transport.sockets import Router, Waiter
 
 IDLE_MS = 50.0
 OPEN_AGAIN_S = 0.5

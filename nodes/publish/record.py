@@ -5,7 +5,7 @@ import re
 import msgspec
 
 from pipeline.config import Config
-from pipeline.events import (
+from pipeline.core.events import (
     VERSION,
     AlarmEvent,
     CoverageEvent,
@@ -16,8 +16,8 @@ from pipeline.events import (
     event_id,
     timestamp,
 )
-from pipeline.frame import Alarm, Coverage, Defect, Gap, Publishable, Verdict
-from pipeline.ledger import REASONS
+from pipeline.core.frame import Alarm, Coverage, Defect, Gap, Publishable, Verdict
+from pipeline.core.ledger import REASONS
 
 
 def events_of(record: Publishable, config: Config) -> list[tuple[Event, bytes]]:

@@ -12,20 +12,20 @@ from pathlib import Path
 
 import msgspec
 
-from nodes.publish.database import SpoolTroubleError
 from nodes.publish.images import ImageArchive
 from nodes.publish.joiner import REMEMBERED, Joiner
 from nodes.publish.latency import Latency
-from nodes.publish.mark import mark_path
 from nodes.publish.record import events_of, invalid_ids
-from nodes.publish.reserve import Reserve
-from nodes.publish.salvage import rescue
-from nodes.publish.spool import Spool, Spooled
-from pipeline.alarms import Alarm
+from nodes.publish.spool.database import SpoolTroubleError
+from nodes.publish.spool.mark import mark_path
+from nodes.publish.spool.reserve import Reserve
+from nodes.publish.spool.salvage import rescue
+from nodes.publish.spool.spool import Spool, Spooled
 from pipeline.config import Config
-from pipeline.errors import NodeError
-from pipeline.events import DefectEvent, Event
-from pipeline.frame import Gap, Publishable, Verdict
+from pipeline.core.errors import NodeError
+from pipeline.core.events import DefectEvent, Event
+from pipeline.core.frame import Gap, Publishable, Verdict
+from pipeline.runtime.restarts import Alarm
 
 GROUP = 256  # records made durable by one fsync at most
 MOST_WAITING = 20_000  # what comes beyond stays with its sender, who sends it again

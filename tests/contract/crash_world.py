@@ -13,16 +13,16 @@ from typing import Any
 
 import numpy as np
 
-import pipeline.link
+import pipeline.transport.link
 from nodes.capture.fates import Fates
-from pipeline.dispatch import SILENT_NS, Dispatcher
-from pipeline.frame import FrameMeta, FrameRef, Gap, Publishable, Verdict
-from pipeline.leases import LeaseTable, holder_id
-from pipeline.link import FrameLink
-from pipeline.outbox import Outbox
-from pipeline.ring import Ring, new_memfd
-from pipeline.ring_state import NO_EPOCH, RingState
-from pipeline.wire import Durable, Frame, Message, Ready, Submit
+from pipeline.core.frame import FrameMeta, FrameRef, Gap, Publishable, Verdict
+from pipeline.transport.dispatch import SILENT_NS, Dispatcher
+from pipeline.transport.leases import LeaseTable, holder_id
+from pipeline.transport.link import FrameLink
+from pipeline.transport.messages import Durable, Frame, Message, Ready, Submit
+from pipeline.transport.outbox import Outbox
+from pipeline.transport.ring import Ring, new_memfd
+from pipeline.transport.ring_state import NO_EPOCH, RingState
 
 SLOTS = 4
 LOG = logging.getLogger("crash")
@@ -130,7 +130,7 @@ class Worker:
         self.todo.append(message.ref)
 
     def turn(self, now_ns: int, most: int) -> None:
-        pipeline.link.BOOT = self.boot
+        pipeline.transport.link.BOOT = self.boot
         self.link.turn(now_ns)
         self.outbox.turn(now_ns)
         for _ in range(min(most, len(self.todo))):
@@ -233,7 +233,7 @@ class World:
                 self.now_ns += 600_000_000
                 self._alive(self._drain)
         finally:
-            pipeline.link.BOOT = "none"
+            pipeline.transport.link.BOOT = "none"
         return self
 
     def close(self) -> None:

@@ -7,8 +7,8 @@ from typing import Any
 
 import redis
 
-from nodes.publish.redis_sink import RedisSink
-from nodes.publish.spool import Spool
+from nodes.publish.redis.sink import RedisSink
+from nodes.publish.spool.spool import Spool
 from pipeline.client import Events
 from tests.conftest import Server
 from tests.contract.test_spool import event

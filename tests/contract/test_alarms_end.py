@@ -11,16 +11,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodes.publish.database import Database
 from nodes.publish.node import publish
-from nodes.publish.raised import ENDLESS, OWN
-from nodes.publish.salvage import flag_path
-from nodes.publish.salvage import open_spool as open_checked
+from nodes.publish.spool.database import Database
+from nodes.publish.spool.raised import ENDLESS, OWN
+from nodes.publish.spool.salvage import flag_path
+from nodes.publish.spool.salvage import open_spool as open_checked
 from pipeline.config import Config, Publish
-from pipeline.events import AlarmEvent
-from pipeline.frame import Alarm
-from pipeline.node_main import Node
-from pipeline.topology import find_process
+from pipeline.config.topology import find_process
+from pipeline.core.events import AlarmEvent
+from pipeline.core.frame import Alarm
+from pipeline.runtime.node import Node
 from tests.conftest import ROOT, Server
 from tests.contract.post import Post
 from tests.contract.test_publish_trouble import Publisher, fill, gap, verdict

@@ -9,8 +9,8 @@ STEPS = 90
 
 @pytest.fixture(autouse=True)
 def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.outbox.Dealer", Wire)
-    monkeypatch.setattr("pipeline.link.Dealer", Wire)
+    monkeypatch.setattr("pipeline.transport.outbox.Dealer", Wire)
+    monkeypatch.setattr("pipeline.transport.link.Dealer", Wire)
 
 
 def live_through(seed: int, cuts: tuple[int, ...] = (), *, watching: bool = False) -> int:
@@ -48,7 +48,7 @@ def test_killed_again_while_it_adopts_it_leaves_each_frame_one_fate(seed: int) -
 @pytest.mark.parametrize("seed", [2, 5])
 def test_killed_with_hardly_a_place_for_gaps_it_leaves_each_frame_one_fate(seed: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Frames wait then for a place, and so does the next epoch."""
-    monkeypatch.setattr("pipeline.ring_state._gap_places", lambda _: 2)
+    monkeypatch.setattr("pipeline.transport.ring_state._gap_places", lambda _: 2)
     stores = live_through(seed, watching=True)
 
     for cut in range(1, stores + 1, 2):

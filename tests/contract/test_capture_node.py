@@ -8,13 +8,13 @@ import pytest
 
 from nodes.capture.node import _Capture, open_source
 from pipeline.config import Camera, Config, Infer
-from pipeline.frame import Coverage, FrameRef, Gap, Publishable, Verdict
-from pipeline.link import FrameLink
-from pipeline.node_main import Node
-from pipeline.ring import Ring, new_memfd
-from pipeline.topology import find_process
-from pipeline.transport import Router
-from pipeline.wire import Durable, Submit
+from pipeline.config.topology import find_process
+from pipeline.core.frame import Coverage, FrameRef, Gap, Publishable, Verdict
+from pipeline.runtime.node import Node
+from pipeline.transport.link import FrameLink
+from pipeline.transport.messages import Durable, Submit
+from pipeline.transport.ring import Ring, new_memfd
+from pipeline.transport.sockets import Router
 
 EPOCH = "a" * 32
 
@@ -105,7 +105,7 @@ def endless(tmp_path: Path, make_images: Callable[..., list[Path]], monkeypatch:
         made.append(line)
         line.wait(lambda: line.held)
         line.worker_runs = False
-        monkeypatch.setattr("pipeline.dispatch.SILENT_NS", 100_000_000)
+        monkeypatch.setattr("pipeline.transport.dispatch.SILENT_NS", 100_000_000)
         line.wait(lambda: not line.capture._dispatcher.has_worker)
         return line
 

@@ -7,9 +7,9 @@ from typing import Any
 import pytest
 import redis
 
-import pipeline.replies
+import pipeline.redis.replies
 from pipeline.client import Events
-from pipeline.events import encode
+from pipeline.core.events import encode
 from tests.conftest import Server
 from tests.contract.test_spool import event
 
@@ -49,7 +49,7 @@ def test_entries_that_are_no_events_are_passed_over_and_counted(server: Server, 
 
 def test_entries_that_fill_a_reply_cost_no_event_beside_them(server: Server, client: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     """Reading takes bounded memory: what does not fit into one reply is asked for again, and what fits into none is passed over."""
-    monkeypatch.setattr(pipeline.replies, "MOST", 1 << 16)
+    monkeypatch.setattr(pipeline.redis.replies, "MOST", 1 << 16)
     ids = [f"id{k}" for k in range(40)]
     for k in range(40):
         client.xadd(STREAM, {"data": encode(event(k)), "more": "x" * 10_000})

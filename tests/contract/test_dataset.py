@@ -14,8 +14,8 @@ from ilcs_model.info import Recipe
 from nodes.publish.images import ImageArchive
 from nodes.publish.record import events_of
 from pipeline.config import Camera, Config, Infer
-from pipeline.events import DefectEvent
-from pipeline.frame import Defect, ModelId, Verdict
+from pipeline.core.events import DefectEvent
+from pipeline.core.frame import Defect, ModelId, Verdict
 from tests.contract.images import write_image
 from tests.unit.frames import meta
 

@@ -15,12 +15,12 @@ import pytest
 import redis
 from redis.exceptions import NoPermissionError
 
-from pipeline import embedded
 from pipeline.client import Events, RedisUnreachableError
 from pipeline.config import Camera, Config, Infer
-from pipeline.embedded import EmbeddedServer, running_url, server_program
-from pipeline.errors import ConfigError, NodeError
-from pipeline.secret import reader_login, writer_login
+from pipeline.core.errors import ConfigError, NodeError
+from pipeline.redis import server as embedded
+from pipeline.redis.login import reader_login, writer_login
+from pipeline.redis.server import EmbeddedServer, running_url, server_program
 
 CONFIG = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="x")
 
@@ -354,7 +354,7 @@ def test_a_server_outlives_nobody(tmp_path: Path) -> None:
     """Its starter is killed: it is gone, and the next one has data and socket at once."""
     program = (
         "import sys, msgspec; from pathlib import Path; from tests.contract.test_embedded import config;"
-        "from pipeline.embedded import EmbeddedServer; s = EmbeddedServer(config(Path(sys.argv[1])));"
+        "from pipeline.redis.server import EmbeddedServer; s = EmbeddedServer(config(Path(sys.argv[1])));"
         "s.start(); print(s.pid, flush=True); sys.stdin.read()"
     )
     command = [sys.executable, "-c", program, str(tmp_path)]

@@ -14,16 +14,16 @@ import torch
 
 from ilcs_model.export import fold_norms
 from nodes.infer.engines.compiled import CompiledEngine
-from nodes.infer.engines.contract import Engine
+from nodes.infer.engines.contract import softmax
 from nodes.infer.engines.cuda import batch_sizes
 from nodes.infer.engines.eager import EagerEngine
+from nodes.infer.engines.golden import Engine
 from nodes.infer.engines.load import _best, load_engine
 from nodes.infer.engines.onnx import OnnxEngine
 from nodes.infer.engines.openvino import OpenVinoEngine
-from nodes.infer.verdict import softmax
 from pipeline.config import Camera, Config, Infer
-from pipeline.errors import ConfigError
-from pipeline.model_file import find_model, read_model
+from pipeline.config.model_file import find_model, read_model
+from pipeline.core.errors import ConfigError
 from tests.conftest import ROOT
 from tests.contract.tiny import SIDE, write_locating_model
 

@@ -18,8 +18,8 @@ from ilcs_model.evaluation.judge import predict, top1
 from ilcs_model.evaluation.metrics import measure
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import digest
-from nodes.infer.commands.eval import BATCH, TIMED
-from pipeline.cli import main
+from nodes.offline.eval import BATCH, TIMED
+from pipeline.cli.main import main
 from tests.contract.tiny import write_locating_model
 
 COUNTS = {"a": 11, "b": 10, "c": 12}

@@ -12,7 +12,7 @@ import torch
 from ilcs_model import create
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import Recipe
-from pipeline.cli import main
+from pipeline.cli.main import main
 from tests.contract.tiny import write_locating_model
 
 XML = (

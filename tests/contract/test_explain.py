@@ -21,9 +21,9 @@ from ilcs_model.errors import DataError
 from ilcs_model.evaluation.heat import look
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import ModelInfo, Recipe
-from nodes.infer.commands.place import box_scores
 from nodes.infer.verdict import Tiles, _place
-from pipeline.cli import main
+from nodes.offline.place import box_scores
+from pipeline.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, CELL = 64, 4

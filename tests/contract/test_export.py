@@ -22,10 +22,10 @@ import ilcs_model.export
 from ilcs_model import create
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import digest, read_info
+from nodes.infer.engines.contract import softmax
 from nodes.infer.engines.eager import EagerEngine
-from nodes.infer.verdict import softmax
-from pipeline.cli import main
-from pipeline.model_file import find_model
+from pipeline.cli.main import main
+from pipeline.config.model_file import find_model
 from tests.contract.tiny import SIDE, Locating, write_locating_model
 
 COMPILES = [

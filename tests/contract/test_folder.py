@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nodes.capture import folder as folder_module
-from nodes.capture.folder import FolderSource
 from nodes.capture.node import open_source
-from nodes.capture.source import Shot, Source
+from nodes.capture.sources import folder as folder_module
+from nodes.capture.sources.contract import Shot, Source
+from nodes.capture.sources.folder import FolderSource
 from pipeline.config import Camera, Config, Infer
-from pipeline.doctor import _memory
-from pipeline.errors import ConfigError
-from pipeline.node_main import Node
-from pipeline.topology import find_process
+from pipeline.config.topology import find_process
+from pipeline.core.errors import ConfigError
+from pipeline.diagnostics.doctor import _memory
+from pipeline.runtime.node import Node
 
 EPOCH = "a" * 32
 SLOT = 4096

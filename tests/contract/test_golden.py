@@ -17,8 +17,8 @@ from nodes.infer.engines.load import load_engine
 from nodes.infer.engines.openvino import OpenVinoEngine
 from nodes.infer.runner import EngineRunner
 from pipeline.config import Camera, Config, Infer
-from pipeline.errors import NodeError
-from pipeline.model_file import find_model
+from pipeline.config.model_file import find_model
+from pipeline.core.errors import NodeError
 
 MODEL = find_model("ilcs-neu")
 
@@ -58,7 +58,7 @@ def test_a_converted_model_is_used_again(tmp_path: Path) -> None:
 def test_processes_that_convert_the_same_at_once_all_get_it(tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from nodes.infer.engines.openvino import OpenVinoEngine;"
-        " from pipeline.model_file import find_model; print('ready', flush=True); sys.stdin.readline();"
+        " from pipeline.config.model_file import find_model; print('ready', flush=True); sys.stdin.readline();"
         " OpenVinoEngine(find_model('ilcs-neu'), 'sha256:x', 300, Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "engines")]

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.dispatch import Dispatcher
-from pipeline.leases import LeaseTable, Slot
-from pipeline.link import FrameLink
-from pipeline.transport import AT_ONCE, Router
-from pipeline.wire import Frame
+from pipeline.transport.dispatch import Dispatcher
+from pipeline.transport.leases import LeaseTable, Slot
+from pipeline.transport.link import FrameLink
+from pipeline.transport.messages import Frame
+from pipeline.transport.sockets import AT_ONCE, Router
 from tests.unit.frames import meta
 
 FRAMES = 300
@@ -117,13 +117,13 @@ def test_the_end_is_confirmed_only_when_nothing_is_held(desk: Desk, endpoint: st
 
 
 def test_a_worker_that_comes_back_under_its_name_gets_the_frames_it_had(desk: Desk, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.link.PID", ended_process())
+    monkeypatch.setattr("pipeline.transport.link.PID", ended_process())
     dead = desk.link(endpoint, "w", acks=False)
     desk.pump(lambda: len(desk.got) == 8)
     desk.links.remove(dead)
     dead.dealer.close()
 
-    monkeypatch.setattr("pipeline.link.BOOT", "another life")
+    monkeypatch.setattr("pipeline.transport.link.BOOT", "another life")
     desk.link(endpoint, "w")
     desk.pump(lambda: len(desk.ended) == FRAMES)
 

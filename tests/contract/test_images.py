@@ -11,10 +11,9 @@ import torch
 
 from ilcs_model.data.augment import CELL
 from ilcs_model.data.check import check_images, has_colour
-from ilcs_model.data.dataset import Box, Dataset, open_dataset
+from ilcs_model.data.dataset import Box, Dataset, mask_of, open_dataset
 from ilcs_model.data.images import read_image
 from ilcs_model.data.loader import Epoch, answers, draw_group, plain_batches
-from ilcs_model.data.masks import mask_of
 from ilcs_model.errors import DataError
 from ilcs_model.info import Recipe
 from tests.contract.images import write_image

@@ -10,13 +10,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipeline.frame import FrameRef
-from pipeline.intake import Intake, Leased
-from pipeline.leases import LeaseTable
-from pipeline.ring import Ring, RingServer, new_memfd
-from pipeline.topology import Endpoints
-from pipeline.transport import Router
-from pipeline.wire import Frame
+from pipeline.config.topology import Endpoints
+from pipeline.core.frame import FrameRef
+from pipeline.transport.leases import LeaseTable
+from pipeline.transport.link import Intake, Leased
+from pipeline.transport.messages import Frame
+from pipeline.transport.ring import Ring, RingServer, new_memfd
+from pipeline.transport.sockets import Router
 from tests.unit.frames import meta
 
 

@@ -16,8 +16,8 @@ from safetensors.torch import load_file, save_file
 from ilcs_model.errors import ModelFileError
 from ilcs_model.files import load_model
 from ilcs_model.info import METADATA_KEY, read_info
-from pipeline.errors import ConfigError
-from pipeline.model_file import read_model
+from pipeline.config.model_file import read_model
+from pipeline.core.errors import ConfigError
 from tests.contract.tiny import write_locating_model
 
 Tensors = dict[str, torch.Tensor]

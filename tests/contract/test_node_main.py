@@ -10,16 +10,16 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.node_main import Node
-from pipeline.transport import Dealer, Router
+from pipeline.runtime.node import Node
+from pipeline.transport.sockets import Dealer, Router
 
 RUN = """
 import sys
 import tempfile
 from pathlib import Path
 from pipeline.config import load
-from pipeline.node_main import run_node
-from pipeline.topology import Process
+from pipeline.runtime.node import run_node
+from pipeline.config.topology import Process
 entry = "tests.contract.test_node_main:" + sys.argv[2]
 sys.exit(run_node(load(Path(sys.argv[1])), Process(name="inspect", entry=entry), sockets=Path(sys.argv[3])))
 """

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.frame import Verdict
-from pipeline.outbox import RESEND_NS, Outbox
-from pipeline.transport import Router
-from pipeline.wire import Durable, Submit
+from pipeline.core.frame import Verdict
+from pipeline.transport.messages import Durable, Submit
+from pipeline.transport.outbox import RESEND_NS, Outbox
+from pipeline.transport.sockets import Router
 from tests.unit.frames import meta
 
 

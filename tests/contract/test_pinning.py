@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nodes.preprocess.cuda import Pinned
+from pipeline.system.cuda import Pinned
 
 DRIVER = """
 static int flags = -1, let_go = 0;
@@ -32,7 +32,7 @@ def driver(folder: Path, code: int, able: int) -> Any:
 
 def test_memory_is_pinned_read_only_and_let_go_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     cuda = driver(tmp_path, 0, 1)
-    monkeypatch.setattr("nodes.preprocess.cuda.driver", lambda: cuda)
+    monkeypatch.setattr("pipeline.system.cuda.driver", lambda: cuda)
 
     pinned = Pinned(np.zeros(4096, np.uint8))
     pinned.close()
@@ -46,7 +46,7 @@ def test_a_refusal_has_the_drivers_name_and_says_whether_it_ever_pins(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, able: int, text: str
 ) -> None:
     cuda = driver(tmp_path, 801, able)
-    monkeypatch.setattr("nodes.preprocess.cuda.driver", lambda: cuda)
+    monkeypatch.setattr("pipeline.system.cuda.driver", lambda: cuda)
 
     pinned = Pinned(np.zeros(4096, np.uint8))
     pinned.close()

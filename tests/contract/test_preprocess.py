@@ -15,16 +15,14 @@ from hypothesis import strategies as st
 
 from nodes.infer.engines.openvino import OpenVinoEngine
 from nodes.preprocess.choose import make_preprocess
-from nodes.preprocess.cuda import driver
-from nodes.preprocess.dali import DaliPreprocess
-from nodes.preprocess.dali_graph import TileGraph
-from nodes.preprocess.geometry import grid
+from nodes.preprocess.dali import DaliPreprocess, TileGraph
 from nodes.preprocess.opencv import cut
 from pipeline.config import Camera, Config, Infer, Preprocess
-from pipeline.errors import ConfigError, NodeError
-from pipeline.frame import FrameMeta, FrameRef
-from pipeline.model_file import Recipe, find_model
-from pipeline.stage import Pixels, TiledFrame
+from pipeline.config.model_file import Recipe, find_model
+from pipeline.core.errors import ConfigError, NodeError
+from pipeline.core.frame import FrameMeta, FrameRef
+from pipeline.core.tiles import Pixels, TiledFrame, grid
+from pipeline.system.cuda import driver
 
 RECIPE = Recipe(decode="grey", size_px=300, resize="bilinear")
 LOG = logging.getLogger("test")
@@ -259,8 +257,8 @@ def test_torch_is_imported_before_dali_where_both_use_the_device() -> None:
 import logging, sys
 from nodes.preprocess.choose import make_preprocess
 from pipeline.config import Camera, Config, Infer, Preprocess
-from pipeline.errors import ConfigError
-from pipeline.model_file import Recipe
+from pipeline.core.errors import ConfigError
+from pipeline.config.model_file import Recipe
 cameras = {"top": Camera(source="folder:x")}
 config = Config(line="l", cameras=cameras, infer=Infer(model="m"), preprocess=Preprocess(device="gpu"), state_dir="x")
 try:

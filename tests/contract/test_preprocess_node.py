@@ -8,12 +8,12 @@ import pytest
 
 from nodes.preprocess.node import _Preprocess
 from pipeline.config import Camera, Config, Infer
-from pipeline.link import FrameLink
-from pipeline.node_main import Node
-from pipeline.ring import Ring, RingServer, new_memfd
-from pipeline.topology import find_process
-from pipeline.transport import Router
-from pipeline.wire import Ready
+from pipeline.config.topology import find_process
+from pipeline.runtime.node import Node
+from pipeline.transport.link import FrameLink
+from pipeline.transport.messages import Ready
+from pipeline.transport.ring import Ring, RingServer, new_memfd
+from pipeline.transport.sockets import Router
 
 
 class Line:
@@ -66,7 +66,7 @@ def test_capture_hears_from_it_also_while_its_infer_node_is_gone(line: Line, mon
     """Else capture would take it for dead, and blame it for the frames that it has."""
     line.wait(lambda: line.heartbeats)
     line.infer_runs = False
-    monkeypatch.setattr("pipeline.dispatch.SILENT_NS", 100_000_000)
+    monkeypatch.setattr("pipeline.transport.dispatch.SILENT_NS", 100_000_000)
     line.wait(lambda: not line.preprocess._dispatcher.has_worker)
 
     before = line.heartbeats

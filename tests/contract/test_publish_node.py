@@ -9,15 +9,15 @@ import msgspec
 import pytest
 
 from nodes.publish.node import _Publish, publish
-from nodes.publish.salvage import open_spool
-from nodes.publish.spool import Spool
+from nodes.publish.spool.salvage import open_spool
+from nodes.publish.spool.spool import Spool
 from nodes.publish.store import Store
 from pipeline.client import Events
 from pipeline.config import Publish
-from pipeline.frame import ModelId, Verdict
-from pipeline.node_main import Node
-from pipeline.outbox import Outbox
-from pipeline.topology import find_process
+from pipeline.config.topology import find_process
+from pipeline.core.frame import ModelId, Verdict
+from pipeline.runtime.node import Node
+from pipeline.transport.outbox import Outbox
 from tests.conftest import Server
 from tests.unit.frames import meta
 from tests.unit.test_joiner import CONFIG, END, START, piece

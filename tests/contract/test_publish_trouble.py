@@ -13,13 +13,13 @@ import pytest
 from nodes.publish.node import publish
 from pipeline.client import Events
 from pipeline.config import Config, Publish
-from pipeline.errors import NodeError
-from pipeline.frame import Alarm, Defect, Gap, ModelId, Publishable, Verdict
-from pipeline.node_main import Node
-from pipeline.outbox import Outbox
-from pipeline.topology import find_process
-from pipeline.transport import Router
-from pipeline.wire import Submit
+from pipeline.config.topology import find_process
+from pipeline.core.errors import NodeError
+from pipeline.core.frame import Alarm, Defect, Gap, ModelId, Publishable, Verdict
+from pipeline.runtime.node import Node
+from pipeline.transport.messages import Submit
+from pipeline.transport.outbox import Outbox
+from pipeline.transport.sockets import Router
 from tests.conftest import Server
 from tests.unit.frames import meta
 from tests.unit.test_joiner import CONFIG, END, MIDDLE, Box

@@ -10,12 +10,13 @@ from pathlib import Path
 import pytest
 import redis
 
-from pipeline import embedded, redis_damage
-from pipeline.embedded import EmbeddedServer, server_program
-from pipeline.errors import NodeError
-from pipeline.launch import bound
-from pipeline.redis_damage import damage
-from pipeline.secret import reader_login
+from pipeline.core.errors import NodeError
+from pipeline.redis import damage as redis_damage
+from pipeline.redis import server as embedded
+from pipeline.redis.damage import damage
+from pipeline.redis.login import reader_login
+from pipeline.redis.server import EmbeddedServer, server_program
+from pipeline.system.launch import bound
 from tests.conftest import Server
 from tests.contract.test_embedded import CONFIG, client, config
 

@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from pipeline import alarms
-from pipeline.embedded import server_program
+from pipeline.redis.server import server_program
+from pipeline.runtime import restarts as alarms
 from tests.conftest import Server
 from tests.contract.post import STREAM, Post
 

@@ -11,10 +11,10 @@ from typing import Any
 import pytest
 import redis
 
-from nodes.publish import redis_sink
-from nodes.publish.look import Look
-from nodes.publish.redis_sink import RedisSink
-from nodes.publish.spool import Spool
+from nodes.publish.redis import sink as redis_sink
+from nodes.publish.redis.look import Look
+from nodes.publish.redis.sink import RedisSink
+from nodes.publish.spool.spool import Spool
 from tests.contract.post import STREAM, Post
 from tests.contract.test_spool import event
 

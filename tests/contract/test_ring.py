@@ -12,12 +12,12 @@ import simplejpeg
 
 from nodes.preprocess.opencv import OpenCvPreprocess
 from pipeline.config import Camera, Config, Infer, Preprocess
-from pipeline.errors import ConfigError, ProtocolError
-from pipeline.frame import FrameRef
-from pipeline.leases import LeaseTable
-from pipeline.ledger import Account
-from pipeline.model_file import Recipe
-from pipeline.ring import Ring, RingRequest, RingServer, new_memfd
+from pipeline.config.model_file import Recipe
+from pipeline.core.errors import ConfigError, ProtocolError
+from pipeline.core.frame import FrameRef
+from pipeline.core.ledger import Account
+from pipeline.transport.leases import LeaseTable
+from pipeline.transport.ring import Ring, RingRequest, RingServer, new_memfd
 from tests.unit.frames import meta
 
 RECIPE = Recipe(decode="grey", size_px=300, resize="bilinear")
@@ -149,8 +149,8 @@ def test_a_frame_that_was_replaced_while_it_was_read_is_noticed(ring: Ring) -> N
 def test_frames_and_counters_outlive_the_process_that_wrote_them(ring: Ring) -> None:
     """A capture process dies; the next one, given the same memory, finds its frames, its count and its next number."""
     program = f"""
-from pipeline.leases import LeaseTable
-from pipeline.ring import Ring
+from pipeline.transport.leases import LeaseTable
+from pipeline.transport.ring import Ring
 from tests.unit.frames import meta
 ring = Ring.adopt({ring.fd}); state = ring.state
 state.commit(state.begin_epoch("f" * 32))

@@ -14,15 +14,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import embedded, redis_damage
-from pipeline.alarms import Alarms
 from pipeline.config import Camera, Config, Infer
-from pipeline.embedded import START_S, EmbeddedServer
-from pipeline.errors import ConfigError
-from pipeline.launch import bound
-from pipeline.secret import writer_login
-from pipeline.topology import runtime_dir
-from pipeline.watch import ServerWatch
+from pipeline.config.topology import runtime_dir
+from pipeline.core.errors import ConfigError
+from pipeline.redis import damage as redis_damage
+from pipeline.redis import server as embedded
+from pipeline.redis.login import writer_login
+from pipeline.redis.server import START_S, EmbeddedServer
+from pipeline.runtime.restarts import Alarms, ServerWatch
+from pipeline.system.launch import bound
 from tests.contract.test_embedded import client
 
 

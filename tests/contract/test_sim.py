@@ -12,10 +12,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nodes.capture.sim import VERSION, defects, plan
-from nodes.capture.sim.source import StripSource
-from nodes.capture.sim.strip import Strip, Truth
-from nodes.capture.sim.truth import TruthFile
+from nodes.capture.sources.sim import VERSION, defects, plan
+from nodes.capture.sources.sim.source import StripSource, TruthFile
+from nodes.capture.sources.sim.strip import Strip, Truth
 
 LOG = logging.getLogger("sim")
 WIDTH, HEIGHT = 900, 300
@@ -38,7 +37,7 @@ def planted(strip: Strip) -> list[Truth]:
 
 def test_another_process_draws_the_same_bytes(strip: Strip) -> None:
     code = (
-        "import hashlib; from nodes.capture.sim.strip import Strip; s = Strip(7, 900, 300);"
+        "import hashlib; from nodes.capture.sources.sim.strip import Strip; s = Strip(7, 900, 300);"
         "print(hashlib.sha256(b''.join(s.render(k).tobytes() for k in (0, 5, 1234))).hexdigest())"
     )
     other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60).stdout.strip()

@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import run_folder
 from pipeline.config import Camera, Config, Infer
-from pipeline.run_folder import RunFolder
-from pipeline.state_lock import is_running
-from pipeline.topology import make_private
+from pipeline.config.topology import make_private
+from pipeline.runtime import run_folder
+from pipeline.runtime.run_folder import RunFolder
+from pipeline.system.folder_lock import is_running
 
 
 @pytest.fixture

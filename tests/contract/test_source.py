@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nodes.capture.folder import FolderSource
-from nodes.capture.sim.source import StripSource
-from nodes.capture.source import Source
-from nodes.capture.video import VideoSource
-from pipeline.errors import ConfigError
+from nodes.capture.sources.contract import Source
+from nodes.capture.sources.folder import FolderSource
+from nodes.capture.sources.sim.source import StripSource
+from nodes.capture.sources.video import VideoSource
+from pipeline.core.errors import ConfigError
 from tests.videos import moving, write_video
 
 

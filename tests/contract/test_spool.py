@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from nodes.publish.database import SpoolTroubleError
 from nodes.publish.images import ImageArchive
-from nodes.publish.spool import Spool, lock_spool
-from pipeline.errors import ConfigError, NodeError
-from pipeline.events import AlarmEvent, Event
+from nodes.publish.spool.database import SpoolTroubleError
+from nodes.publish.spool.spool import Spool, lock_spool
+from pipeline.core.errors import ConfigError, NodeError
+from pipeline.core.events import AlarmEvent, Event
 from tests.unit.test_joiner import END, MIDDLE, START, piece
 
 

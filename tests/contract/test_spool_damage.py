@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from nodes.publish.database import Database, SpoolDamagedError
-from nodes.publish.salvage import flag_path, open_spool, rescue
-from nodes.publish.spool import Spool
+from nodes.publish.spool.database import Database, SpoolDamagedError
+from nodes.publish.spool.salvage import flag_path, open_spool, rescue
+from nodes.publish.spool.spool import Spool
 from tests.contract.test_spool import event
 from tests.unit.test_joiner import END, piece
 
@@ -169,7 +169,7 @@ def test_a_damaged_log_after_a_kill_is_noticed_and_mended(tmp_path: Path, how: s
     program = f"""
 import os, signal
 from pathlib import Path
-from nodes.publish.salvage import open_spool
+from nodes.publish.spool.salvage import open_spool
 from tests.contract.test_spool import event
 spool, _ = open_spool(Path({str(tmp_path / "events.db")!r}))
 for k in range(100):

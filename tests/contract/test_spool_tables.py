@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from nodes.publish.database import Database, SpoolDamagedError
-from nodes.publish.salvage import open_spool
-from pipeline.errors import ConfigError
+from nodes.publish.spool.database import Database, SpoolDamagedError
+from nodes.publish.spool.salvage import open_spool
+from pipeline.core.errors import ConfigError
 from tests.contract.test_spool import event
 from tests.contract.test_spool_damage import expected, ids, spooled
 

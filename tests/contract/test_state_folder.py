@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import state_folder
 from pipeline.config import Camera, Config, Infer
-from pipeline.state_folder import StateFolder
-from pipeline.state_lock import is_running, lock_folder
+from pipeline.runtime import state_folder
+from pipeline.runtime.state_folder import StateFolder
+from pipeline.system.folder_lock import is_running, lock_folder
 
 FILES = ("line.json", "model.safetensors", "run.json")
 

@@ -13,11 +13,11 @@ from typing import Any
 import msgspec
 import pytest
 
-from nodes.publish.database import SpoolTroubleError
-from nodes.publish.salvage import open_spool
+from nodes.publish.spool.database import SpoolTroubleError
+from nodes.publish.spool.salvage import open_spool
 from nodes.publish.store import Store
-from pipeline.errors import NodeError
-from pipeline.frame import Defect, ModelId, Verdict
+from pipeline.core.errors import NodeError
+from pipeline.core.frame import Defect, ModelId, Verdict
 from tests.contract.test_publish_trouble import fill, gap
 from tests.unit.frames import meta
 from tests.unit.test_joiner import CONFIG, END, MIDDLE, Box

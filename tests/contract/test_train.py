@@ -20,7 +20,7 @@ from ilcs_model.training.processes import joined
 from ilcs_model.training.run import train
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import Trainer, one_cycle, recompute_norms
-from pipeline.model_file import read_model
+from pipeline.config.model_file import read_model
 
 SETTINGS = Settings(name="tiny", epochs=2, batch=4, norm_images=8)
 

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nodes.capture.source import Shot
-from nodes.capture.video import AHEAD, VideoSource, to_grey, video_of_run
-from nodes.capture.video_index import UNSETTLED
-from pipeline.errors import ConfigError
+from nodes.capture.sources.contract import Shot
+from nodes.capture.sources.video import AHEAD, VideoSource, to_grey, video_of_run
+from nodes.capture.sources.video_index import UNSETTLED
+from pipeline.core.errors import ConfigError
 from tests.videos import damage, moving, packets, write_video
 
 COUNT = 40

@@ -4,7 +4,7 @@ import torch
 
 from ilcs_model import create
 from ilcs_model.files import load_model
-from pipeline.model_file import find_model
+from pipeline.config.model_file import find_model
 
 
 def test_the_shipped_model_gives_the_same_on_a_device(device: str) -> None:

@@ -18,9 +18,9 @@ from ilcs_model.data.dataset import open_dataset
 from ilcs_model.data.loader import Epoch, train_batches
 from ilcs_model.info import Recipe as TrainRecipe
 from nodes.preprocess.choose import make_preprocess
-from nodes.preprocess.cuda import Pinned
-from pipeline.ring import Ring, new_memfd
-from pipeline.stage import Pixels, TiledFrame
+from pipeline.core.tiles import Pixels, TiledFrame
+from pipeline.system.cuda import Pinned
+from pipeline.transport.ring import Ring, new_memfd
 from tests.contract.test_dali_loader import write_images
 from tests.contract.test_preprocess import LOG, RECIPE, config, encoded, furthest, lease, noise, run
 

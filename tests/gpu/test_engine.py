@@ -9,15 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from nodes.infer.engines.contract import softmax
 from nodes.infer.engines.cuda import CudaEngine
 from nodes.infer.engines.eager import EagerEngine
 from nodes.infer.engines.golden import WrongAnswerError
 from nodes.infer.engines.load import load_engine
 from nodes.infer.runner import EngineRunner
-from nodes.infer.verdict import softmax
 from pipeline.config import Camera, Config, Infer
-from pipeline.device import has_cuda
-from pipeline.model_file import find_model
+from pipeline.config.model_file import find_model
+from pipeline.system.cuda import has_cuda
 from tests.contract.tiny import SIDE, write_locating_model
 
 MODEL = find_model("ilcs-neu")

@@ -8,7 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from pipeline.cli import main
+from pipeline.cli.main import main
 
 
 def become(user: pwd.struct_passwd, act: Callable[[], Any]) -> Any:
@@ -34,7 +34,7 @@ def become(user: pwd.struct_passwd, act: Callable[[], Any]) -> Any:
 
 def command(name: str, *args: str | Path) -> Callable[[], list[Any]]:
     """A command for ``become``: its exit code and what it said on stderr."""
-    importlib.import_module(f"pipeline.commands.{name}")  # that user may not read it either
+    importlib.import_module(f"pipeline.cli.{name}")  # that user may not read it either
 
     def call() -> list[Any]:
         os.dup2(said := os.memfd_create("stderr"), 2)

@@ -10,7 +10,7 @@ import jsonschema
 import pytest
 import yaml
 
-from pipeline.private import STATE_FOLDERS
+from pipeline.system.files import STATE_FOLDERS
 from tests.conftest import Server
 from tests.system.line import LINEPIPE, Line
 

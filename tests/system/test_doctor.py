@@ -9,10 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipeline import libraries, machine, topology
-from pipeline.config import load
-from pipeline.errors import ConfigError
-from pipeline.topology import runtime_dir
+from pipeline.config import load, topology
+from pipeline.config.topology import runtime_dir
+from pipeline.core.errors import ConfigError
+from pipeline.diagnostics import libraries, machine
 from tests.conftest import Server
 from tests.system.line import LINEPIPE
 

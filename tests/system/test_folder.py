@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline.config import load
-from pipeline.topology import runtime_dir
+from pipeline.config.topology import runtime_dir
 from tests.system.line import Line, balanced
 
 NAMES = [f"b{k:03}.jpg" for k in range(150)]

@@ -10,9 +10,9 @@ import msgspec
 import redis
 
 from pipeline.config import Camera, Config, Infer
-from pipeline.embedded import EmbeddedServer, running_url
-from pipeline.secret import writer_login
-from pipeline.state_lock import lock_state
+from pipeline.redis.login import writer_login
+from pipeline.redis.server import EmbeddedServer, running_url
+from pipeline.system.folder_lock import lock_state
 from tests.system.line import LINEPIPE, Line
 
 

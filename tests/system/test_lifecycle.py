@@ -12,8 +12,8 @@ import psutil
 import pytest
 
 from pipeline.config import load
-from pipeline.model_file import digest, find_model
-from pipeline.topology import runtime_dir
+from pipeline.config.model_file import digest, find_model
+from pipeline.config.topology import runtime_dir
 from tests.system.line import START_S, Line, balanced
 
 SMALL = {"max_batch": 2}  # an engine that starts sooner

@@ -13,7 +13,7 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.events import schema
+from pipeline.core.events import schema
 from tests.system.line import Line, balanced
 
 FRAMES = 40

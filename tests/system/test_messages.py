@@ -13,8 +13,8 @@ import pytest
 import zmq
 
 from pipeline.config import load
-from pipeline.topology import runtime_dir
-from pipeline.wire import encode
+from pipeline.config.topology import runtime_dir
+from pipeline.transport.messages import encode
 from tests.system.line import Line, balanced
 from tests.unit.test_senders import READY, TO_DISPATCHER, TO_PUBLISH, TO_SUPERVISOR, VERDICT, Submit, change
 

@@ -14,11 +14,11 @@ from typing import Any
 import pytest
 
 from pipeline.config import Camera, Config, Infer, load
-from pipeline.embedded import running_url
-from pipeline.private import private_folder
-from pipeline.run_folder import RunFolder
-from pipeline.topology import Endpoints, runtime_dir
-from pipeline.transport import Router
+from pipeline.config.topology import Endpoints, runtime_dir
+from pipeline.redis.server import running_url
+from pipeline.runtime.run_folder import RunFolder
+from pipeline.system.files import private_folder
+from pipeline.transport.sockets import Router
 from tests.system.line import Line
 from tests.system.other_user import become, command
 

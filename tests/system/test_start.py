@@ -12,8 +12,8 @@ import pytest
 import yaml
 
 from pipeline.config import load
-from pipeline.doctor import examine
-from pipeline.private import STATE_FOLDERS
+from pipeline.diagnostics.doctor import examine
+from pipeline.system.files import STATE_FOLDERS
 from tests.system.line import LINEPIPE
 from tests.system.other_user import become, command
 

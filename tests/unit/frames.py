@@ -1,6 +1,6 @@
 """Short ways to write down what travels."""
 
-from pipeline.frame import FrameMeta
+from pipeline.core.frame import FrameMeta
 
 
 def meta(frame: int, epoch: str = "e1", camera: str = "top", **more: object) -> FrameMeta:

@@ -1,7 +1,6 @@
 """A ring's state without a ring."""
 
-from pipeline.journal import Words
-from pipeline.ring_state import RingState, state_words
+from pipeline.transport.ring_state import RingState, Words, state_words
 
 
 def state(slots: int = 4, memory: bytearray | None = None) -> RingState:

@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.check import check
 from pipeline.config import Camera, Config, Infer
-from pipeline.errors import ConfigError
-from pipeline.topology import make_private
+from pipeline.config.topology import make_private
+from pipeline.core.errors import ConfigError
+from pipeline.diagnostics.check import check
 
 STRANGER = 4242
 

@@ -12,15 +12,13 @@ from typing import Any
 import psutil
 import pytest
 
-from pipeline import child as module
-from pipeline.alarms import Alarms
-from pipeline.backoff import MOST_S, STORM
-from pipeline.child import SILENT_S, START_S, STOPPED_S, AwakeClock, Child, main_thread
-from pipeline.errors import ConfigError
-from pipeline.launch import bound
-from pipeline.topology import Process
-from pipeline.watch import GONE_S, NodeWatch, finished
-from pipeline.wire import Status
+from pipeline.config.topology import Process
+from pipeline.core.errors import ConfigError
+from pipeline.runtime import process as module
+from pipeline.runtime.process import MOST_S, SILENT_S, START_S, STOPPED_S, STORM, AwakeClock, Child, main_thread
+from pipeline.runtime.restarts import GONE_S, Alarms, NodeWatch, finished
+from pipeline.system.launch import bound
+from pipeline.transport.messages import Status
 
 SECOND = 1_000_000_000
 SLEEPS = ["/bin/sleep", "600"]
@@ -272,7 +270,7 @@ def test_a_process_is_not_started_for_a_parent_that_is_gone(tmp_path: Path) -> N
 
 def test_a_bound_process_dies_with_its_parent() -> None:
     program = (
-        "import subprocess; from pipeline.launch import bound;"
+        "import subprocess; from pipeline.system.launch import bound;"
         " p = subprocess.Popen(bound(['/bin/sleep', '600'])); print(p.pid, flush=True); p.wait()"
     )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as parent:

@@ -6,7 +6,7 @@ import pytest
 
 from pipeline.client import Events, RedisUnreachableError
 from pipeline.config import Config, load
-from pipeline.errors import ConfigError
+from pipeline.core.errors import ConfigError
 
 GOOD = """\
 line: line1

@@ -5,10 +5,10 @@ import subprocess
 
 import pytest
 
-from pipeline.dispatch import LOST_NS, SILENT_NS, Dispatcher, process_lives
-from pipeline.errors import ProtocolError
-from pipeline.leases import LeaseTable, Row, Slot
-from pipeline.wire import VERSION, Ack, Frame, Held, Message, Ready, held
+from pipeline.core.errors import ProtocolError
+from pipeline.transport.dispatch import LOST_NS, SILENT_NS, Dispatcher, process_lives
+from pipeline.transport.leases import LeaseTable, Row, Slot
+from pipeline.transport.messages import VERSION, Ack, Frame, Held, Message, Ready, held
 from tests.unit.frames import meta
 
 

@@ -6,9 +6,9 @@ import pytest
 
 from nodes.publish.record import events_of
 from pipeline.config import Camera, Config, Infer
-from pipeline.events import encode, event_id, schema, timestamp
-from pipeline.frame import Alarm, Coverage, Defect, Gap, ModelId, Publishable, Verdict
-from pipeline.ledger import NOTHING_YET
+from pipeline.core.events import encode, event_id, schema, timestamp
+from pipeline.core.frame import Alarm, Coverage, Defect, Gap, ModelId, Publishable, Verdict
+from pipeline.core.ledger import NOTHING_YET
 from tests.unit.frames import meta
 
 CAMERA = Camera(source="sim:strip", frame_px=(900, 300), pixel_mm=(0.25, 0.5), speed_mps=1.0)

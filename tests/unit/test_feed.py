@@ -1,7 +1,7 @@
 """The feed of event lines: whatever its Redis makes reading raise costs lines, and is said once."""
 
 from pipeline.client import Events
-from pipeline.feed import Feed
+from pipeline.console.feed import Feed
 
 
 def test_an_error_that_nobody_foresaw_is_said_once_and_ends_nothing() -> None:

@@ -7,10 +7,10 @@ from hypothesis import strategies as st
 
 from nodes.capture.fates import Fates
 from nodes.capture.gaps import MERGE_NS, MOST_SENT, Gaps
-from pipeline.frame import Gap, Verdict
-from pipeline.leases import LeaseTable
-from pipeline.outbox import Then
-from pipeline.ring_state import RingState
+from pipeline.core.frame import Gap, Verdict
+from pipeline.transport.leases import LeaseTable
+from pipeline.transport.outbox import Then
+from pipeline.transport.ring_state import RingState
 from tests.unit.frames import meta
 from tests.unit.memory import state
 

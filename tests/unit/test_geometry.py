@@ -4,7 +4,7 @@ import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.preprocess.geometry import grid
+from pipeline.core.tiles import grid
 
 
 @given(st.integers(1, 700), st.integers(1, 700), st.integers(16, 300), st.data())

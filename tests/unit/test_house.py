@@ -10,13 +10,13 @@ import pytest
 ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [p for folder in ("pipeline", "nodes", "ilcs_model") for p in sorted((ROOT / folder).rglob("*.py"))]
 DOORS = {
-    "zmq": {"pipeline/transport.py"},
-    "redis": {"pipeline/client.py", "nodes/publish/redis_sink.py"},
-    "av": {"nodes/capture/video.py"},
-    "sqlite3": {"nodes/publish/database.py"},
+    "zmq": {"pipeline/transport/sockets.py"},
+    "redis": {"pipeline/client.py", "nodes/publish/redis/sink.py"},
+    "av": {"nodes/capture/sources/video.py"},
+    "sqlite3": {"nodes/publish/spool/database.py"},
     "openvino": {"ilcs_model/silent.py"},
     "onnxruntime": {"ilcs_model/silent.py"},
-    "nvidia": {"nodes/preprocess/dali_graph.py", "ilcs_model/data/dali_loader.py"},
+    "nvidia": {"nodes/preprocess/dali.py", "ilcs_model/data/dali_loader.py"},
     "simplejpeg": {"nodes/preprocess/opencv.py", "ilcs_model/data/images.py"},
 }
 
@@ -56,7 +56,21 @@ def test_who_expects_what_cannot_be_decoded_expects_bad_text_too(path: Path) -> 
 def test_only_engines_and_their_commands_know_the_model() -> None:
     knowing = {p.relative_to(ROOT) for p in SOURCES if "ilcs_model" in imports(p)}
 
-    assert {str(p.parent) for p in knowing if p.parts[0] != "ilcs_model"} == {"nodes/infer/engines", "nodes/infer/commands"}
+    assert {str(p.parent) for p in knowing if p.parts[0] != "ilcs_model"} == {"nodes/infer/engines", "nodes/offline"}
+
+
+def test_rooms_and_modules_are_small() -> None:
+    modules = [p for p in SOURCES if p.name != "__init__.py"]
+    rooms = {p.parent for p in modules}
+
+    assert len(modules) <= 150
+    assert {str(p.relative_to(ROOT)) for p in modules if len(p.read_text().splitlines()) > 300} == set()
+    assert {str(r.relative_to(ROOT)) for r in rooms if len(list(r.glob("*.py"))) - 1 > 12} == set()
+
+
+@pytest.mark.parametrize("room", sorted({p.parent for p in SOURCES}), ids=lambda p: str(p.relative_to(ROOT)))
+def test_a_room_says_what_it_is_for(room: Path) -> None:
+    assert ast.get_docstring(ast.parse((room / "__init__.py").read_text()))
 
 
 @pytest.mark.parametrize("path", SOURCES + sorted((ROOT / "tests").rglob("*.py")), ids=lambda p: str(p.relative_to(ROOT)))
@@ -77,11 +91,12 @@ def test_the_pipeline_needs_no_torch() -> None:
 
 def test_help_loads_no_command() -> None:
     listing = "print(sorted(m for m in sys.modules if 'pipeline' in m))"
-    program = f"import sys; from pipeline.cli import main\ntry: main(['--help'])\nexcept SystemExit: {listing}"
+    program = f"import sys; from pipeline.cli.main import main\ntry: main(['--help'])\nexcept SystemExit: {listing}"
 
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True)
 
-    assert "['pipeline', 'pipeline.cli', 'pipeline.errors', 'pipeline.stdio']" in done.stdout
+    rooms = ["pipeline", "pipeline.cli", "pipeline.core", "pipeline.system"]
+    assert str(sorted([*rooms, "pipeline.cli.main", "pipeline.core.errors", "pipeline.system.stdio"])) in done.stdout
 
 
 def test_importing_a_node_says_nothing_and_starts_nothing() -> None:

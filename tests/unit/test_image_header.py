@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from nodes.preprocess.header import read_header
 from nodes.preprocess.opencv import decode
-from pipeline.errors import BadImageError
+from pipeline.core.errors import BadImageError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)
 ENCODED = {kind: cv2.imencode(f".{kind}", PICTURE)[1].tobytes() for kind in ("jpeg", "png", "bmp")}

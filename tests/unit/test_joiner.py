@@ -6,8 +6,8 @@ import pytest
 from nodes.publish.joiner import HOLD_NS, MOST_FRAMES, Joined, Joiner
 from nodes.publish.record import events_of
 from pipeline.config import Camera, Config, Infer
-from pipeline.events import DefectEvent
-from pipeline.frame import Defect, ModelId, Verdict
+from pipeline.core.events import DefectEvent
+from pipeline.core.frame import Defect, ModelId, Verdict
 from tests.unit.frames import meta
 
 CAMERA = Camera(source="sim:strip", frame_px=(900, 300), pixel_mm=(0.25, 0.5), speed_mps=1.0)

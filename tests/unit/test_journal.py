@@ -5,7 +5,7 @@ from array import array
 
 import pytest
 
-from pipeline.journal import MOST, SIZE, Journal
+from pipeline.transport.ring_state import MOST, SIZE, Journal
 
 AT = 8  # the journal lies behind eight words
 

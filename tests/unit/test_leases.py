@@ -5,9 +5,9 @@ from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
 
-from pipeline.errors import LinepipeError
-from pipeline.leases import LeaseTable, Row, SlotState
-from pipeline.wire import Held, held
+from pipeline.core.errors import LinepipeError
+from pipeline.transport.leases import LeaseTable, Row, SlotState
+from pipeline.transport.messages import Held, held
 from tests.unit.frames import meta
 
 

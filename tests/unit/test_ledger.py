@@ -3,7 +3,7 @@
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.ledger import FATES, NOTHING_YET, account
+from pipeline.core.ledger import FATES, NOTHING_YET, account
 
 
 @given(st.lists(st.sampled_from([*FATES, None]), max_size=50))

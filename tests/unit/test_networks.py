@@ -5,9 +5,9 @@ import torch
 from torch import Tensor, nn
 
 from ilcs_model import create
+from ilcs_model.evaluation.cost import Row, cost, parameters, table3_rows
 from ilcs_model.export import fold_norms
 from ilcs_model.networks.attention import MIAM
-from ilcs_model.networks.count import Row, cost, parameters, table3_rows
 
 OTHERS = ("resnet50", "mobilenet_v2", "effnet")
 

@@ -11,12 +11,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-import pipeline.replies
-from pipeline.event_line import event_line
-from pipeline.output import MOST_CHARS, MOST_LINES, Output, printable
-from pipeline.replies import LONGEST, RefusedError, Replies, TooLong
-from pipeline.run_time import RunTime
-from pipeline.summary_file import prepare_summary, write_summary
+import pipeline.redis.replies
+from pipeline.console.feed import event_line
+from pipeline.console.output import MOST_CHARS, MOST_LINES, Output, printable
+from pipeline.redis.replies import LONGEST, RefusedError, Replies, TooLong
+from pipeline.runtime.summary import RunTime, prepare_summary, write_summary
 
 JSON = st.recursive(
     st.none() | st.booleans() | st.integers() | st.floats() | st.text(),
@@ -137,8 +136,8 @@ def test_a_long_string_is_read_past_and_a_long_reply_is_cut() -> None:
 @pytest.mark.parametrize("map_of", [False, True])
 def test_a_reply_of_any_number_of_parts_takes_bounded_memory(monkeypatch: pytest.MonkeyPatch, small: bytes, map_of: bool) -> None:
     """What whoever writes to the stream may send: many small parts cost more than their bytes."""
-    monkeypatch.setattr(pipeline.replies, "MOST", 1 << 20)
-    monkeypatch.setattr(pipeline.replies, "LONGEST", 100)
+    monkeypatch.setattr(pipeline.redis.replies, "MOST", 1 << 20)
+    monkeypatch.setattr(pipeline.redis.replies, "LONGEST", 100)
     many = 20_000
     data = (b"%%%d\r\n" if map_of else b"*%d\r\n") % many + many * (1 + map_of) * small
     reader = replies(b"*3\r\n" + 3 * data + b"+behind\r\n")

@@ -5,8 +5,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Camera, Config, Infer, Publish
-from pipeline.errors import ConfigError
-from pipeline.secret import redis_password
+from pipeline.core.errors import ConfigError
+from pipeline.redis.login import redis_password
 
 
 def config(file: Path) -> Config:

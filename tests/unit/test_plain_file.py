@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.plain_file import read_plain
+from pipeline.system.files import read_plain
 
 
 def test_a_file_is_read_whole(tmp_path: Path) -> None:

@@ -2,8 +2,8 @@
 
 import numpy as np
 
-from nodes.capture.sim.strip import Strip
-from nodes.infer.region import Region, find_edges, region_of
+from nodes.capture.sources.sim.strip import Strip
+from nodes.infer.verdict import Region, find_edges, region_of
 from pipeline.config import Camera
 
 

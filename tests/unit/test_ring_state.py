@@ -2,9 +2,8 @@
 
 import pytest
 
-from pipeline.journal import Journal
-from pipeline.ledger import NOTHING_YET
-from pipeline.ring_state import NO_EPOCH
+from pipeline.core.ledger import NOTHING_YET
+from pipeline.transport.ring_state import NO_EPOCH, Journal
 from tests.unit.memory import state
 
 EPOCH = "0123456789abcdef" * 2

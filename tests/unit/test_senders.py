@@ -7,12 +7,28 @@ from typing import Any
 import msgspec
 import pytest
 
-from pipeline import ledger
 from pipeline.config import Camera, Config, Infer
-from pipeline.errors import ProtocolError
-from pipeline.frame import Alarm, Coverage, Defect, FrameMeta, FrameRef, Gap, ModelId, Verdict
-from pipeline.senders import Facts, from_child, from_client, from_worker
-from pipeline.wire import VERSION, Ack, Durable, End, Frame, Held, Message, Ready, Status, Submit, decode, encode
+from pipeline.core import ledger
+from pipeline.core.errors import ProtocolError
+from pipeline.core.frame import Alarm, Coverage, Defect, FrameMeta, FrameRef, Gap, ModelId, Verdict
+from pipeline.transport.messages import (
+    VERSION,
+    Ack,
+    Durable,
+    End,
+    Facts,
+    Frame,
+    Held,
+    Message,
+    Ready,
+    Status,
+    Submit,
+    decode,
+    encode,
+    from_child,
+    from_client,
+    from_worker,
+)
 from tests.unit.frames import meta
 
 CONFIG = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="x")

@@ -5,13 +5,13 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from pipeline.backoff import MOST_S, Backoff
 from pipeline.config import Camera, Config, Infer, Preprocess
-from pipeline.errors import ConfigError
-from pipeline.metrics import Histogram
-from pipeline.model_file import find_model, read_model
-from pipeline.node_main import resolve
-from pipeline.topology import PREPROCESS, credits_for, frame_rate, processes
+from pipeline.config.model_file import find_model, read_model
+from pipeline.config.topology import PREPROCESS, credits_for, frame_rate, processes
+from pipeline.core.errors import ConfigError
+from pipeline.core.histogram import Histogram
+from pipeline.runtime.node import resolve
+from pipeline.runtime.process import MOST_S, Backoff
 
 SECOND = 1_000_000_000
 

@@ -9,7 +9,7 @@ from select import PIPE_BUF
 
 import pytest
 
-from pipeline.stdio import complain
+from pipeline.system.stdio import complain
 
 
 @contextlib.contextmanager

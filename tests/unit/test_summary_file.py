@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import summary_file
-from pipeline.errors import ConfigError
-from pipeline.summary_file import prepare_summary, write_summary
+from pipeline.core.errors import ConfigError
+from pipeline.runtime import summary as summary_file
+from pipeline.runtime.summary import prepare_summary, write_summary
 
 
 @pytest.fixture

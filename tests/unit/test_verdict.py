@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from nodes.infer.region import Region
-from nodes.infer.verdict import Found, Rules, Tiles, find_defects, softmax
+from nodes.infer.engines.contract import softmax
+from nodes.infer.verdict import Found, Region, Rules, Tiles, find_defects
 from pipeline.config import ClassRule, Infer
 
 CLASSES = ("ok", "patches", "scratches")

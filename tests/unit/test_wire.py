@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipeline.errors import ProtocolError
-from pipeline.frame import Defect, FrameRef, ModelId, Verdict
-from pipeline.wire import Ack, Durable, End, Frame, Held, Message, Ready, Status, Submit, decode, encode, held
+from pipeline.core.errors import ProtocolError
+from pipeline.core.frame import Defect, FrameRef, ModelId, Verdict
+from pipeline.transport.messages import Ack, Durable, End, Frame, Held, Message, Ready, Status, Submit, decode, encode, held
 from tests.unit.frames import meta
 
 REF = FrameRef(meta=meta(3, source="a.jpg"), slot=1, generation=9, attempt=2)

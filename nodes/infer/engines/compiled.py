@@ -12,8 +12,8 @@ import numpy as np
 
 from nodes.infer.engines.contract import Output, stack
 from nodes.infer.engines.eager import EagerEngine, parts
-from pipeline.errors import ConfigError
-from pipeline.stage import Pixels
+from pipeline.core.errors import ConfigError
+from pipeline.core.tiles import Pixels
 
 SMALLEST = 2
 """Tiles in the smallest batch that runs: torch takes a batch of one for a case of its own and would compile it apart."""

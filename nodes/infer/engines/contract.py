@@ -6,8 +6,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.infer.engines.golden import Golden
-from pipeline.stage import Pixels
+from pipeline.core.tiles import Pixels
 
 
 class Output(NamedTuple):
@@ -37,11 +36,10 @@ class Network(Protocol):
         ...
 
 
-class Engine(Network, Protocol):
-    """A network that runs, and by which it is known whether it runs rightly."""
-
-    golden: Golden
-    """Tiles whose answer is known."""
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """(N, K) -> (N, K), rows sum to 1."""
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
 
 
 def stack(tiles: Sequence[Any]) -> Pixels:

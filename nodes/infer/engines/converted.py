@@ -13,7 +13,7 @@ import numpy as np
 from nodes.infer.engines.contract import Network
 from nodes.infer.engines.golden import Golden, golden_tiles
 from nodes.infer.engines.kept import alone
-from pipeline.errors import NodeError
+from pipeline.core.errors import NodeError
 
 N = TypeVar("N", bound=Network)
 

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 
-from nodes.infer.engines.contract import Output, stack
+from nodes.infer.engines.contract import Output, softmax, stack
 from nodes.infer.engines.golden import Golden, golden_tiles
-from nodes.infer.verdict import softmax
-from pipeline.errors import ConfigError
-from pipeline.stage import Pixels
+from pipeline.core.errors import ConfigError
+from pipeline.core.tiles import Pixels
 
 
 class EagerEngine:

@@ -4,17 +4,14 @@ They are noise of a seed, in grains and contrasts for which `ilcs-neu` gives eve
 and 1, where they move most when something is wrong, and a flat one. Their answer is that of the float32 network.
 """
 
-from typing import TYPE_CHECKING
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.infer.verdict import softmax
-from pipeline.errors import NodeError
-from pipeline.stage import Pixels
-
-if TYPE_CHECKING:
-    from nodes.infer.engines.contract import Network
+from nodes.infer.engines.contract import Network, softmax
+from pipeline.core.errors import NodeError
+from pipeline.core.tiles import Pixels
 
 TOLERANCE = 0.1
 """How far a probability may lie from the reference's. bfloat16 moves those of the golden tiles by up to 0.01, those of
@@ -34,7 +31,7 @@ class Golden:
         self.tiles, self.scores = golden_tiles(side), scores
         self._next = 0
 
-    def check(self, engine: "Network", count: int) -> None:
+    def check(self, engine: Network, count: int) -> None:
         """Have ``engine`` judge the next ``count`` of them in one batch. Raises ``WrongAnswerError``."""
         chosen = [(self._next + k) % len(self.tiles) for k in range(count)]
         self._next = (self._next + count) % len(self.tiles)
@@ -51,6 +48,13 @@ class Golden:
                 f" {_text(right[k])}; it says {_text(found[k])}. If this comes back after a restart, the device or its memory is"
                 " at fault: check it, or choose another infer.engine"
             )
+
+
+class Engine(Network, Protocol):
+    """A network that runs, and by which it is known whether it runs rightly."""
+
+    golden: Golden
+    """Tiles whose answer is known."""
 
 
 def golden_tiles(side: int) -> Pixels:

@@ -16,8 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TypeVar
 
-from pipeline.errors import ConfigError
-from pipeline.state_lock import open_folder
+from pipeline.core.errors import ConfigError
+from pipeline.system.folder_lock import open_folder
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)

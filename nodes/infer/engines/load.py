@@ -3,14 +3,13 @@
 import logging
 from pathlib import Path
 
-from nodes.infer.engines.contract import Engine
-from nodes.infer.engines.golden import WrongAnswerError
+from nodes.infer.engines.golden import Engine, WrongAnswerError
 from nodes.infer.engines.kept import clear, with_kept_code
 from pipeline.config import Config
-from pipeline.device import has_cuda
-from pipeline.errors import ConfigError, NodeError
-from pipeline.frame import ModelId
-from pipeline.model_file import Model, model_of_line, read_model
+from pipeline.config.model_file import Model, model_of_line, read_model
+from pipeline.core.errors import ConfigError, NodeError
+from pipeline.core.frame import ModelId
+from pipeline.system.cuda import has_cuda
 
 KEPT = "inductor"
 """Folder of compiled code under ``cache``."""

@@ -7,9 +7,9 @@ from typing import Any
 
 from nodes.infer.engines.contract import Output, stack
 from nodes.infer.engines.converted import Form, open_converted
-from pipeline.device import has_cuda
-from pipeline.errors import ConfigError
-from pipeline.stage import Pixels
+from pipeline.core.errors import ConfigError
+from pipeline.core.tiles import Pixels
+from pipeline.system.cuda import has_cuda
 
 _CUDA = "CUDAExecutionProvider"
 

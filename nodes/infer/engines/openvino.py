@@ -7,7 +7,7 @@ import numpy as np
 
 from nodes.infer.engines.contract import Output, stack
 from nodes.infer.engines.converted import Form, open_converted
-from pipeline.stage import Pixels
+from pipeline.core.tiles import Pixels
 
 
 class OpenVinoEngine:

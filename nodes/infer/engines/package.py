@@ -7,7 +7,7 @@ from typing import Any
 from nodes.infer.engines.compiled import cpu_has_bf16, need_compiler
 from nodes.infer.engines.contract import Output, stack
 from nodes.infer.engines.converted import Form
-from pipeline.stage import Pixels
+from pipeline.core.tiles import Pixels
 
 
 class PackageNetwork:

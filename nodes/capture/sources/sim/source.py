@@ -1,0 +1,93 @@
+"""``sim:strip`` as a source of frames."""
+
+import logging
+from pathlib import Path
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes.capture.sources.contract import Shot
+from nodes.capture.sources.sim.strip import Strip, Truth
+from pipeline.core.errors import NodeError
+
+
+class TruthFile:
+    """``{"epoch", "frame", "label", "box_px", "contrast", "position_m"}`` a line; places as in defect events."""
+
+    def __init__(self, path: Path, epoch: str, height: int, mm_along: float | None, log: logging.Logger, *, append: bool) -> None:
+        """Raises ``NodeError`` where the file cannot be written."""
+        self._path, self._epoch, self._height, self._mm, self._log = path, epoch, height, mm_along, log
+        self._incomplete = False
+        try:
+            self._write(b"", "ab" if append else "wb")
+        except OSError as exc:
+            raise NodeError(f"{path}: the simulator's truth cannot be written: {exc.strerror}") from exc
+
+    def add(self, planted: list[Truth]) -> None:
+        """Append. Trouble with the file later on ends no camera; that the file is not complete is said once."""
+        if not planted:
+            return
+        try:
+            self._write(b"".join(msgspec.json.encode(self._describe(t)) + b"\n" for t in planted), "ab")
+        except OSError as exc:
+            if not self._incomplete:
+                self._log.warning("%s: the simulator's truth is not complete: %s", self._path, exc.strerror)
+            self._incomplete = True
+
+    def _write(self, lines: bytes, mode: str) -> None:
+        self._path.parent.mkdir(parents=True, exist_ok=True)
+        with self._path.open(mode) as file:
+            file.write(lines)
+
+    def _describe(self, truth: Truth) -> dict[str, object]:
+        _, y, _, h = truth.box
+        metres = None if self._mm is None else round((truth.frame * self._height + y + h / 2) * self._mm / 1000, 6)
+        return {
+            "epoch": self._epoch,
+            "frame": truth.frame,
+            "label": truth.label,
+            "box_px": truth.box,
+            "contrast": truth.contrast,
+            "position_m": metres,
+        }
+
+
+class StripSource:
+    """The strip passes at one frame's height a frame, without end. ``truth`` is told what each frame brings.
+
+    ``repeat``: after so many frames the strip begins again. They are drawn once and kept, so that a frame costs a copy;
+    the truth is that of the first pass.
+    """
+
+    def __init__(self, seed: int, width: int, height: int, truth: TruthFile | None = None, repeat: int | None = None) -> None:
+        self._shape = (height, width)
+        self.size: tuple[int, int] | None = self._shape
+        self.fps: float | None = None
+        self.slot_bytes = width * height
+        self._strip, self._truth = Strip(seed, width, height), truth
+        self._told: int | None = None
+        self._repeat, self._kept = repeat, dict[int, NDArray[np.uint8]]()
+
+    def has(self, frame: int) -> bool:
+        return True
+
+    def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
+        np.copyto(into[: self.slot_bytes].reshape(self._shape), self._picture(frame))
+        if self._truth is not None and (self._repeat is None or frame < self._repeat):
+            begin = frame if self._told is None else self._told  # frames that were dropped unread are told too
+            for number in range(begin, frame + 1):
+                self._truth.add(self._strip.truth(number))
+            self._told = frame + 1
+        return Shot(shape=self._shape, length=self.slot_bytes)
+
+    def _picture(self, frame: int) -> NDArray[np.uint8]:
+        if self._repeat is None:
+            return self._strip.render(frame)
+        number = frame % self._repeat
+        if number not in self._kept:
+            self._kept[number] = self._strip.render(number)
+        return self._kept[number]
+
+    def close(self) -> None:
+        pass

@@ -1,0 +1,288 @@
+"""``video:``: the frames of a video file, decoded to grey, in display order.
+
+A frame is a packet of the video stream: the file is read through once at the start (packets only, nothing is decoded),
+so that frame numbers, times and the count are known before the first frame. What the decoder then does not give back,
+or gives back damaged, is invalid under its own number. A thread decodes a few frames ahead.
+"""
+
+import itertools
+import logging
+import queue
+import re
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import av
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from nodes.capture.sources.contract import Shot
+from nodes.capture.sources.run_file import recall, remember
+from nodes.capture.sources.video_index import VideoIdentity, VideoIndex
+from pipeline.core.errors import ConfigError
+
+log = logging.getLogger(__name__)
+AHEAD = 4
+"""Frames that the decoder is ahead, each as large as a frame in the file's own format."""
+_LUMA_FIRST = re.compile(r"(gray|yuvj?a?4\d\dp)(\d+)?(le|be)?")
+_LIMITED, _FULL = 1, 2  # FFmpeg's AVCOL_RANGE
+
+Decoded = tuple[int, Any | None]
+"""A frame's number and its picture; None: it is damaged."""
+
+
+class VideoSource:
+    """Decodes from frame number ``first`` on. Raises ``ConfigError`` for a file that is no video, or too large.
+
+    ``known``: the file of this run; of one that has grown since, the frames that it had are read, and another is refused.
+    """
+
+    def __init__(
+        self,
+        path: str,
+        *,
+        loop: bool,
+        max_pixels: int,
+        frame_px: tuple[int, int] | None = None,
+        first: int = 0,
+        known: VideoIdentity | None = None,
+    ) -> None:
+        self._path, self._loop, self._max_pixels = Path(path), loop, max_pixels
+        self._name = path.rpartition("/")[2].encode("utf-8", "surrogateescape").decode("utf-8", "replace")
+        self._opened = _which(self._path)
+        with self._open() as container:
+            stream = _picture_stream(container, path)
+            width, height = stream.codec_context.width, stream.codec_context.height
+            if width * height > max_pixels:
+                raise ConfigError(f"video:{path}: {width} x {height} pixels is over limits.max_pixels ({max_pixels})")
+            if frame_px is not None and frame_px != (width, height):
+                raise ConfigError(
+                    f"video:{path}: its frames are {width} x {height} pixels; correct frame_px {list(frame_px)} or leave it out"
+                )
+            index = VideoIndex.read(_packets(container, stream, path), stream, path)
+        self.identity = known or index.identity(len(index))
+        """Of the frames that this run reads."""
+        self._index = self._same(index)
+        self.slot_bytes = width * height
+        self.size: tuple[int, int] | None = (height, width)
+        self.fps: float | None = self._index.fps
+        self._ahead: queue.Queue[Decoded | Exception] = queue.Queue(AHEAD)
+        self._head: Decoded = (-1, None)
+        self._closing = False
+        self._thread = threading.Thread(target=self._decode, args=(first,), name="video", daemon=True)
+        self._thread.start()
+        if self.has(first):
+            self._seek(first)
+
+    def has(self, frame: int) -> bool:
+        while self._head[0] < frame and not self._ahead.empty():
+            self._take()  # dropped unseen: let the decoder go on
+        return self._loop or frame < len(self._index)
+
+    def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
+        if not self.has(frame):
+            return None
+        picture = self._seek(frame)
+        seconds = self._index.seconds(frame % len(self._index))
+        source = f"{self._name}#{seconds:.3f}s"
+        if picture is None:
+            return Shot(shape=None, length=0, source=source, reason="corrupt")
+        height, width = picture.height, picture.width
+        if height * width > min(len(into), self._max_pixels):
+            return Shot(shape=None, length=0, source=source, reason="too_large")
+        to_grey(picture, into[: height * width].reshape(height, width))
+        return Shot(shape=(height, width), length=height * width, source=source)
+
+    def close(self) -> None:
+        """End the thread."""
+        self._closing = True
+        while self._thread.is_alive():
+            while not self._ahead.empty():
+                self._ahead.get_nowait()
+            self._thread.join(0.01)
+
+    def _seek(self, frame: int) -> Any | None:
+        """Wait until the decoder is at ``frame``; its picture, or None."""
+        while self._head[0] < frame:
+            self._take()
+        return self._head[1]
+
+    def _take(self) -> None:
+        found = self._ahead.get()
+        if isinstance(found, Exception):
+            self._ahead.put(found)  # the thread has ended: whoever asks again hears it again
+            raise found
+        self._head = found
+
+    def _decode(self, first: int) -> None:
+        """The thread: every frame from number ``first``."""
+        count = len(self._index)
+        lap, start = divmod(first, count)
+        try:
+            while not self._closing and (lap == 0 or self._loop):
+                for place, frame in self._lap(start):
+                    self._ahead.put((lap * count + place, frame))
+                    if self._closing:
+                        return
+                lap, start = lap + 1, 0
+        except Exception as exc:  # raised again by whoever waits for the frame
+            self._ahead.put(exc)
+
+    def _lap(self, start: int) -> Iterator[Decoded]:
+        """Every frame from place ``start`` to the last, each once and in order; what the decoder leaves out is damaged."""
+        place = start
+        self._check()
+        with self._open() as container:
+            for at, frame in self._frames(container, self._index.key_before(start)):
+                if at >= place:
+                    yield from ((lost, None) for lost in range(place, at))
+                    yield at, frame
+                    place = at + 1
+        yield from ((lost, None) for lost in range(place, len(self._index)))
+
+    def _frames(self, container: Any, key: int) -> Iterator[Decoded]:
+        """(place, frame or None if damaged) as the decoder gives them, from the key frame at place ``key``.
+
+        A frame that cannot be decoded damages those behind it, up to the next key frame, however whole they look.
+        """
+        stream = container.streams.video[0]
+        context = stream.codec_context
+        context.thread_type, context.thread_count = "NONE", 1  # frame threads cost latency; the other cores infer
+        context.options = {"err_detect": "crccheck+explode", "max_pixels": str(self._max_pixels)}
+        packets = _packets(container, stream)
+        if key:  # not by seeking: in some formats that ends elsewhere, or with other time stamps
+            packets = itertools.dropwhile(lambda p: self._index.place(p.pts) != key, packets)
+        bad: set[int] = set()
+        broken, leading = False, 0
+        for packet in packets:
+            place = self._index.place(packet.pts)
+            if packet.is_keyframe and place is not None:
+                broken, leading = False, place if broken else 0
+            try:
+                frames = context.decode(packet if packet.size else None)
+            except av.FFmpegError:
+                frames, broken = [], True
+            broken = broken or packet.is_corrupt
+            if place is not None and (broken or place < leading):
+                bad.add(place)
+            for frame in frames:
+                at = self._index.place(frame.pts)
+                if at is not None:
+                    broken = broken or frame.is_corrupt
+                    yield at, None if at in bad or frame.is_corrupt else frame
+                    bad.discard(at)
+
+    def _check(self) -> None:
+        """Raises ``ConfigError`` if another video lies there now, which is opened for the next lap."""
+        found = _which(self._path)
+        if found != self._opened:
+            with self._open() as container:
+                stream = _picture_stream(container, str(self._path))
+                self._same(VideoIndex.read(_packets(container, stream), stream, str(self._path)))
+            self._opened = found
+
+    def _same(self, index: VideoIndex) -> VideoIndex:
+        """The frames of this run. Raises ``ConfigError`` for another file's."""
+        frames = self.identity.frames
+        if index.identity(frames) != self.identity:
+            raise ConfigError(f"video:{self._path}: is not the file that this run began with; put that one back, or start the line anew")
+        return index if len(index) == frames else index.first(frames)
+
+    def _open(self) -> Any:
+        """The file as a container. Only this file: a playlist in it cannot make FFmpeg open another, or a network address."""
+        options = {"protocol_whitelist": "file", "fflags": "+genpts"}
+        path = self._path
+        if not path.is_file() or path.stat().st_size == 0:
+            what = "is empty" if path.is_file() else "is a folder" if path.is_dir() else "no such file"
+            raise ConfigError(f"video:{path}: {what}; name a video file")
+        try:
+            return av.open(f"file:{path.absolute()}", container_options=options)
+        except (av.FFmpegError, OSError) as exc:
+            raise ConfigError(f"video:{path}: cannot be opened as a video ({exc.strerror}); name a whole video file") from exc
+
+
+def video_of_run(
+    path: str, kept: Path, *, loop: bool, max_pixels: int, frame_px: tuple[int, int] | None, left_at: int | None
+) -> VideoSource:
+    """Of the file that the run's first capture process finds; it keeps in the file ``kept`` what that is known by.
+
+    ``left_at``: the frame to go on with; None: this process is the first. Raises ``ConfigError`` if there is no such video any more.
+    """
+    known = None if left_at is None else recall(kept, VideoIdentity)
+    source = VideoSource(path, loop=loop, max_pixels=max_pixels, frame_px=frame_px, first=left_at or 0, known=known)
+    if left_at is not None and known is None:
+        log.warning("%s, by which this run's video is known again, is lost: it cannot be told whether %s was replaced", kept, path)
+    if known is None:
+        try:
+            remember(kept, source.identity)
+        except OSError as exc:
+            log.warning("%s cannot be written (%s): if capture dies, it cannot be told whether %s was replaced", kept, exc.strerror, path)
+    return source
+
+
+def _which(path: Path) -> tuple[int, ...]:
+    """Changes when a file is replaced or written to; empty: it is not there."""
+    try:
+        found = path.stat()
+    except OSError:
+        return ()
+    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns
+
+
+def _picture_stream(container: Any, path: str) -> Any:
+    """The first video stream. Raises ``ConfigError``: none, a cover picture only, or no decoder for it."""
+    streams = container.streams.video
+    if not streams or av.stream.Disposition.attached_pic in streams[0].disposition:
+        raise ConfigError(f"video:{path}: has no video stream; name a video file")
+    if streams[0].codec_context is None or not streams[0].codec_context.width:
+        raise ConfigError(
+            f"video:{path}: its video cannot be decoded (cut short, or unknown here); name a whole video file, or convert it to H.264"
+        )
+    return streams[0]
+
+
+def _packets(container: Any, stream: Any, path: str = "") -> Iterator[Any]:
+    """The packets of ``stream`` as far as the file can be read; the last is empty, which makes the decoder give all it has.
+
+    With ``path`` it says where reading ended early.
+    """
+    count = 0
+    try:
+        for packet in container.demux(stream):
+            yield packet
+            count += 1
+    except (av.FFmpegError, OSError) as exc:
+        if path:
+            log.warning("%s: cannot be read behind packet %d (%s)", path, count, exc.strerror)
+        yield av.Packet()
+
+
+def to_grey(frame: Any, into: NDArray[np.uint8]) -> None:
+    """Luma of a decoded frame into uint8 (H, W), full range 0..255; colour without a luma plane by ITU-R 601."""
+    name = frame.format.name
+    match = _LUMA_FIRST.fullmatch(name)
+    if match is None:
+        np.copyto(into, cv2.cvtColor(frame.to_ndarray(format="rgb24"), cv2.COLOR_RGB2GRAY))
+        return
+    bits = int(match[2] or 8)
+    kind: np.dtype[np.integer] = np.dtype(np.uint8 if bits == 8 else ">u2" if match[3] == "be" else "<u2")
+    plane = frame.planes[0]
+    rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)[: frame.height, : frame.width]
+    grey_or_full = match[1] == "gray" or match[1].startswith("yuvj")
+    limited = frame.color_range == _LIMITED or (frame.color_range != _FULL and not grey_or_full)
+    if bits == 8 and not limited:
+        np.copyto(into, rows)
+    elif bits == 8:
+        cv2.LUT(rows, _levels(bits, limited), dst=into)
+    else:
+        np.take(_levels(bits, limited), rows, out=into, mode="clip")
+
+
+def _levels(bits: int, limited: bool) -> NDArray[np.uint8]:
+    """What each luma value becomes: uint8 (2 ** bits,)."""
+    values = np.arange(1 << bits, dtype=np.float64)
+    low, span = (16 << (bits - 8), 219 << (bits - 8)) if limited else (0, (1 << bits) - 1)
+    return np.clip(np.rint((values - low) * 255 / span), 0, 255).astype(np.uint8)

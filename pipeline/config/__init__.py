@@ -1,0 +1,15 @@
+"""The configuration of a line: its keys, how it is read, and which processes it asks for."""
+
+from pipeline.config.schema import (
+    MAX_FILE_BYTES,
+    Camera,
+    ClassRule,
+    Config,
+    Infer,
+    Limits,
+    Preprocess,
+    Publish,
+    load,
+)
+
+__all__ = ["MAX_FILE_BYTES", "Camera", "ClassRule", "Config", "Infer", "Limits", "Preprocess", "Publish", "load"]

@@ -1,0 +1,138 @@
+"""What a person sees: events and news as lines, a progress line on a terminal, the ledger at the end, the status table."""
+
+import os
+import signal
+import sys
+from typing import Any
+
+from pipeline.client import Events
+from pipeline.config import Config
+from pipeline.console.feed import Feed
+from pipeline.console.output import Output, Relay, printable
+
+LAST_LOOK_S = 1.0
+FLUSH_S = 1.0
+"""At the end, what a stdout or stderr that hangs is waited for."""
+
+
+class Console:
+    """Output of ``linepipe run``. Nothing here blocks or raises, whatever stdout, stderr or Redis do."""
+
+    def __init__(self, config: Config) -> None:
+        signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal set to `tostop` would stop a line in the background
+        self._config = config
+        self._stderr = os.dup(2)
+        self._terminal = os.isatty(self._stderr)
+        self._err = Output(self._stderr, _encoding(sys.stderr))
+        together = self._terminal and os.isatty(1)  # one terminal: lines and progress must not mix
+        self._out = self._err if together else Output(1, _encoding(sys.stdout), self._note_broken)
+        self._relay = Relay(self._err, self._stderr)
+        self._feed: Feed | None = None
+
+    def say(self, text: str) -> None:
+        """News, a line for each line of text."""
+        for line in text.splitlines():
+            self._out.line(line)
+
+    def tick(self, status: dict[str, Any]) -> None:
+        """Show where things stand on a terminal, and events from now on; with the phase ``ended`` the last of them."""
+        if self._feed is None:
+            self._feed = Feed(lambda: Events.of_line(self._config), self.say)
+        if status["phase"] in ("ended", "failed"):
+            self._feed.finish(LAST_LOOK_S)
+        elif self._terminal:
+            self._err.progress(progress_line(status))
+
+    def ledger(self, summary: dict[str, Any] | None) -> None:
+        """Print the ledger and the main figures; there are none before a line began."""
+        for line in ledger_lines(summary) if summary is not None else []:
+            self._out.line(line)
+
+    def __enter__(self) -> "Console":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Give stderr back and let out what waits, as far as it goes."""
+        if self._terminal:
+            self._err.progress("")
+        self._relay.close(FLUSH_S)
+        for output in {self._out, self._err}:
+            output.close(FLUSH_S)
+
+    def _note_broken(self, why: str) -> None:
+        self._err.line(
+            f"linepipe: stdout cannot be written ({why}); the line runs on, its summary goes to {self._config.state}/summary.json"
+        )
+
+
+def _encoding(stream: Any) -> str:
+    """A stream is None where its descriptor was closed."""
+    return getattr(stream, "encoding", None) or "utf-8"
+
+
+def progress_line(status: dict[str, Any]) -> str:
+    """Where a running line stands, in one line."""
+    parts = [status["phase"]]
+    for name, camera in status["cameras"].items():
+        parts.append(f"{name}: {camera['acquired']} acquired, {camera['inspected']} inspected")
+        parts += [f"{sum(camera[kind].values())} {kind}" for kind in ("dropped", "invalid") if camera[kind]]
+    parts.append(f"{status['events'].get('defect', 0)} defects")
+    if status["spool"]["backlog"]:
+        parts.append(f"{status['spool']['backlog']} events wait for Redis")
+    return " | ".join(parts)
+
+
+def ledger_lines(summary: dict[str, Any]) -> list[str]:
+    """The ledger and the main figures, at the end of a run."""
+    lines = [f"line {summary['line']}: {summary['duration_s']:.1f} s, engine {summary['engine']}"]
+    for name, c in summary["cameras"].items():
+        dropped, invalid = _reasons(c["dropped"]), _reasons(c["invalid"])
+        lines.append(
+            f"  {name}: acquired {c['acquired']} = inspected {c['inspected']} + dropped {dropped} + invalid {invalid}"
+            f" + in flight {c['in_flight']}"
+        )
+    lines.append("  events: " + ", ".join(f"{kind} {n}" for kind, n in summary["events"].items()))
+    total, rate = summary["latency_ms"]["total"], summary["throughput"]
+    latency = "" if total["p50"] is None else f"; frame to Redis p50 {total['p50']} ms, p99 {total['p99']} ms"
+    lines.append(f"  {rate['frames_per_s']} frames/s, {rate['tiles_per_s']} tiles/s{latency}")
+    if summary["restarts"]:
+        lines.append("  restarts: " + ", ".join(f"{name} {n}" for name, n in summary["restarts"].items()))
+    if summary["spool"]["backlog"]:
+        lines.append(f"  {summary['spool']['backlog']} events wait in the spool for Redis")
+    return lines
+
+
+def status_table(status: dict[str, Any]) -> Any:
+    """The status of a line as rich tables."""
+    from rich.console import Group
+    from rich.table import Table
+
+    phase = status["phase"] if status["running"] else f"not running, last seen {status['phase']}"
+    title = f"line {status['line']}: {phase}, {status['duration_s']} s"
+    nodes = Table("node", "state", "pid", "restarts", "refused", "why it does not run")
+    for name, node in status["nodes"].items():
+        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]), str(node.get("refused", 0)), _why(node))
+    ledger = Table("camera", "acquired", "inspected", "dropped", "invalid", "in flight")
+    for name, c in status["cameras"].items():
+        ledger.add_row(name, str(c["acquired"]), str(c["inspected"]), _reasons(c["dropped"]), _reasons(c["invalid"]), str(c["in_flight"]))
+    latency = Table("latency, ms", "p50", "p99")
+    for stage, quantiles in status["latency_ms"].items():
+        latency.add_row(stage, str(quantiles["p50"] or "-"), str(quantiles["p99"] or "-"))
+    events = ", ".join(f"{kind} {n}" for kind, n in status["events"].items()) or "none yet"
+    text = (
+        f"engine {status['engine'] or '-'}, {status['throughput']['frames_per_s']} frames/s; events: {events}\n"
+        f"Redis {status['redis']['url']}: {status['spool']['redis'] or '-'}; {status['spool']['backlog'] or 0} events wait in the spool"
+    )
+    if refused := status.get("refused"):
+        text += f"\nthe supervisor refused {refused} messages that no node of the line sends"
+    return Group(title, nodes, ledger, latency, text)
+
+
+def _why(node: dict[str, Any]) -> str:
+    reason, retry_s = printable(node.get("reason") or ""), node.get("retry_in_s")
+    return reason if retry_s is None or not reason else f"{reason} (next try in {retry_s:.0f} s)"
+
+
+def _reasons(counts: dict[str, int]) -> str:
+    total = sum(counts.values())
+    return f"{total} ({', '.join(f'{reason} {n}' for reason, n in counts.items())})" if counts else "0"

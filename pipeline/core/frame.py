@@ -1,0 +1,138 @@
+"""The words that travel: a frame's reference, its verdict, the records that become events. Frozen, in msgpack."""
+
+from typing import Annotated
+
+import msgspec
+
+from pipeline.core.bounds import IMAGE, MANY, Count, Key, Label, Number, Reason, Score, Text, Word
+from pipeline.core.ledger import Account
+
+NEAR_PX = 32
+"""Parts of one label that are this near to each other, in neighbouring tiles or frames, are one defect."""
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """Base of what travels: keyword-only, immutable."""
+
+
+class FrameMeta(Record, frozen=True, kw_only=True):
+    """What capture knows of one frame. Monotonic stamps are CLOCK_MONOTONIC, comparable between processes of a host."""
+
+    camera: Word
+    epoch: Word
+    """Life of the capture node that acquired it."""
+    frame: Count
+    """Number within the run, from 0, dropped frames included."""
+    shape: tuple[Number, Number] | None
+    """Height and width of raw grey uint8 pixels; None: ``length`` bytes of an encoded image."""
+    length: Count
+    """Bytes in the slot."""
+    arrived_ns: Count
+    """Monotonic time at which the whole frame was in the ring."""
+    captured_ns: Count
+    """The same moment on the wall clock, ns since 1970 UTC."""
+    source: Text | None = None
+    """File name for ``folder:``, with the time in the file for ``video:`` (``clip.mp4#12.480s``); None for live cameras."""
+    reason: Reason = ""
+    """Why capture itself found the frame invalid (the file could not be read, say); empty: nothing wrong so far."""
+
+
+class FrameRef(Record, frozen=True, kw_only=True):
+    """A leased frame: where its bytes lie and which life of the slot is meant."""
+
+    meta: FrameMeta
+    slot: Number
+    generation: Count
+    attempt: Number
+    """1 for the first worker that gets the frame."""
+
+
+class Defect(Record, frozen=True, kw_only=True):
+    """One defect of a frame."""
+
+    label: Label
+    score: Score
+    scores: Annotated[dict[Label, Score], MANY]
+    box_px: tuple[Number, Number, Number, Number]
+    """x, y, width, height in the frame's own pixels."""
+    png: Annotated[bytes, IMAGE]
+    """The crop as a PNG file."""
+
+
+class Stamps(Record, frozen=True, kw_only=True):
+    """When a frame passed each stage, monotonic ns."""
+
+    received_ns: Count = 0
+    tiled_ns: Count = 0
+    judged_ns: Count = 0
+
+
+class ModelId(Record, frozen=True, kw_only=True):
+    """Name and digest of the model that judged."""
+
+    name: Label
+    digest: Word
+
+
+class Verdict(Record, frozen=True, kw_only=True, tag="verdict"):
+    """The result for one frame: inspected with its defects, or invalid with a reason."""
+
+    meta: FrameMeta
+    attempt: Number
+    model: ModelId | None
+    tiles: Number = 0
+    invalid: Reason = ""
+    """Reason from ``INVALID_REASONS``, or ``shutdown``; empty: the frame was inspected."""
+    defects: Annotated[tuple[Defect, ...], MANY] = ()
+    stamps: Stamps = Stamps()
+
+    @property
+    def key(self) -> str:
+        """Unique within a line: one verdict for a frame."""
+        return f"verdict/{self.meta.camera}/{self.meta.epoch}/{self.meta.frame}"
+
+
+class Gap(Record, frozen=True, kw_only=True, tag="gap"):
+    """Frames of one camera that were not inspected, first to last inclusive."""
+
+    camera: Word
+    epoch: Word
+    first: Count
+    last: Count | None
+    """None when it cannot be known (the capture node died)."""
+    reason: Reason
+    at_ns: Count
+
+    @property
+    def key(self) -> str:
+        return f"gap/{self.camera}/{self.epoch}/{self.first}/{self.reason}"
+
+
+class Coverage(Record, frozen=True, kw_only=True, tag="coverage"):
+    """A camera's ledger, once a second."""
+
+    camera: Word
+    epoch: Word
+    number: Count
+    account: Account
+    at_ns: Count
+
+    @property
+    def key(self) -> str:
+        return f"coverage/{self.camera}/{self.epoch}/{self.number}"
+
+
+class Alarm(Record, frozen=True, kw_only=True, tag="alarm"):
+    """Something that needs a person, or its end."""
+
+    name: Key
+    active: bool
+    text: Text
+    at_ns: Count
+
+    @property
+    def key(self) -> str:
+        return f"alarm/{self.name}/{self.at_ns}"
+
+
+Publishable = Verdict | Gap | Coverage | Alarm

@@ -1,0 +1,47 @@
+"""The count of every frame of a camera: acquired = inspected + dropped + invalid + in flight. Pure.
+
+A frame ends by one fate; the ring's memory has a counter for each (``pipeline.transport.ring``).
+"""
+
+from collections.abc import Sequence
+
+import msgspec
+
+from pipeline.core.bounds import Count
+
+DROP_REASONS = ("full", "shutdown")
+"""``full``: the ring had no free slot. ``shutdown``: the line was stopped before the frame was inspected."""
+INVALID_REASONS = ("empty", "format", "truncated", "corrupt", "too_large", "unreadable", "poison", "model")
+"""``empty``: no bytes. ``format``: not JPEG, PNG or BMP. ``truncated``, ``corrupt``: damaged. ``too_large``: over a
+limit. ``unreadable``: the file could not be read. ``poison``: two workers died over it. ``model``: scores not finite."""
+REASONS = (*DROP_REASONS, *INVALID_REASONS)
+"""Why a frame was not inspected."""
+
+FATES = ("", *REASONS)
+"""How a frame can end: by its reason, or empty: it was inspected."""
+
+
+class Account(msgspec.Struct, frozen=True, kw_only=True):
+    """A ledger at one moment, as the summary and the ``coverage`` event show it."""
+
+    acquired: Count
+    inspected: Count
+    dropped: dict[str, Count]
+    invalid: dict[str, Count]
+    in_flight: Count
+
+
+def account(acquired: int, ended: Sequence[int]) -> Account:
+    """The ledger of a camera that has acquired so many frames, of which ``ended[k]`` ended as ``FATES[k]`` says."""
+    counts = dict(zip(FATES, ended, strict=True))
+    return Account(
+        acquired=acquired,
+        inspected=counts[""],
+        dropped={reason: counts[reason] for reason in DROP_REASONS if counts[reason]},
+        invalid={reason: counts[reason] for reason in INVALID_REASONS if counts[reason]},
+        in_flight=acquired - sum(ended),
+    )
+
+
+NOTHING_YET = account(0, [0] * len(FATES))
+"""Before the first frame."""

@@ -1,0 +1,72 @@
+"""Where preprocess and infer meet: what one gives and the other takes, in one process or over ZeroMQ."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.frame import FrameRef
+
+Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""x, y, width, height in pixels of the frame."""
+
+
+class TiledFrame(msgspec.Struct, kw_only=True):
+    """A frame cut into tiles, or the reason why it cannot be."""
+
+    ref: FrameRef
+    pixels: Pixels
+    """Grey uint8 (H, W); may be a view into the ring, valid until the frame is acknowledged."""
+    tiles: Any
+    """uint8 (N, S, S), row by row; N = 0 for an invalid frame. A host array, or a device tensor where one process joins the stages."""
+    boxes: tuple[Box, ...]
+    columns: int
+    """Tiles per row of the grid."""
+    invalid: str = ""
+    """Reason from ``INVALID_REASONS``; empty: nothing is wrong."""
+    received_ns: int = 0
+    tiled_ns: int = 0
+
+
+class Preprocess(Protocol):
+    """Frames to tiles. Never raises for a bad image: that is a ``TiledFrame`` with a reason."""
+
+    name: str
+    """What runs, and on what: ``opencv-cpu``."""
+    frames_at_once: int
+    """How many frames it takes in one call at most; give it those that wait, never wait for more."""
+
+    def __call__(self, frames: Sequence[tuple[FrameRef, Pixels]]) -> list[TiledFrame]:
+        """Each frame with its data: (H, W) raw pixels or (length,) bytes of an encoded image, as ``Ring.pixels`` gives them.
+
+        Every frame comes back, in order; a bad one does not touch the others.
+        """
+        ...
+
+    def adopt(self, camera: str, memory: Pixels) -> str:
+        """Told of each ring as it is mapped: its whole memory, uint8, read-only. It takes the place of the camera's former one.
+
+        Returns how frames get from there to the device, for the log; empty where there is no device.
+        """
+        ...
+
+
+def grid(width: int, height: int, tile: int, overlap: int) -> tuple[tuple[Box, ...], int]:
+    """Boxes that cover a frame, row by row, and how many a row has.
+
+    Neighbours overlap by ``overlap``; the last row and column are shifted inwards, so that no pixel is left out. A
+    frame smaller than a tile is one box of its own size in that direction.
+    """
+    xs, ys = _starts(width, tile, overlap), _starts(height, tile, overlap)
+    w, h = min(tile, width), min(tile, height)
+    return tuple((x, y, w, h) for y in ys for x in xs), len(xs)
+
+
+def _starts(size: int, tile: int, overlap: int) -> list[int]:
+    if size <= tile:
+        return [0]
+    step = tile - overlap
+    return [*range(0, size - tile, step), size - tile]

@@ -1,0 +1,1 @@
+"""Whether a machine and a configuration are fit to run."""

@@ -1,0 +1,144 @@
+"""Checks a configuration against this machine: folders, model, Redis. ``load`` has checked the text itself."""
+
+import os
+import stat
+from pathlib import Path
+
+import msgspec
+
+from pipeline.client import Events
+from pipeline.config import MAX_FILE_BYTES, Config
+from pipeline.config.model_file import find_model, read_model
+from pipeline.config.topology import NEEDED_TMP, frame_rate, runtime_dir
+from pipeline.config.urls import SourceUrl
+from pipeline.core.errors import ConfigError
+from pipeline.redis.login import redis_password
+from pipeline.system.files import OURS, STATE_FOLDERS, check_owner, read_plain
+from pipeline.system.user_path import here, look, nearest
+
+LONGEST_STATE_DIR = 480
+"""SQLite opens paths of up to 511 bytes; the spool's file and its log lie below."""
+
+
+def check(config: Config) -> list[str]:
+    """What stands in the way of running this line here, a sentence each; empty: nothing found."""
+    return check_line(config) + check_sockets(config)
+
+
+def check_line(config: Config) -> list[str]:
+    """The same but for the folder of its sockets."""
+    found = []
+    for name, camera in config.cameras.items():
+        key = f"cameras.{name}.source"
+        if problem := _no_source(SourceUrl.parse(camera.source)):
+            found.append(f"{key}: {problem}")
+        if not camera.source.startswith("video:") and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
+            found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
+    for attempt in (_check_model, redis_password):
+        try:
+            attempt(config)
+        except ConfigError as exc:
+            text = str(exc)
+            found.append(text if text.startswith(("publish.", "infer.")) else f"infer.model: {text}")
+    return found + _check_state(config)
+
+
+def check_sockets(config: Config) -> list[str]:
+    """Why the line's sockets cannot lie where they must; makes that folder."""
+    try:
+        folder = runtime_dir(config)
+    except ConfigError as exc:
+        return [str(exc)]
+    return [] if os.access(folder, os.W_OK | os.X_OK) else [f"{folder}, where the line's sockets must lie, cannot be written; {NEEDED_TMP}"]
+
+
+def _check_state(config: Config) -> list[str]:
+    """What is wrong with ``state_dir`` as it lies there."""
+    try:
+        check_owner(config.state)
+    except ConfigError as exc:
+        return [str(exc)]
+    place = nearest(config.state)
+    if problem := _no_folder_of_line(place):
+        return [f"state_dir: {problem}"]
+    if not os.access(place, os.W_OK | os.X_OK | (os.R_OK if place == config.state else 0)):
+        return [f"state_dir: {place} cannot be used by this user; chmod u+rwx it, or choose another on a disk that can be written"]
+    found = [f"state_dir: {problem}" for name in STATE_FOLDERS if (problem := _no_folder_of_line(config.state / name))]
+    if (whose := _line_of(config.state)) not in (None, config.line):
+        found.append(
+            f"state_dir: {config.state} is that of line {whose}, which may have events to send; give line {config.line} one of its own"
+        )
+    if strange := _of_others(config.state):
+        more = f" (and {len(strange) - 1} more)" if len(strange) > 1 else ""
+        found.append(f"state_dir: {strange[0]} belongs to another user{more}; chown all in {config.state}, or choose another state_dir")
+    if len(os.fsencode(config.state)) > LONGEST_STATE_DIR:
+        found.append(f"state_dir: {config.state} is longer than {LONGEST_STATE_DIR} bytes, which SQLite cannot open; choose a shorter one")
+    return found
+
+
+def _no_folder_of_line(path: Path) -> str:
+    """Why no folder of the line can lie at ``path``; empty: one lies there, or can be made."""
+    try:
+        if (found := look(path)) is None:
+            return f"{path} is a link that leads nowhere; make the folder that it names, or remove the link" if path.is_symlink() else ""
+    except ConfigError as exc:
+        return str(exc)
+    return "" if stat.S_ISDIR(found.st_mode) else f"{path} is a file where a folder must be; move it away or choose another state_dir"
+
+
+def _line_of(state: Path) -> str | None:
+    """The line that ran on this state folder last; None where that cannot be seen."""
+    try:
+        found = msgspec.json.decode(read_plain(state / "line.json", MAX_FILE_BYTES))["line"]
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return found if isinstance(found, str) else None
+
+
+def _of_others(state: Path) -> list[Path]:
+    """What a line keeps there and cannot use, because another user made it, root perhaps."""
+    if os.geteuid() == 0:
+        return []
+    found = []
+    for path in (state / name for name in OURS):
+        try:
+            inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()  # what a link leads to is not the line's
+            found += [p for p in (path, *inside) if p.lstat().st_uid != os.geteuid()]
+        except OSError:  # it has just gone, or it is told where it is used
+            continue
+    return found
+
+
+def _check_model(config: Config) -> None:
+    """Raises ``ConfigError`` for a model that cannot be read, or rules for classes that it does not know."""
+    model = read_model(find_model(config.infer.model))
+    if "ok" in config.infer.classes:
+        raise ConfigError("infer.classes: ok is no defect; its share decides through infer.min_score")
+    if unknown := sorted(set(config.infer.classes) - set(model.classes)):
+        raise ConfigError(f"infer.classes: {model.name} knows no {', '.join(unknown)}; it knows {', '.join(model.classes)}")
+
+
+def _no_source(url: SourceUrl) -> str:
+    """Why a folder or a video cannot be read, and what to do; empty: it can."""
+    path = Path(url.path)
+    if url.scheme not in ("folder", "video"):
+        return ""
+    try:
+        found = look(path)
+    except ConfigError as exc:
+        return str(exc)
+    if url.scheme == "folder" and (found is None or not stat.S_ISDIR(found.st_mode)):
+        return f"no folder {path} (relative paths count from {here()}); correct the path"
+    if found is None or not (stat.S_ISREG(found.st_mode) or url.scheme == "folder"):
+        what = "is a folder" if found is not None and stat.S_ISDIR(found.st_mode) else f"is not there (relative paths count from {here()})"
+        return f"{path} {what}; name a video file"
+    if not os.access(path, os.R_OK | (os.X_OK if url.scheme == "folder" else 0)):
+        return f"{path} may not be read by this user; have its rights changed (chmod)"
+    return f"{path} is empty; name a video file" if found.st_size == 0 and url.scheme == "video" else ""
+
+
+def check_redis(config: Config) -> None:
+    """Raises ``RedisUnreachableError`` unless the configured server answers; nothing to check for ``embedded``."""
+    if config.publish.redis != "embedded":
+        with Events.of_line(config) as events:
+            events.ping()

@@ -1,0 +1,156 @@
+"""What ``linepipe doctor`` finds out: is this machine, and this line on it, fit to run? Each check gives findings, none raises."""
+
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from pipeline.client import Events, RedisUnreachableError
+from pipeline.config import Camera, Config
+from pipeline.config.topology import runtime_dir
+from pipeline.config.urls import FOLDER_SUFFIXES, SourceUrl
+from pipeline.core.errors import ConfigError
+from pipeline.diagnostics import libraries, machine
+from pipeline.diagnostics.check import check_line, check_sockets
+from pipeline.diagnostics.finding import Finding, failed, ok, warning
+from pipeline.system.user_path import nearest
+
+LEAST_FREE = 100 << 20
+MIN_REDIS = (6, 2)
+
+
+def examine(config: Config | None) -> Iterator[Finding]:
+    """Every finding, as it is found: first the machine, then, with ``config``, the line on it."""
+    embedded = config is None or config.publish.redis == "embedded"
+    yield from _run("machine", machine.findings)
+    onnx = config is not None and config.infer.engine == "onnx"
+    yield from _run("libraries", lambda: libraries.findings(needs_server=embedded, needs_onnx=onnx))
+    if config is not None:
+        for name, look in (("line", _line), ("state_dir", _state), ("memory", _memory), ("redis", _redis)):
+            yield from _run(name, lambda look=look: look(config))  # type: ignore[misc]
+
+
+def _run(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
+    """A check that breaks is a finding too: the others go on."""
+    try:
+        yield from look()
+    except Exception as exc:
+        yield failed(name, f"the check broke: {type(exc).__name__}: {exc}", "report it")
+
+
+def _line(config: Config) -> Iterator[Finding]:
+    problems = check_line(config)
+    for problem in problems:
+        yield failed("configuration", problem, "correct it; `linepipe validate` says whether it is mended")
+    if not problems:
+        yield ok("configuration", f"line {config.line}: cameras, model and folders are there")
+    problems = check_sockets(config)
+    for problem in problems:
+        yield failed("runtime folder", problem, "sockets need a private folder under /tmp")
+    if not problems:
+        yield ok("runtime folder", f"{runtime_dir(config)} is private")
+
+
+def _state(config: Config) -> Iterator[Finding]:
+    try:
+        place = nearest(config.state)
+    except ConfigError as exc:
+        yield failed("state_dir", str(exc), "choose a writable folder on a local disk")
+        return
+    try:
+        with tempfile.TemporaryFile(dir=place) as file:
+            file.write(b"x")
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as exc:
+        yield failed("state_dir", f"{place} cannot be written ({exc.strerror})", "choose a writable folder on a local disk")
+        return
+    yield ok("state_dir", f"{config.state}, can be written")
+    free, wanted = shutil.disk_usage(place).free, int(config.publish.images_mb * 1e6) + LEAST_FREE
+    text = f"{_mb(free)} free, of which publish.images_mb may take {config.publish.images_mb:.0f} MB"
+    if free < LEAST_FREE:
+        yield failed("disk", text, f"free {_mb(LEAST_FREE)} at least")
+    elif free < wanted:
+        yield warning("disk", text, "free some, or lower publish.images_mb")
+    else:
+        yield ok("disk", text)
+
+
+def _memory(config: Config) -> Iterator[Finding]:
+    """What the rings take, against what may be taken."""
+    sizes = {name: _slot_bytes(camera, config) for name, camera in config.cameras.items()}
+    unknown = [name for name, size in sizes.items() if size is None]
+    need = sum(size * config.cameras[name].slots for name, size in sizes.items() if size is not None)
+    free = machine.memory_free()
+    text = f"the rings take {_mb(need)} of {_mb(free)} free"
+    if unknown:
+        text += f" (not counted: {', '.join(unknown)}, frame size unknown; give frame_px)"
+    if need > free:
+        yield failed("ring memory", text, "lower cameras.*.slots, or free memory")
+    elif need > free / 2:
+        yield warning("ring memory", text, "lower cameras.*.slots: the nodes need memory too")
+    else:
+        yield ok("ring memory", text)
+
+
+def _slot_bytes(camera: Camera, config: Config) -> int | None:
+    """Bytes of one slot, as far as the configuration tells."""
+    url = SourceUrl.parse(camera.source)
+    if url.scheme == "folder":
+        try:
+            files = [p for p in Path(url.path).iterdir() if p.suffix.lower() in FOLDER_SUFFIXES]
+        except OSError:  # told as what is wrong with the configuration
+            files = []
+        return min(config.limits.max_file_bytes, max(map(_size, files), default=0)) + 1
+    return math.prod(camera.frame_px) if camera.frame_px is not None else None
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:  # a link that leads nowhere: capture skips it
+        return 0
+
+
+def _redis(config: Config) -> Iterator[Finding]:
+    url = config.publish.redis
+    if url == "embedded":
+        return
+    try:
+        with Events.of_line(config) as events:
+            events.ping()
+            yield ok("redis", f"{url} answers")
+            try:
+                info = events.server_info()
+            except RedisUnreachableError as exc:
+                yield warning("redis settings", f"unknown: {exc}", "allow INFO, or see to Redis >= 6.2, appendonly and noeviction yourself")
+                return
+            yield from _server(info)
+    except ConfigError as exc:
+        yield failed("redis", str(exc), "the password must come from a file of yours, or LINEPIPE_REDIS_PASSWORD")
+    except RedisUnreachableError as exc:
+        yield failed("redis", str(exc), "start the server or correct publish.redis; events wait in the spool until then")
+
+
+def _server(info: dict[str, object]) -> Iterator[Finding]:
+    version = str(info.get("redis_version", "0"))
+    if tuple(int(part) for part in version.split(".")[:2] if part.isdigit()) < MIN_REDIS:
+        yield failed("redis version", version, "linepipe needs Redis 6.2 or newer, or Valkey")
+    else:
+        yield ok("redis version", f"{version} (Valkey {info['valkey_version']})" if "valkey_version" in info else version)
+    if not info.get("aof_enabled"):
+        advice = "set appendonly yes; what the server loses is sent again only within publish.keep_days"
+        yield warning("redis persistence", "appendonly is off: a restart of the server forgets what it had", advice)
+    else:
+        yield ok("redis persistence", "appendonly is on")
+    policy = str(info.get("maxmemory_policy", "unknown"))
+    if policy != "noeviction":
+        yield warning("redis eviction", f"maxmemory-policy is {policy}", "set noeviction: a stream may otherwise be evicted whole")
+    else:
+        yield ok("redis eviction", "maxmemory-policy is noeviction")
+
+
+def _mb(count: int) -> str:
+    return f"{count / 1e6:.0f} MB"

@@ -1,0 +1,144 @@
+"""The life of a node's process: signals, the context its entry point gets, heartbeats, exit code."""
+
+import errno
+import importlib
+import logging
+import os
+import signal
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from pipeline.config import Config
+from pipeline.config.topology import Endpoints, Process, make_private, runtime_dir
+from pipeline.core.errors import LinepipeError
+from pipeline.system.files import keep_private
+from pipeline.transport.link import BOOT
+from pipeline.transport.messages import Status
+from pipeline.transport.sockets import Dealer
+
+BEAT_NS = 250_000_000
+DRAIN_S = 20.0
+"""How long a node that was told to stop may take to finish what it has."""
+
+
+class Node:
+    """What an entry point works with: configuration, addresses, the wish to stop, the heartbeat."""
+
+    def __init__(
+        self,
+        config: Config,
+        process: Process,
+        folder: Path,
+        *,
+        ring_fd: int | None = None,
+        frames: int | None = None,
+        model: str | None = None,
+    ) -> None:
+        self.config, self.process = config, process
+        self.endpoints = Endpoints(folder)
+        self.ring_fd = ring_fd
+        """The ring's memfd, empty or left by an earlier life of this camera; None: make one."""
+        self.frames = frames
+        """Capture ends after this many frames; None: never by count."""
+        self.model = model
+        """Digest of the model file with which the line began; None: whatever file is there."""
+        self.log = logging.getLogger(process.name)
+        self._stop_ns: int | None = None
+        self._progress = 0
+        self._next_ns = 0
+        self._dealer = Dealer(self.endpoints.supervisor)
+
+    @property
+    def stopping(self) -> bool:
+        """Whether this node has been told to finish."""
+        return self._stop_ns is not None
+
+    @property
+    def out_of_time(self) -> bool:
+        """Whether finishing has taken longer than ``DRAIN_S``."""
+        return self._stop_ns is not None and time.monotonic_ns() - self._stop_ns > DRAIN_S * 1e9
+
+    def stop(self) -> None:
+        """Ask the node to finish; asked twice, the process ends at once."""
+        if self._stop_ns is not None:
+            os._exit(130)
+        self._stop_ns = time.monotonic_ns()
+
+    def beat(self, state: str, facts: Callable[[], dict[str, Any]], *, now: bool = False) -> None:
+        """Called in each turn of the work loop: tells the supervisor, a few times a second, that it turns."""
+        self._progress += 1
+        stamp = time.monotonic_ns()
+        if now or stamp >= self._next_ns:
+            self._next_ns = stamp + BEAT_NS
+            self._send(state, facts())
+
+    def fail(self, error: str) -> None:
+        """The last heartbeat of a node that cannot go on: the supervisor shows why."""
+        self._send("failed", {"error": error})
+
+    def _send(self, state: str, facts: dict[str, object]) -> None:
+        self._dealer.send(Status(node=self.process.name, pid=os.getpid(), boot=BOOT, state=state, progress=self._progress, facts=facts))
+
+    def close(self) -> None:
+        """Let the last heartbeat out."""
+        self._dealer.close(flush_ms=500)
+
+
+def run_node(
+    config: Config,
+    process: Process,
+    *,
+    sockets: Path | None = None,
+    ring_fd: int | None = None,
+    frames: int | None = None,
+    model: str | None = None,
+    drain: bool = False,
+) -> int:
+    """Run one node in this process until it ends; returns the exit code.
+
+    ``sockets``: the folder of the run it belongs to; None: the one where nodes meet that are run by themselves.
+    """
+    keep_private()
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {process.name} %(levelname)s %(message)s")
+    folder = runtime_dir(config) if sockets is None else make_private(sockets)
+    node = Node(config, process, folder, ring_fd=ring_fd, frames=frames, model=model)
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: node.stop())
+    if drain:
+        node.stop()
+    try:
+        node.beat("starting", dict, now=True)
+        resolve(process.entry)(node)
+    except LinepipeError as exc:
+        node.log.error("%s", exc)
+        node.fail(str(exc))
+        return exc.exit_code
+    except Exception as exc:
+        if (shortage := _shortage(exc)) is not None:
+            node.log.error("%s", shortage)
+        else:
+            node.log.exception("ended by an error that is linepipe's own; please report it")
+        node.fail(shortage or f"{type(exc).__name__}: {exc}")
+        return 1
+    finally:
+        node.close()
+    return 0
+
+
+def _shortage(exc: Exception) -> str | None:
+    """What the machine has too little of, and what to do; None: that is not why."""
+    if isinstance(exc, MemoryError):
+        return f"not enough memory: {exc}. Make frames or rings smaller"
+    if getattr(exc, "errno", None) in (errno.EMFILE, errno.ENFILE):  # of the system or of ZeroMQ
+        return "no file descriptors are left: raise the limit (ulimit -n)"
+    return None
+
+
+def resolve(entry: str) -> Callable[..., Any]:
+    """``"package.module:function"`` -> the function."""
+    module, _, name = entry.partition(":")
+    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
+    return found

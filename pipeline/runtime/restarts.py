@@ -1,0 +1,162 @@
+"""What a supervisor does about processes that die: say it, one alarm for it, start them again."""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Collection
+
+from pipeline.core.errors import ConfigError, LinepipeError
+from pipeline.redis.server import EmbeddedServer
+from pipeline.runtime.process import Backoff, Child
+from pipeline.transport.messages import Status
+
+TELL_S = 10.0
+"""An alarm that has no end is told at most so often, with the sum since."""
+Alarm = Callable[[str, bool, str], None]
+"""Name, whether it is on, text."""
+
+
+class Alarms:
+    """Which alarms are on."""
+
+    def __init__(self, alarm: Alarm, on: Collection[str] = ()) -> None:
+        """``on``: those that an earlier process left on."""
+        self._alarm = alarm
+        self._on = set(on)
+        self._sums: Counter[str] = Counter()
+        self._told: dict[str, float] = {}
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._on
+
+    def set(self, name: str, active: bool, text: str) -> None:
+        """Raise it or end it, if that is news."""
+        if active != (name in self._on):
+            (self._on.add if active else self._on.discard)(name)
+            self._alarm(name, active, text)
+
+    def count(self, name: str, more: int, text: str) -> None:
+        """Raise an alarm that has no end, ``text`` with the sum in place of ``{}``; called again and again, with 0 where nothing came."""
+        self._sums[name] += more
+        now = time.monotonic()
+        if self._sums[name] and now - self._told.get(name, -TELL_S) >= TELL_S:
+            self._told[name] = now
+            self._alarm(name, True, text.replace("{}", str(self._sums.pop(name))))
+
+    def named(self, prefix: str) -> list[str]:
+        """Those that are on and whose names begin so."""
+        return [name for name in self._on if name.startswith(prefix)]
+
+
+ASK_NS = 2_000_000_000
+HUNG_NS = 10_000_000_000
+GONE_S = 30.0
+Say = Callable[[str], None]
+
+
+class NodeWatch:
+    """The nodes of a line. None is ever given up: one that cannot work is tried again, seen in status and alarms."""
+
+    def __init__(self, children: list[Child], say: Say, alarms: Alarms) -> None:
+        self._by_name = {c.name: c for c in children}
+        self._say, self._alarms = say, alarms
+
+    def hear(self, status: Status, now_ns: int) -> None:
+        """Take a heartbeat of one of them."""
+        child = self._by_name[status.node]
+        child.hear(status, now_ns)
+        if child.alive and not child.reason:
+            self._alarms.set(f"node_died:{child.name}", False, f"{child.name} runs again")
+
+    def turn(self, now_ns: int, *, started: bool) -> None:
+        """Reap and restart. Raises ``ConfigError`` for a node that its configuration keeps from ever running.
+
+        ``started``: whether the line has run; from then on a configuration that no longer works is a fault like others.
+        """
+        for child in self._by_name.values():
+            if (news := child.check(now_ns)) is not None:
+                self._say(news)
+                self._alarms.set(f"node_died:{child.name}", True, news)
+            if child.refused and not started:
+                raise ConfigError(f"{child.name} cannot run; see its message above")
+            storm = child.storm(now_ns)
+            text = f"{child.name} keeps dying: {child.reason}" if storm else f"{child.name} has run for a minute"
+            self._alarms.set(f"node_storm:{child.name}", storm, text)
+
+
+def finished(captures: list[Child], finite: Callable[[Child], bool], now_ns: int) -> bool:
+    """Whether no camera has more to give: each has ended, but for finite sources that are gone for good.
+
+    A replay of many folders is not kept from its end by one that was removed; one that waits for a live camera goes on.
+    """
+    going = [c for c in captures if c.exit_code is None]
+    return len(going) < len(captures) and all(finite(c) and c.down_s(now_ns) > GONE_S for c in going)
+
+
+class ServerWatch:
+    """The embedded server: started again when it dies, killed when it hangs."""
+
+    def __init__(self, server: EmbeddedServer, say: Say, alarms: Alarms) -> None:
+        self._server, self._say, self._alarms = server, say, alarms
+        self._backoff = Backoff()
+        self._starting = False
+        self._wait_s = 0.0
+        self._seen_ns = self._asked_ns = self._start_at_ns = 0
+        self._since_ns = 0
+
+    def turn(self, now_ns: int) -> None:
+        """Ask it now and then, without waiting for it while it starts.
+
+        Times are awake times: a supervisor that was stopped does not blame the server.
+        """
+        try:
+            if not self._server.in_place(up=not self._starting and self._server.alive()):
+                self._leave()
+            elif self._starting:
+                self._look(now_ns)
+            elif self._server.alive():
+                self._ask(now_ns)
+            elif now_ns >= self._start_at_ns:
+                self._begin(now_ns)
+        except (LinepipeError, OSError) as exc:  # a wrong configuration too: once the line has started, it is a fault like others
+            self._starting = False
+            self._server.kill()
+            self._start_at_ns = now_ns + int(self._wait_s * 1e9)
+            self._say(f"{exc}; trying again in {self._wait_s:.1f} s")
+
+    def _leave(self) -> None:
+        self._say(f"{self._server.folder} was moved, replaced or emptied; the embedded Redis starts anew in the folder that is there")
+        self._server.leave_folder()
+        self._starting, self._start_at_ns = False, 0
+
+    def _ask(self, now_ns: int) -> None:
+        self._since_ns = self._since_ns or now_ns
+        self._seen_ns = self._seen_ns or now_ns
+        if now_ns - self._asked_ns <= ASK_NS:
+            return
+        self._asked_ns = now_ns
+        if self._server.answers():
+            self._seen_ns = now_ns
+            crowded = "takes no more clients, so readers cannot connect: look who holds connections to its port (ss -tp)"
+            text = crowded if self._server.crowded else "takes clients again"
+            self._alarms.set("redis_crowded", self._server.crowded, f"the embedded Redis at {self._server.url} {text}")
+        elif now_ns - self._seen_ns > HUNG_NS:
+            self._say("the embedded Redis hangs; killed")
+            self._server.kill()
+
+    def _begin(self, now_ns: int) -> None:
+        self._say("the embedded Redis died; starting it again")
+        self._alarms.set("redis_died", True, "the embedded Redis died")
+        self._wait_s = self._backoff.died(self._seen_ns - self._since_ns)
+        self._start_at_ns = now_ns + int(self._wait_s * 1e9)
+        self._since_ns = self._seen_ns = 0
+        self._server.begin(now_ns)
+        self._starting = True
+
+    def _look(self, now_ns: int) -> None:
+        before = self._server.url
+        if not self._server.is_up(now_ns):
+            return
+        self._starting = False
+        if self._server.url != before:
+            self._say(f"somebody took the port of the embedded Redis; it is at {self._server.url} now")
+        self._alarms.set("redis_died", False, "the embedded Redis runs again")

@@ -1,0 +1,249 @@
+"""What a run says of itself: the summary (a public contract) and the file it goes to, what it did not do, and the live status."""
+
+import errno
+import fcntl
+import json
+import os
+import re
+import select
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.config.topology import PUBLISH
+from pipeline.core.errors import ConfigError
+from pipeline.core.events import TYPES
+from pipeline.core.histogram import Histogram
+from pipeline.core.ledger import Account
+from pipeline.runtime.process import Child
+from pipeline.system.files import part_of, write_durable
+
+STAGES = ("total", "capture", "preprocess", "infer", "publish")
+
+
+def summary(
+    config: Config,
+    children: list[Child],
+    accounts: dict[str, Account],
+    epochs: dict[str, list[str]],
+    duration_s: float,
+    rate_s: float,
+    url: str,
+    error: str | None,
+) -> dict[str, Any]:
+    """The summary of a run, as ``--summary`` writes it. ``rate_s``: the time in which its frames were finished."""
+    publish = next(c for c in children if c.name == PUBLISH)
+    tiles = sum(life.get("tiles", 0) for life in publish.lives.values())
+    inspected = sum(a.inspected for a in accounts.values())
+    backlog = publish.facts.get("backlog")
+    return {
+        "line": config.line,
+        "error": error,
+        "duration_s": round(duration_s, 3),
+        "cameras": {name: {"epochs": epochs.get(name, []), **msgspec.to_builtins(account)} for name, account in accounts.items()},
+        "events": {kind: publish.facts.get("events", {}).get(kind, 0) for kind in TYPES},
+        "spool": {"backlog": backlog, "delivered": publish.exit_code == 0 and backlog == 0},
+        "throughput": {"frames_per_s": _rate(inspected, rate_s), "tiles_per_s": _rate(tiles, rate_s)},
+        "latency_ms": _latency(publish),
+        "restarts": {c.name: c.restarts for c in children if c.restarts},
+        "engine": next((c.facts["engine"] for c in children if "engine" in c.facts), None),
+        "redis": {"url": url, "stream": config.stream},
+    }
+
+
+def status(
+    config: Config,
+    children: list[Child],
+    accounts: dict[str, Account],
+    duration_s: float,
+    rate_s: float,
+    url: str,
+    phase: str,
+    awake_ns: int,
+) -> dict[str, Any]:
+    """What ``linepipe status`` shows."""
+    publish = next(c for c in children if c.name == PUBLISH)
+    return {
+        "line": config.line,
+        "phase": phase,
+        "duration_s": round(duration_s, 1),
+        "nodes": {c.name: _node(c, awake_ns) for c in children},
+        "cameras": {name: msgspec.to_builtins(account) for name, account in accounts.items()},
+        "events": publish.facts.get("events", {}),
+        "spool": {"backlog": publish.facts.get("backlog"), "redis": publish.facts.get("redis")},
+        "throughput": {"frames_per_s": _rate(sum(a.inspected for a in accounts.values()), rate_s)},
+        "latency_ms": _latency(publish),
+        "engine": next((c.facts["engine"] for c in children if "engine" in c.facts), None),
+        "redis": {"url": url, "stream": config.stream},
+    }
+
+
+def _node(child: Child, awake_ns: int) -> dict[str, Any]:
+    retry_s = child.retry_in_s(awake_ns)
+    return {
+        "state": child.state,
+        "pid": child.pid,
+        "restarts": child.restarts,
+        "reason": child.reason or None,
+        "retry_in_s": None if retry_s is None else round(retry_s, 1),
+        "refused": sum(life.get("refused", 0) for life in child.lives.values()),
+    }
+
+
+def shortcoming(config: Config, children: list[Child], accounts: dict[str, Account], url: str, *, told: bool) -> str | None:
+    """What a run that ended in order has not done; None if everything. ``told``: it was told to stop, so events may wait."""
+    failed = [c.name for c in children if c.exit_code != 0]
+    left = sum(account.in_flight for account in accounts.values())
+    if failed or left:
+        who = f"{', '.join(failed)} did not end in order; " if failed else ""
+        return f"{who}{left} frames were not finished; see the messages above"
+    publish = next(c for c in children if c.name == PUBLISH)
+    backlog = publish.facts.get("backlog")
+    if backlog == 0 or told:
+        return None
+    return (
+        f"{'?' if backlog is None else backlog} events wait in {config.state / 'spool'}: Redis at {url} has not taken them"
+        f" ({publish.facts.get('redis')}); they are sent when the line runs again"
+    )
+
+
+def _latency(publish: Child) -> dict[str, dict[str, float | None]]:
+    found = {}
+    for stage in STAGES:
+        histogram = Histogram()
+        for life in publish.lives.values():
+            histogram.merge(life.get("latency", {}).get(stage, {}))
+        found[stage] = {"p50": _rounded(histogram.quantile_ms(0.5)), "p99": _rounded(histogram.quantile_ms(0.99))}
+    return found
+
+
+def _rounded(value: float | None) -> float | None:
+    return None if value is None else round(value, 2)
+
+
+def _rate(count: int, seconds: float) -> float:
+    return round(count / seconds, 2) if seconds > 0 else 0.0
+
+
+class RunTime:
+    """Marks of one run on the monotonic clock."""
+
+    def __init__(self) -> None:
+        self.first_ns = 0
+        """The first frame; 0 before."""
+        self._stop_ns = 0
+        self._finished, self._finished_ns = 0, 0
+
+    def note(self, now_ns: int, acquired: int, finished: int) -> None:
+        """Take the number of frames acquired and finished so far."""
+        if acquired and not self.first_ns:
+            self.first_ns = now_ns
+        if finished != self._finished:
+            self._finished, self._finished_ns = finished, now_ns
+
+    def stop(self, now_ns: int) -> None:
+        """The line begins to stop."""
+        self._stop_ns = now_ns
+
+    def duration_s(self, now_ns: int) -> float:
+        """From the first frame until the line began to stop."""
+        return self._since_first_s(self._stop_ns or now_ns)
+
+    def rate_s(self, now_ns: int) -> float:
+        """The time in which the frames were finished: those finished while draining count, and so does that time."""
+        return self._since_first_s(max(self._stop_ns, self._finished_ns) if self._stop_ns else now_ns)
+
+    def _since_first_s(self, end_ns: int) -> float:
+        return (end_ns - self.first_ns) / 1e9 if self.first_ns else 0.0
+
+
+SUMMARY = "summary.json"
+"""Under ``state_dir``, whatever ``--summary`` says."""
+READER_MS = 1000.0
+_MOST_LINKS = 40
+
+
+def prepare_summary(path: Path) -> None:
+    """Remove an earlier run's summary and see that one can be written. Raises ``ConfigError``; now, not after a long run."""
+    try:
+        if _is_descriptor(path):  # its file may be a log, and is the user's
+            os.close(_open_descriptor(path))
+            return
+        if path.is_dir():
+            raise ConfigError(f"the summary {path} cannot be written: it is a folder; choose another --summary or move it away")
+        if path.exists() and not path.is_file():  # /dev/null, a pipe
+            return
+        target = _target(path)
+        part = part_of(target)
+        part.touch()
+        part.unlink()
+        target.unlink(missing_ok=True)
+    except OSError as exc:
+        raise ConfigError(f"the summary {path} cannot be written: {exc.strerror}; choose another --summary or state_dir") from exc
+
+
+def write_summary(path: Path, found: dict[str, Any], *, mode: int) -> None:
+    """Write the summary as JSON for people and programs: durable, and in one step. Raises ``OSError``."""
+    data = (json.dumps(found, indent=2) + "\n").encode()
+    if _is_descriptor(path):
+        _write_through(_open_descriptor(path), data)
+    elif path.exists() and not path.is_file():  # a device or a pipe must not be replaced
+        _write_through(_open_reader(path), data)
+    else:
+        write_durable(_target(path), data, mode=mode)
+
+
+def _is_descriptor(path: Path) -> bool:
+    """Whether it names a descriptor of a process, as /dev/stdout does: the file behind it must not be replaced."""
+    return re.fullmatch(r"/proc/\d+/(task/\d+/)?fd/\d+", str(_entry(path))) is not None
+
+
+def _entry(path: Path) -> Path:
+    """What the symbolic links lead to, up to the first entry of a process's list of descriptors."""
+    for _ in range(_MOST_LINKS):
+        path = Path(os.path.realpath(path.parent), path.name)
+        if path.parent.name == "fd" or not path.is_symlink():
+            break
+        path = path.parent / os.readlink(path)
+    return path
+
+
+def _open_descriptor(path: Path) -> int:
+    """A duplicate of a descriptor that we were handed; of another process, what lies behind it, to append. Raises ``OSError``."""
+    entry = _entry(path)
+    if entry.parts[2] != str(os.getpid()):
+        return os.open(entry, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
+    fd = int(entry.name)
+    if not os.get_inheritable(fd) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # the former: one of our own
+        raise OSError(errno.EBADF, "it is not open for writing")
+    return os.dup(fd)
+
+
+def _open_reader(path: Path) -> int:
+    """Raises ``OSError``, also where nobody reads: the end of a run waits for no reader."""
+    try:
+        return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    except OSError as exc:
+        if exc.errno == errno.ENXIO:
+            raise OSError(errno.ENXIO, "nobody reads it; start the reader before the line, or name a file") from exc
+        raise
+
+
+def _write_through(fd: int, data: bytes) -> None:
+    """Write and close. Raises ``OSError``, also where nobody reads."""
+    try:
+        ready = select.poll()
+        ready.register(fd, select.POLLOUT)
+        while data:
+            if not ready.poll(READER_MS):
+                raise TimeoutError(errno.ETIMEDOUT, "nobody reads it")
+            data = data[os.write(fd, data[: select.PIPE_BUF]) :]  # a pipe that is ready has room for so much
+    finally:
+        os.close(fd)
+
+
+def _target(path: Path) -> Path:
+    """The file itself, behind symbolic links."""
+    return Path(os.path.realpath(path))

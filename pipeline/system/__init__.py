@@ -1,0 +1,1 @@
+"""What linepipe asks of the operating system: files, locks, processes, standard streams."""

@@ -1,0 +1,245 @@
+"""The ring: one preallocated memfd that holds a camera's frames. Written by capture, mapped read-only by workers.
+
+    +-------+--------+--------+----
+    | state | slot 0 | slot 1 | ...   each a whole number of pages
+    +-------+--------+--------+----
+
+The state (``pipeline.transport.ring_state``) says which slot holds which frame and how many frames ended how, so frames and counters
+outlive a capture process: the supervisor keeps a duplicate of the descriptor and hands it to the next one. A memfd has no
+name: nothing to clean up, nothing to steal; it is sealed against resizing.
+"""
+
+import array
+import errno
+import fcntl
+import mmap
+import os
+import socket
+import struct
+import time
+from pathlib import Path
+from typing import Any, Self, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pipeline.core.errors import ConfigError, NodeError, ProtocolError
+from pipeline.core.frame import FrameRef
+from pipeline.transport.ring_state import RingState, Words, state_words
+
+MAGIC = 0x334B4E494C50494C  # "LIPLINK3"
+PAGE = mmap.PAGESIZE
+LOOK_NS = 1_000_000_000
+_HEADER = struct.Struct("=QQQ")  # magic, slots, bytes of a slot
+_SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
+
+
+class Ring:
+    """A mapping of a ring's memory. Make one with ``create``, ``adopt`` (capture) or ``attach`` (a worker)."""
+
+    def __init__(self, fd: int, *, writable: bool) -> None:
+        self.fd = fd
+        """What it was made from; whoever opened it closes it, the mapping stays."""
+        size = os.fstat(fd).st_size
+        magic, self.slots, self.slot_bytes = _HEADER.unpack(os.pread(fd, _HEADER.size, 0).ljust(_HEADER.size, b"\0"))
+        if magic != MAGIC or _total(self.slots, self.slot_bytes) != size:
+            raise ProtocolError("not a ring of this version; stop the line and start it again")
+        prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
+        self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, prot)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        head = memoryview(self._map)[: 8 * state_words(self.slots)]
+        self.state = RingState(cast(Words, head.cast("Q")), head, self.slots)
+
+    @classmethod
+    def create(cls, fd: int, slots: int, slot_bytes: int) -> Self:
+        """Size, map and seal a memfd; every page is allocated now. Raises ``ConfigError`` if memory is short.
+
+        What a creator that was killed left is made anew: the magic number is written when all else is done but the seals.
+        """
+        slot_bytes = -(-slot_bytes // PAGE) * PAGE
+        total = _total(slots, slot_bytes)
+        try:
+            if total > (free := memory_available()):  # asking for more would have the kernel kill somebody
+                raise OSError(errno.ENOMEM, f"{total >> 20} MiB wanted, {free >> 20} MiB free")
+            os.ftruncate(fd, 0)
+            os.ftruncate(fd, total)
+            os.posix_fallocate(fd, 0, total)
+        except OSError as exc:
+            raise ConfigError(
+                f"no memory for a ring of {slots} slots of {slot_bytes} bytes ({exc.strerror}): lower cameras.*.slots"
+            ) from exc
+        os.pwrite(fd, _HEADER.pack(MAGIC, slots, slot_bytes), 0)
+        return cls._own(fd)
+
+    @classmethod
+    def adopt(cls, fd: int) -> Self | None:
+        """Map a ring that an earlier capture process left, for writing; None if it left none."""
+        if not any(os.pread(fd, 8, 0)):
+            return None
+        ring = cls._own(fd)
+        ring.state.recover()
+        return ring
+
+    @classmethod
+    def _own(cls, fd: int) -> Self:
+        if not fcntl.fcntl(fd, fcntl.F_GET_SEALS) & fcntl.F_SEAL_SEAL:
+            fcntl.fcntl(fd, fcntl.F_ADD_SEALS, _SEALS)
+        return cls(fd, writable=True)
+
+    @classmethod
+    def attach(cls, fd: int) -> Self:
+        """Map a ring for reading."""
+        return cls(fd, writable=False)
+
+    @property
+    def memory(self) -> NDArray[np.uint8]:
+        """The whole mapping, a view."""
+        return self._bytes
+
+    def slot(self, number: int) -> NDArray[np.uint8]:
+        """The whole of one slot: uint8 (slot_bytes,), a view, not a copy."""
+        start = _data_start(self.slots) + number * self.slot_bytes
+        return self._bytes[start : start + self.slot_bytes]
+
+    def pixels(self, ref: FrameRef) -> NDArray[np.uint8]:
+        """The bytes of a leased frame, a view: (H, W) for raw grey pixels, (length,) for an encoded image.
+
+        Raises ``ProtocolError`` if the description does not fit the slot.
+        """
+        meta = ref.meta
+        if not 0 <= ref.slot < self.slots or not 0 <= meta.length <= self.slot_bytes:
+            raise ProtocolError(f"frame {meta.frame} lies outside its ring")
+        data = self.slot(ref.slot)[: meta.length]
+        if meta.shape is None:
+            return data
+        if min(meta.shape) < 1 or meta.shape[0] * meta.shape[1] != meta.length:
+            raise ProtocolError(f"frame {meta.frame} of shape {meta.shape} has {meta.length} bytes")
+        return data.reshape(meta.shape)
+
+    def holds(self, ref: FrameRef) -> bool:
+        """Whether this is the ring that the frame lies in: a capture node may have come back with another."""
+        return 0 <= ref.slot < self.slots and self.state.describes(ref)
+
+    def is_current(self, ref: FrameRef) -> bool:
+        """Whether the slot still holds this frame; asked after reading, as a seqlock is."""
+        return self.state.generation(ref.slot) == ref.generation
+
+
+def new_memfd(name: str) -> int:
+    """An empty memfd that can be sealed; inherited only where it is passed on purpose."""
+    return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+
+
+class RingServer:
+    """Hands a read-only descriptor of the ring to whoever connects to an AF_UNIX socket. ``serve`` never blocks."""
+
+    def __init__(self, path: Path, ring: Ring) -> None:
+        path.unlink(missing_ok=True)
+        self._path, self._fd = path, os.open(f"/proc/self/fd/{ring.fd}", os.O_RDONLY | os.O_CLOEXEC)
+        self._socket = _listening(path)
+        self._next_look_ns = 0
+
+    def fileno(self) -> int:
+        return self._socket.fileno()
+
+    def _keep(self) -> None:
+        """Look now and then whether the socket's file is still there; its folder is made anew by capture's router."""
+        now = time.monotonic_ns()
+        if now < self._next_look_ns:
+            return
+        self._next_look_ns = now + LOOK_NS
+        if self._path.parent.exists() and not self._path.exists():
+            with _listening(self._path) as fresh:
+                os.dup2(fresh.fileno(), self._socket.fileno(), inheritable=False)  # whoever waits for it knows its number
+
+    def serve(self) -> None:
+        """Answer every connection that waits."""
+        self._keep()
+        while True:
+            try:
+                peer, _ = self._socket.accept()
+            except BlockingIOError:
+                return
+            with peer:
+                try:
+                    socket.send_fds(peer, [b"ring"], [self._fd])
+                except OSError:  # it has gone already; a worker asks again
+                    continue
+
+    def close(self) -> None:
+        self._socket.close()
+        os.close(self._fd)
+        self._path.unlink(missing_ok=True)
+
+
+def _listening(path: Path) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    found.bind(str(path))
+    found.listen(16)
+    found.setblocking(False)
+    return found
+
+
+class RingRequest:
+    """Asks a ``RingServer`` for its ring and never waits: a capture node that stands still holds up nobody."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._peer: socket.socket | None = None
+
+    def turn(self) -> Ring | None:
+        """The ring, once the server has answered; after that, ask again. None before, and while nobody listens.
+
+        Raises ``ProtocolError`` if it is none, and ``OSError`` or ``ValueError`` if it cannot be mapped.
+        """
+        fds: Any = array.array("i")
+        try:
+            if self._peer is None:
+                self._peer = _connected(self._path)
+            _, ancillary, _, _ = self._peer.recvmsg(16, socket.CMSG_SPACE(fds.itemsize))
+        except BlockingIOError:  # no answer yet, or too many ask
+            return None
+        except OSError:  # it is not there, or has gone
+            self._hang_up()
+            return None
+        self._hang_up()
+        for _, kind, data in ancillary:
+            if kind == socket.SCM_RIGHTS:
+                fds.frombytes(data)
+        try:
+            return Ring.attach(fds[0]) if fds else None
+        finally:
+            for fd in fds:
+                os.close(fd)
+
+    def _hang_up(self) -> None:
+        if self._peer is not None:
+            self._peer.close()
+            self._peer = None
+
+
+def _connected(path: Path) -> socket.socket:
+    found = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
+    found.setblocking(False)
+    try:
+        found.connect(str(path))
+    except OSError:
+        found.close()
+        raise
+    return found
+
+
+def memory_available() -> int:
+    """Bytes that can be taken without swapping."""
+    for line in Path("/proc/meminfo").read_text().splitlines():
+        if line.startswith("MemAvailable:"):
+            return int(line.split()[1]) << 10
+    raise NodeError("/proc/meminfo does not say how much memory is available")
+
+
+def _data_start(slots: int) -> int:
+    return 8 * state_words(slots)
+
+
+def _total(slots: int, slot_bytes: int) -> int:
+    return _data_start(slots) + slots * slot_bytes
