@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 
 from benchmarks.line import commit, machine
 from nodes.infer.engines.contract import softmax
-from nodes.infer.engines.golden import Engine
+from nodes.infer.engines.golden_tiles import Engine
 from nodes.infer.engines.load import load_engine
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.model_file import find_model, read_model

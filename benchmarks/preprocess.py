@@ -21,7 +21,7 @@ import numpy as np
 
 from benchmarks.line import commit, machine
 from nodes.infer.engines.eager import EagerEngine
-from nodes.preprocess.choose import make_preprocess
+from nodes.preprocess.choose_preprocess import make_preprocess
 from pipeline.config import Camera, Config, Infer
 from pipeline.config import Preprocess as Settings
 from pipeline.config.model_file import find_model, read_model

@@ -31,7 +31,7 @@ from benchmarks.line import commit
 from ilcs_model import create
 from ilcs_model.data.dataset import Dataset, open_dataset
 from ilcs_model.data.loader import train_batches
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 from ilcs_model.training.processes import Processes, hardware
 from ilcs_model.training.settings import SMALL, Settings
 from ilcs_model.training.trainer import Trainer
@@ -71,7 +71,7 @@ def plain_loop(data: Dataset) -> Iterator[None]:
 
 
 def ours(data: Dataset, settings: Settings, side: int | None) -> Iterator[None]:
-    trainer = Trainer(data, Recipe(), settings, Processes(device=torch.device("cuda" if torch.cuda.is_available() else "cpu")))
+    trainer = Trainer(data, TileRecipe(), settings, Processes(device=torch.device("cuda" if torch.cuda.is_available() else "cpu")))
     print(f"{settings.recipe}, side {side}: {trainer.describe()}")
     trainer.model.train()
     number = 0

@@ -15,7 +15,7 @@ from torch.nn.utils.fusion import fuse_conv_bn_eval
 from ilcs_model.files import load_model
 from ilcs_model.info import ModelInfo
 from ilcs_model.networks.ilcs import ILCS
-from ilcs_model.silent import import_openvino
+from ilcs_model.no_telemetry import import_openvino
 
 TILES, LOGITS, MAPS = "tiles", "logits", "maps"
 TYPICAL = 16

@@ -39,7 +39,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     if problem := _misfit(model.state_dict(), tensors):
         what = f"{info.architecture!r} with {len(info.classes)} classes"
         raise ModelFileError(f"{path}: its weights are not those of {what}, which it says it is: {problem}; train or copy it again")
-    if written is not None and written != _digest(tensors):  # files of before have none
+    if written is not None and written != _digest(tensors):  # files of older versions have none
         raise ModelFileError(f"{path}: its weights are not those that were written (their digest differs): copy or train it again")
     model.load_state_dict(tensors)
     return model.eval(), info

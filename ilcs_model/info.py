@@ -16,7 +16,7 @@ MAX_CLASSES = 10_000
 MAX_NAME_BYTES = 100  # of a class; it becomes the name of a folder
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class TileRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How an image becomes a tile; training and the running line build their preprocessing from this record."""
 
     decode: str = "grey"  # grey: one channel, ITU-R 601 luma; rgb: three
@@ -30,7 +30,7 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     name: str
     architecture: str
     classes: tuple[str, ...]
-    recipe: Recipe
+    recipe: TileRecipe
     mean: float  # normalisation, part of the network: (pixel / 255 - mean) / std
     std: float
     data: dict[str, Any]  # training data: name, split, images per class, digest of the file list

@@ -30,8 +30,8 @@ for name in sys.argv[1:3]:
     importlib.import_module(name)
 import numpy as np
 from nodes.preprocess.dali import TileGraph
-from pipeline.config.model_file import Recipe
-graph = TileGraph(Recipe(decode="grey", size_px=300, resize="bilinear"), sys.argv[3], 16)
+from pipeline.config.model_file import TileRecipe
+graph = TileGraph(TileRecipe(decode="grey", size_px=300, resize="bilinear"), sys.argv[3], 16)
 (tiles,) = graph([np.zeros((2, 2), np.uint8)], [((0, 0, 2, 2),)])
 print(tuple(tiles.shape))
 """

@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from ilcs_model.data.annotations import Found, coco_files, of_several_classes, read_coco, read_voc, voc_file, voc_folders
+from ilcs_model.data.coco_and_voc import Found, coco_files, of_several_classes, read_coco, read_voc, voc_file, voc_folders
 from ilcs_model.data.images import Tile, read_image
 from ilcs_model.data.rows import IMAGE_SUFFIXES, SPLITS, Box, Row, Size, hold_out, images_in, inside, is_file, is_folder, several, visible
 from ilcs_model.errors import DataError
@@ -41,7 +41,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """Of each file: the image's size when its boxes were drawn, None: not noted. () without any."""
 
     remarks: tuple[str, ...] = ()
-    """What whoever works with the data should know: what was left out, what is missing."""
+    """What a user of the data should know: what was left out, what is missing."""
 
     names_split: bool = True
     """False: the folder says nothing of splits, and every tenth image was held out."""

@@ -8,7 +8,7 @@ import simplejpeg
 from numpy.typing import NDArray
 
 from ilcs_model.errors import DataError
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 
 Tile = NDArray[np.uint8]
 
@@ -36,7 +36,7 @@ def read_image(path: Path, decode: str = "grey") -> Tile:
     return np.asarray(image, np.uint8)
 
 
-def to_tile(image: Tile, recipe: Recipe) -> Tile:
+def to_tile(image: Tile, recipe: TileRecipe) -> Tile:
     """uint8 (H, W) or (H, W, 3) -> tile (S, S) or (S, S, 3) by the model's recipe."""
     side = recipe.size_px
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -15,7 +15,7 @@ from ilcs_model.data.augment import CELL, Draw, Kind, augment, draw
 from ilcs_model.data.dataset import Dataset, is_clean, mask_of
 from ilcs_model.data.images import Tile, read_image, to_tile
 from ilcs_model.errors import DataError
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 
 WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
@@ -34,7 +34,7 @@ class Batch(NamedTuple):
 class Epoch(NamedTuple):
     """What an epoch's batches are made by; the same one gives the same batches."""
 
-    recipe: Recipe
+    recipe: TileRecipe
     batch: int
     """Tiles in a batch of one process."""
     seed: tuple[int, ...]
@@ -102,7 +102,7 @@ def ahead(groups: list[NDArray[np.int64]], make: Callable[[NDArray[np.int64]], B
             yield ready
 
 
-def plain_batches(data: Dataset, indices: list[int], recipe: Recipe, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
+def plain_batches(data: Dataset, indices: list[int], recipe: TileRecipe, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
     """Tiles as the running line would cut them, in the order of ``indices``: uint8 (N, 1 or 3, S, S) and int64 (N,)."""
     for k in range(0, len(indices), batch):
         group = indices[k : k + batch]

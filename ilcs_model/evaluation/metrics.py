@@ -1,6 +1,6 @@
 """What a classifier's scores are worth, counted. Pure numpy.
 
-The line's rule decides what a threshold does (``nodes.infer.verdict``): a tile is a defect from ``min_score`` on, by
+The line's rule decides what a threshold does (``nodes.infer.join_tiles``): a tile is a defect from ``min_score`` on, by
 1 - p(ok) where there is a class ``ok``, else by the score of its best class.
 """
 
@@ -81,7 +81,7 @@ class Accepting(msgspec.Struct, frozen=True, kw_only=True):
     coverage: float
     """Share of all tiles that is accepted: of the others, the line says nothing."""
     wrong: int
-    """Accepted, and called what they are not."""
+    """Accepted with a wrong label."""
     error: float | None
     """Share of the accepted ones that is wrong; None where none is accepted."""
 

@@ -17,7 +17,7 @@ import torch
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.errors import DataError
 from ilcs_model.info import code_version
-from ilcs_model.training import documents
+from ilcs_model.training import run_report
 from ilcs_model.training.processes import hardware
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import Trainer
@@ -34,7 +34,7 @@ def check_folder(run: Path, root: Path, resume: bool) -> None:
 
 def begin_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer) -> None:
     """Write what is known at the start, and see that what comes at the end will find its place."""
-    documents.need_matplotlib()
+    run_report.need_matplotlib()
     environment = {
         "data": str(data.root.resolve()),
         "train_rows": data.summary()["train_rows"],

@@ -14,12 +14,12 @@ from torch import nn
 from ilcs_model.data.check import check_images, has_colour
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.loader import plain_batches
-from ilcs_model.evaluation.judge import predict
 from ilcs_model.evaluation.metrics import Figures, measure
+from ilcs_model.evaluation.predict import predict
 from ilcs_model.files import save_model
-from ilcs_model.info import ModelInfo, Recipe, code_version, digest
+from ilcs_model.info import ModelInfo, TileRecipe, code_version, digest
 from ilcs_model.networks.normalise import MEAN, STD
-from ilcs_model.training import documents
+from ilcs_model.training import run_report
 from ilcs_model.training.folder import alone, append_json, begin_folder, check_folder, room_left
 from ilcs_model.training.processes import Processes, hardware, joined
 from ilcs_model.training.settings import Settings
@@ -35,7 +35,7 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
     """Train, write the run folder with ``model.safetensors``, and return that file's path.
 
     The folder receives ``settings.json``, ``environment.json``, ``metrics.jsonl``, after each epoch ``last.pt``, and at the
-    end what ``documents`` writes. With a split ``val`` the best judgement on it counts (``best.pt``) and ends a run early;
+    end what ``run_report`` writes. With a split ``val`` the best judgement on it counts (``best.pt``) and ends a run early;
     without, the last. With ``resume`` an interrupted run goes on, at the cost of one epoch at most. ``report`` is called
     with a record for each step, epoch, judgement and remark. Raises ``DataError`` for what is wrong with data, folder or
     settings, before the first epoch where it can be known then.
@@ -49,7 +49,7 @@ def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False,
 def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, resume: bool, report: Report) -> Path:
     check_folder(run, data.root, resume)
     remarks = check_images(data) if processes.first else ()
-    recipe = Recipe(decode=_decode(data, settings.colour))
+    recipe = TileRecipe(decode=_decode(data, settings.colour))
     for remark in (*data.remarks, *remarks, *_remarks(data, recipe, settings)):
         report({"remark": remark})
     trainer = Trainer(data, recipe, settings, processes)
@@ -63,7 +63,7 @@ def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, r
             begin_folder(run, data, settings, trainer)
         report({"remark": f"{trainer.describe()}; {trainer.epochs} epochs done"})
         processes.wait()
-        _Course(trainer, run, report).run()
+        _TrainingRun(trainer, run, report).run()
         if processes.first:
             with room_left(run):
                 _finish(trainer, run, path, report)
@@ -71,7 +71,7 @@ def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, r
     return path
 
 
-class _Course:
+class _TrainingRun:
     """The epochs of a run, with a judgement every now and then."""
 
     def __init__(self, trainer: Trainer, run: Path, report: Report) -> None:
@@ -155,7 +155,7 @@ def _finish(trainer: Trainer, run: Path, path: Path, report: Report) -> None:
         report({"remark": f"Top-1 on {split}: {figures[split].top1:.2%}"})
     info = _describe(trainer, epochs, {split: found.top1 for split, found in figures.items()})
     save_model(path, network, info)
-    documents.write_all(run, data, recipe, path, info, figures, wrong)
+    run_report.write_all(run, data, recipe, path, info, figures, wrong)
 
 
 def _predict(network: nn.Module, trainer: Trainer, split: str) -> tuple[Any, Any]:
@@ -196,7 +196,7 @@ def _decode(data: Dataset, colour: str) -> str:
     return colour
 
 
-def _remarks(data: Dataset, recipe: Recipe, settings: Settings) -> Iterator[str]:
+def _remarks(data: Dataset, recipe: TileRecipe, settings: Settings) -> Iterator[str]:
     """What the user should know of this run before the first epoch."""
     if recipe.decode == "rgb" and settings.colour == "auto":
         yield "the images are coloured: the model takes colour, which a line does not give; --colour grey trains one for a line"

@@ -19,9 +19,9 @@ from ilcs_model import create
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.loader import Batch, Epoch, choose_loader
 from ilcs_model.errors import DataError, ModelFileError
-from ilcs_model.evaluation.judge import logits_of
+from ilcs_model.evaluation.predict import logits_of
 from ilcs_model.files import load_model
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 from ilcs_model.training.processes import Processes, keep_freed_memory
 from ilcs_model.training.settings import SMALL, SMALL_UNTIL, Settings
 
@@ -45,7 +45,7 @@ class Step(NamedTuple):
 class Trainer:
     """Network, optimiser and running average. ``done`` is the share of the run that lies behind, 0..1."""
 
-    def __init__(self, data: Dataset, recipe: Recipe, settings: Settings, processes: Processes) -> None:
+    def __init__(self, data: Dataset, recipe: TileRecipe, settings: Settings, processes: Processes) -> None:
         self.data, self.recipe, self.settings, self.processes = data, recipe, settings, processes
         torch.manual_seed(settings.seed)
         self.device = processes.device

@@ -3,15 +3,15 @@
 import time
 import uuid
 
-from nodes.capture.fates import Fates
-from nodes.capture.sources.contract import NoSource, Source
+from nodes.capture.frame_outcomes import FrameOutcomes
 from nodes.capture.sources.folder import FolderSource, list_of_run
 from nodes.capture.sources.sim.source import StripSource, TruthFile
+from nodes.capture.sources.source import NoSource, Source
 from pipeline.config import Camera
 from pipeline.config.topology import frame_rate, workers
 from pipeline.config.urls import SourceUrl
 from pipeline.core.frame import Coverage, FrameMeta, Gap, Verdict
-from pipeline.runtime.node import Node
+from pipeline.runtime.node import NodeContext
 from pipeline.transport.dispatch import Dispatcher
 from pipeline.transport.leases import LeaseTable
 from pipeline.transport.messages import Frame, Message, from_worker
@@ -24,7 +24,7 @@ TURN_FRAMES = 8  # frames acquired before the sockets are looked at again
 IDLE_MS = 50.0
 
 
-def capture(node: Node) -> None:
+def capture(node: NodeContext) -> None:
     """Entry point: run until the source ends or the node is told to stop, then drain."""
     assert node.process.camera is not None
     camera = node.config.cameras[node.process.camera]
@@ -44,7 +44,7 @@ def capture(node: Node) -> None:
         work.close()
 
 
-def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> Source:
+def open_source(node: NodeContext, camera: Camera, epoch: str, left_at: int | None) -> Source:
     """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work.
 
     ``left_at``: the frame at which an earlier capture process of this run left it; None: this is the first.
@@ -70,7 +70,7 @@ def open_source(node: Node, camera: Camera, epoch: str, left_at: int | None) -> 
 class _Capture:
     """State of the loop; ``turn`` is one pass."""
 
-    def __init__(self, node: Node, source: Source, ring: Ring, epoch: str) -> None:
+    def __init__(self, node: NodeContext, source: Source, ring: Ring, epoch: str) -> None:
         self._node, self._source, self._ring, self._epoch = node, source, ring, epoch
         self._name = node.process.camera or ""
         self._camera = node.config.cameras[self._name]
@@ -81,8 +81,8 @@ class _Capture:
         self._outbox = Outbox(node.endpoints.publish)
         self._router = Router(node.endpoints.frames(self._name))
         self._server = RingServer(node.endpoints.ring(self._name), ring)
-        self._fates = Fates(ring.state, self._table, self._name, self._submit, node.log)
-        self._dispatcher = Dispatcher(self._table, self._send, self._fates.done)
+        self._outcomes = FrameOutcomes(ring.state, self._table, self._name, self._submit, node.log)
+        self._dispatcher = Dispatcher(self._table, self._send, self._outcomes.done)
         self.waiter = Waiter(self._router, self._server.fileno(), self._outbox.dealer)
         self._first_ns = 0  # when the first frame of this epoch was due; 0: not armed
         self._first_frame = 0
@@ -100,7 +100,7 @@ class _Capture:
         self._dispatcher.expire(now)
         self._server.serve()
         self._ended = self._ended or self._node.stopping
-        self._begun = self._begun or self._fates.begin(self._epoch, live=self._live)
+        self._begun = self._begun or self._outcomes.begin(self._epoch, live=self._live)
         if self._begun and not self._ended and (self._first_ns or self._dispatcher.has_worker):  # once armed, it waits for nobody
             self._acquire()
         self._dispatcher.grant(now)
@@ -111,7 +111,7 @@ class _Capture:
         if not draining:
             return True
         heard = self._dispatcher.end(self._epoch) or self._node.out_of_time
-        return not (heard and len(self._outbox) == 0 and self._fates.unsent == 0)
+        return not (heard and len(self._outbox) == 0 and self._outcomes.unsent == 0)
 
     def wait_ms(self) -> float:
         """How long nothing is due."""
@@ -124,7 +124,7 @@ class _Capture:
     @property
     def _may_drop(self) -> bool:
         """Whether a frame may be dropped for a newer one."""
-        return self._live and not self._fates.gaps_full
+        return self._live and not self._outcomes.gaps_full
 
     def _due_ns(self) -> int:
         """When the next frame arrives, monotonic."""
@@ -146,7 +146,7 @@ class _Capture:
             if self._table.free == 0:
                 if not self._may_drop:
                     return
-                self._fates.drop_oldest()
+                self._outcomes.drop_oldest()
             self._take(number)
 
     def _end(self) -> None:
@@ -155,16 +155,16 @@ class _Capture:
         self._ring.state.end()
 
     def _take(self, number: int) -> None:
-        slot = self._fates.writing()
+        slot = self._outcomes.writing()
         if slot is None:  # every frame is or was leased: the one that arrives is dropped
-            self._fates.drop_next(self._describe(number, None, 0))
+            self._outcomes.drop_next(self._describe(number, None, 0))
             return
         shot = self._source.read(number, self._ring.slot(slot.number))
         if shot is None:
             self._table.abandon(slot)
             self._end()
             return
-        self._fates.acquired(slot, self._describe(number, shot.shape, shot.length, shot.source, shot.reason))
+        self._outcomes.acquired(slot, self._describe(number, shot.shape, shot.length, shot.source, shot.reason))
 
     def _describe(self, number: int, shape: tuple[int, int] | None, length: int, source: str | None = None, reason: str = "") -> FrameMeta:
         return FrameMeta(
@@ -181,18 +181,18 @@ class _Capture:
 
     def _send(self, address: bytes, message: Message) -> None:
         if isinstance(message, Frame):
-            self._fates.leased(self._table.slots[message.ref.slot])
+            self._outcomes.leased(self._table.slots[message.ref.slot])
         self._router.send(address, message)
 
     def _drained(self) -> bool:
         """Whether every frame has ended; out of time, the rest is given up and said so."""
         if self._node.out_of_time:
-            self._fates.give_up()
+            self._outcomes.give_up()
         return self._table.in_flight == 0
 
     def _report(self, now: int, *, last: bool) -> None:
         """Send gaps that are complete and, once a second while something changes and publish takes it, the ledger."""
-        self._fates.send_gaps(everything=last)
+        self._outcomes.send_gaps(everything=last)
         if not self._begun or self._ledger_waits or (now < self._next_coverage_ns and not last):
             return
         account = self._ring.state.account()

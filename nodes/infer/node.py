@@ -7,12 +7,12 @@ from collections.abc import Callable
 import numpy as np
 
 from nodes.infer.engines.load import Loaded, load_engine
-from nodes.infer.judge import Judge, Pending
+from nodes.infer.inspector import Inspector, Pending
 from pipeline.config.topology import PREPROCESS, credits_for
 from pipeline.core.errors import ProtocolError
 from pipeline.core.tiles import Pixels, Preprocess, TiledFrame
-from pipeline.runtime.node import Node, resolve
-from pipeline.transport.link import FrameLink, Intake, Leased
+from pipeline.runtime.node import NodeContext, resolve
+from pipeline.transport.frame_receiver import CameraReceiver, FrameReceiver, Leased
 from pipeline.transport.messages import Frame
 from pipeline.transport.outbox import Outbox
 from pipeline.transport.sockets import Waiter
@@ -20,82 +20,82 @@ from pipeline.transport.sockets import Waiter
 IDLE_MS = 50.0
 
 
-def inspect(node: Node) -> None:
+def inspect(node: NodeContext) -> None:
     """Entry point: preprocess and infer joined in memory, frames straight from every camera's ring."""
     loaded = load_engine(node.config, node.model)
     preprocess: Preprocess = resolve(PREPROCESS)(node.config, loaded.model.recipe, node.log)
     outbox = Outbox(node.endpoints.publish)
-    judge = Judge(node.config, loaded, outbox)
+    inspector = Inspector(node.config, loaded, outbox)
     todo: deque[Leased] = deque()
 
     def on_ring(camera: str, memory: Pixels) -> None:
         if how := preprocess.adopt(camera, memory):
             node.log.info("ring of camera %s: %s", camera, how)
 
-    intakes = [
-        Intake(node.endpoints, camera, node.process.name, credits_for(node.config, camera), todo.append, loaded.id, on_ring)
+    cameras = [
+        CameraReceiver(node.endpoints, camera, node.process.name, credits_for(node.config, camera), todo.append, loaded.id, on_ring)
         for camera in node.config.cameras
     ]
 
     def take() -> bool:
         group = [todo.popleft() for _ in range(min(len(todo), preprocess.frames_at_once))]
         for leased, tiled in zip(group, preprocess([(leased.ref, leased.data) for leased in group]), strict=True):
-            judge.add(Pending(tiled, leased.current, leased.ack, leased.forget))
+            inspector.add(Pending(tiled, leased.current, leased.ack, leased.forget))
         return bool(group)
 
     def turn(now_ns: int) -> None:
-        for intake in intakes:
-            intake.turn(now_ns)
+        for camera in cameras:
+            camera.turn(now_ns)
 
-    _loop(node, loaded, judge, outbox, [i.link for i in intakes], turn, take)
+    _loop(node, loaded, inspector, outbox, [camera.frames for camera in cameras], turn, take)
 
 
-def infer(node: Node) -> None:
+def infer(node: NodeContext) -> None:
     """Entry point: tiles come over ZeroMQ from a preprocess node."""
     loaded = load_engine(node.config, node.model)
     outbox = Outbox(node.endpoints.publish)
-    judge = Judge(node.config, loaded, outbox)
+    inspector = Inspector(node.config, loaded, outbox)
     todo: deque[Pending] = deque()
 
     def receive(message: Frame, payload: list[memoryview]) -> None:
         frame, ref = _unpack(message, payload), message.ref
-        todo.append(Pending(frame, lambda: True, lambda invalid: link.ack(ref, invalid), lambda: link.forget(ref)))
+        todo.append(Pending(frame, lambda: True, lambda invalid: receiver.ack(ref, invalid), lambda: receiver.forget(ref)))
 
     credits = sum(credits_for(node.config, camera) for camera in node.config.cameras)
-    link = FrameLink(node.endpoints.tiles, node.process.name, credits, receive, loaded.id)
+    receiver = FrameReceiver(node.endpoints.tiles, node.process.name, credits, receive, loaded.id)
 
     def take() -> bool:
         if not todo:
             return False
-        judge.add(todo.popleft())
+        inspector.add(todo.popleft())
         return True
 
-    _loop(node, loaded, judge, outbox, [link], link.turn, take)
+    _loop(node, loaded, inspector, outbox, [receiver], receiver.turn, take)
 
 
 def _loop(
-    node: Node,
+    node: NodeContext,
     loaded: Loaded,
-    judge: Judge,
+    inspector: Inspector,
     outbox: Outbox,
-    links: list[FrameLink],
+    receivers: list[FrameReceiver],
     turn: Callable[[int], None],
     take: Callable[[], bool],
 ) -> None:
     """Until told to stop and nothing is held: sockets, waiting frames to tiles, engine, heartbeat."""
-    waiter = Waiter(*[link.dealer for link in links], outbox.dealer, judge.runner.fileno())
+    waiter = Waiter(*[receiver.dealer for receiver in receivers], outbox.dealer, inspector.runner.fileno())
     node.log.info("model %s, engine %s", loaded.id.name, loaded.engine.name)
 
     def facts() -> dict[str, object]:
         return {
             "engine": loaded.engine.name,
             "model": loaded.id.name,
-            "tiles": judge.tiles,
-            "batches": judge.batches,
-            "held": sum(map(len, links)),
-            "stale": judge.stale,
-            "refused": outbox.dealer.refused + sum(link.dealer.refused for link in links),
-            "golden_checks": judge.runner.checks,
+            "tiles": inspector.tiles,
+            "batches": inspector.batches,
+            "held": sum(map(len, receivers)),
+            "stale": inspector.stale,
+            "refused": outbox.dealer.refused + sum(receiver.dealer.refused for receiver in receivers),
+            "golden_checks": inspector.runner.checks,
         }
 
     told = False
@@ -103,22 +103,22 @@ def _loop(
         now = time.monotonic_ns()
         turn(now)
         outbox.turn(now)
-        judge.collect()
+        inspector.collect()
         more = take()
-        judge.feed()
+        inspector.feed()
         node.beat("running", facts)
         if node.stopping and not told:
             told = True
-            for link in links:
-                link.refuse_more()
-        if node.stopping and (node.out_of_time or not any(map(len, links))):
+            for receiver in receivers:
+                receiver.refuse_more()
+        if node.stopping and (node.out_of_time or not any(map(len, receivers))):
             break
-        waiter.wait(0 if more else judge.wait_ms(IDLE_MS))
+        waiter.wait(0 if more else inspector.wait_ms(IDLE_MS))
     node.beat("ended", facts, now=True)
-    for link in links:
-        link.dealer.close(flush_ms=200)
+    for receiver in receivers:
+        receiver.dealer.close(flush_ms=200)
     outbox.dealer.close(flush_ms=200)
-    judge.runner.close()
+    inspector.runner.close()
 
 
 def _unpack(message: Frame, payload: list[memoryview]) -> TiledFrame:

@@ -53,8 +53,8 @@ if TYPE_CHECKING:
     from ilcs_model.data.dataset import Dataset
     from ilcs_model.evaluation.metrics import Figures
     from ilcs_model.evaluation.robustness import Robustness
-    from ilcs_model.info import ModelInfo, Recipe
-    from nodes.infer.engines.golden import Engine
+    from ilcs_model.info import ModelInfo, TileRecipe
+    from nodes.infer.engines.golden_tiles import Engine
     from nodes.offline.eval_report import Speed
     from pipeline.core.tiles import Pixels
 
@@ -104,9 +104,8 @@ def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, boxes: b
     from ilcs_model.files import load_model
     from ilcs_model.info import digest, read_info
     from nodes.infer.engines.load import open_engine
-    from nodes.offline.eval import engines_cache, machine
     from nodes.offline.eval_report import Report
-    from nodes.offline.place import box_scores, refuse_without_boxes
+    from nodes.offline.locate import box_scores, refuse_without_boxes
 
     info, data = read_info(path), open_dataset(root, for_training=False)
     if info.recipe.decode == "rgb" and kind != "eager":
@@ -175,7 +174,7 @@ def seen_in_training(data: "Dataset", chosen: list[int], info: "ModelInfo") -> i
 class _Run:
     """One engine's judgement of one list of images, which are read anew for each pass: they may be more than memory holds."""
 
-    def __init__(self, engine: "Engine", files: list[Path], labels: NDArray[np.int64], recipe: "Recipe") -> None:
+    def __init__(self, engine: "Engine", files: list[Path], labels: NDArray[np.int64], recipe: "TileRecipe") -> None:
         self._engine, self._files, self._labels, self._recipe = engine, files, labels, recipe
 
     def measure(self, classes: tuple[str, ...], progress: Progress) -> tuple["Figures", "Speed"]:

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ilcs_model.data.images import Tile
     from ilcs_model.evaluation.heat import Picture, Shown
     from ilcs_model.info import ModelInfo
-    from nodes.offline.place import Seen
+    from nodes.offline.locate import Seen
 
 SHEET = "contact-sheet.png"
 RECORDS = "explain.jsonl"
@@ -119,7 +119,7 @@ def _look_at(network: "nn.Module", info: "ModelInfo", files: list[Path], unreada
     from rich.progress import track
 
     from ilcs_model.errors import DataError
-    from nodes.offline.place import BATCH, read, see
+    from nodes.offline.locate import BATCH, read, see
 
     groups = [files[k : k + BATCH] for k in range(0, len(files), BATCH)]
     for group in track(groups, "explain", console=Console(stderr=True), disable=not sys.stderr.isatty()):

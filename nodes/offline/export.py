@@ -10,9 +10,9 @@ import click
 import msgspec
 
 from nodes.infer.engines.contract import Network, Output
-from nodes.infer.engines.converted import Form
-from nodes.offline.exported import MARK, Exported, Part, folder_in, put, refuse_foreign
-from nodes.offline.proof import BATCH, Compared, Named, Proof, batches, compare
+from nodes.infer.engines.converted import Conversion
+from nodes.offline.export_folder import MARK, Exported, Part, folder_in, put, refuse_foreign
+from nodes.offline.export_proof import BATCH, Compared, Named, Proof, batches, compare
 from pipeline.config.model_file import find_model
 from pipeline.core.errors import ConfigError, LinepipeError
 
@@ -116,7 +116,7 @@ def _images(data: Path | None, split: str | None) -> Images | None:
     return Images(root=data, split=split, files=tuple(found.files[k] for k in rows))
 
 
-def _form(engine: str) -> Form[Any]:
+def _form(engine: str) -> Conversion[Any]:
     if engine == "onnx":
         from nodes.infer.engines.onnx import onnx_form
 
@@ -144,7 +144,7 @@ def _prove(source: Source, network: Network, images: Images | None) -> Proof:
     return Proof(golden=over_golden, images=over_images, data=images.root.resolve().name, split=images.split)
 
 
-def _describe(source: Source, engine: str, form: Form[Any], network: Network, files: tuple[str, ...], proof: Proof) -> Exported:
+def _describe(source: Source, engine: str, form: Conversion[Any], network: Network, files: tuple[str, ...], proof: Proof) -> Exported:
     from ilcs_model.info import code_version
 
     _, digest, info, trained = source

@@ -10,7 +10,7 @@ from nvidia.dali import Pipeline, fn, types
 
 from nodes.preprocess.opencv import open_frame
 from pipeline.config import Config
-from pipeline.config.model_file import Recipe
+from pipeline.config.model_file import TileRecipe
 from pipeline.core.errors import NodeError
 from pipeline.core.frame import FrameRef
 from pipeline.core.tiles import Box, Pixels, TiledFrame
@@ -22,7 +22,7 @@ INTERPOLATION = {"bilinear": types.INTERP_LINEAR}
 class TileGraph:
     """A built graph. ``backend`` ``"gpu"`` runs on torch's current CUDA device."""
 
-    def __init__(self, recipe: Recipe, backend: Literal["cpu", "gpu"], max_frames: int) -> None:
+    def __init__(self, recipe: TileRecipe, backend: Literal["cpu", "gpu"], max_frames: int) -> None:
         self._gpu = backend == "gpu"
         device_id = None
         if self._gpu:
@@ -50,7 +50,7 @@ class TileGraph:
         return [np.asarray(found[k])[..., 0] for k in range(len(frames))]
 
 
-def _tiles(recipe: Recipe, backend: Literal["cpu", "gpu"]) -> Any:
+def _tiles(recipe: TileRecipe, backend: Literal["cpu", "gpu"]) -> Any:
     """The graph: frames and where to cut -> (N, S, S, 1) a frame."""
     frames = fn.external_source(name="frames", device=backend, dtype=types.UINT8, layout="HWC", no_copy=backend == "cpu")
     first, starts, extents, places, column, stack = (
@@ -94,7 +94,7 @@ class DaliPreprocess:
     enters a batch. Should DALI fail all the same, the frames of that batch go one by one through a new graph.
     """
 
-    def __init__(self, config: Config, recipe: Recipe, log: logging.Logger, backend: Literal["cpu", "gpu"]) -> None:
+    def __init__(self, config: Config, recipe: TileRecipe, log: logging.Logger, backend: Literal["cpu", "gpu"]) -> None:
         """Builds the graph and runs it once. Raises what DALI or torch raise where they do not work (``RuntimeError``)."""
         self.name = f"dali-{backend}"
         self.frames_at_once = config.infer.max_batch

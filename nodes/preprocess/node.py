@@ -7,22 +7,22 @@ from typing import Any
 import msgspec
 import numpy as np
 
-from nodes.preprocess.choose import make_preprocess
+from nodes.preprocess.choose_preprocess import make_preprocess
 from pipeline.config.model_file import model_of_line, read_model
 from pipeline.config.topology import credits_for, workers
 from pipeline.core.errors import ProtocolError
 from pipeline.core.tiles import Pixels, TiledFrame
-from pipeline.runtime.node import Node
+from pipeline.runtime.node import NodeContext
 from pipeline.transport.dispatch import Dispatcher
+from pipeline.transport.frame_receiver import CameraReceiver, Leased
 from pipeline.transport.leases import LeaseTable, Slot
-from pipeline.transport.link import Intake, Leased
 from pipeline.transport.messages import Frame, Message, Tiled, from_worker
 from pipeline.transport.sockets import Router, Waiter
 
 IDLE_MS = 50.0
 
 
-def preprocess(node: Node) -> None:
+def preprocess(node: NodeContext) -> None:
     """Entry point: asks the cameras for frames once an infer node has asked it for tiles."""
     work = _Preprocess(node)
     while work.turn():
@@ -32,14 +32,16 @@ def preprocess(node: Node) -> None:
 
 
 class _Preprocess:
-    def __init__(self, node: Node) -> None:
+    def __init__(self, node: NodeContext) -> None:
         self._node = node
         path, _ = model_of_line(node.config.infer.model, node.model)
         model = read_model(path)
         self._preprocess = make_preprocess(node.config, model.recipe, node.log)
         self._todo: deque[Leased] = deque()
-        self._intakes = [
-            Intake(node.endpoints, camera, node.process.name, credits_for(node.config, camera), self._todo.append, on_ring=self._adopt)
+        self._cameras = [
+            CameraReceiver(
+                node.endpoints, camera, node.process.name, credits_for(node.config, camera), self._todo.append, on_ring=self._adopt
+            )
             for camera in node.config.cameras
         ]
         self._table = LeaseTable(sum(credits_for(node.config, camera) for camera in node.config.cameras))
@@ -49,7 +51,7 @@ class _Preprocess:
         self._workers = workers(node.config, "infer")
         self._armed = self._told = False
         self._frames = 0
-        self.waiter = Waiter(self._router, *[i.link.dealer for i in self._intakes])
+        self.waiter = Waiter(self._router, *[camera.frames.dealer for camera in self._cameras])
 
     def turn(self) -> bool:
         now = time.monotonic_ns()
@@ -57,8 +59,8 @@ class _Preprocess:
         self._dispatcher.expire(now)
         self._armed = self._armed or self._dispatcher.has_worker
         if self._armed:  # also while no infer node is known: capture must hear that this node lives
-            for intake in self._intakes:
-                intake.turn(now)
+            for camera in self._cameras:
+                camera.turn(now)
         group = [self._todo.popleft() for _ in range(min(len(self._todo), self._preprocess.frames_at_once))]
         for leased, tiled in zip(group, self._preprocess([(leased.ref, leased.data) for leased in group]), strict=True):
             self._offer(leased, tiled)
@@ -66,9 +68,9 @@ class _Preprocess:
         self._node.beat("running" if self._dispatcher.has_worker else "waiting", self.facts)
         if self._node.stopping and not self._told:
             self._told = True
-            for intake in self._intakes:
-                intake.link.refuse_more()
-        held = any(len(i.link) for i in self._intakes)
+            for camera in self._cameras:
+                camera.frames.refuse_more()
+        held = any(len(camera.frames) for camera in self._cameras)
         return not self._node.stopping or (held and not self._node.out_of_time)
 
     def wait_ms(self) -> float:
@@ -116,12 +118,12 @@ class _Preprocess:
         self._table.release(slot)
 
     def facts(self) -> dict[str, object]:
-        refused = self._router.refused + sum(i.link.dealer.refused for i in self._intakes)
-        return {"frames": self._frames, "held": sum(len(i.link) for i in self._intakes), "refused": refused}
+        refused = self._router.refused + sum(camera.frames.dealer.refused for camera in self._cameras)
+        return {"frames": self._frames, "held": sum(len(camera.frames) for camera in self._cameras), "refused": refused}
 
     def close(self) -> None:
-        for intake in self._intakes:
-            intake.link.dealer.close(flush_ms=200)
+        for camera in self._cameras:
+            camera.frames.dealer.close(flush_ms=200)
         self._router.close()
 
 

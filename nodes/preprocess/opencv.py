@@ -7,10 +7,10 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from nodes.preprocess.header import read_header
+from nodes.preprocess.image_header import read_header
 from pipeline.config import Config
 from pipeline.config import Preprocess as Settings
-from pipeline.config.model_file import Recipe
+from pipeline.config.model_file import TileRecipe
 from pipeline.core.errors import BadImageError
 from pipeline.core.frame import FrameRef
 from pipeline.core.tiles import Box, Pixels, TiledFrame, grid
@@ -22,7 +22,7 @@ class OpenCvPreprocess:
     name = "opencv-cpu"
     frames_at_once = 1  # a frame's tiles are there before the next frame is begun
 
-    def __init__(self, config: Config, recipe: Recipe) -> None:
+    def __init__(self, config: Config, recipe: TileRecipe) -> None:
         self._settings, self._side = config.preprocess, recipe.size_px
         self._max_pixels = config.limits.max_pixels
 

@@ -17,7 +17,7 @@ class Latency:
 
     def __init__(self) -> None:
         self._arrived: dict[int, Verdict] = {}  # by seq of the verdict's last event, until Redis has it
-        self._pieces: dict[str, Verdict] = {}  # by id of a held piece: taken when it becomes an event
+        self._parts: dict[str, Verdict] = {}  # by id of a held part: taken when it becomes an event
         self._stages = {stage: Histogram() for stage in STAGES}
 
     def spooled(self, seq: int, verdict: Verdict) -> None:
@@ -25,14 +25,14 @@ class Latency:
         if len(self._arrived) < MEASURED:
             self._arrived[seq] = msgspec.structs.replace(verdict, defects=())
 
-    def held(self, piece: str, verdict: Verdict) -> None:
-        """A piece waits for its neighbour."""
-        if len(self._pieces) < MEASURED:
-            self._pieces[piece] = msgspec.structs.replace(verdict, defects=())
+    def held(self, part: str, verdict: Verdict) -> None:
+        """A part waits for its neighbour."""
+        if len(self._parts) < MEASURED:
+            self._parts[part] = msgspec.structs.replace(verdict, defects=())
 
-    def joined(self, seq: int, pieces: list[str]) -> None:
-        """These pieces are an event now: its last frame counts."""
-        verdicts = [v for p in pieces if (v := self._pieces.pop(p, None)) is not None]
+    def joined(self, seq: int, parts: list[str]) -> None:
+        """These parts are an event now: its last frame counts."""
+        verdicts = [v for p in parts if (v := self._parts.pop(p, None)) is not None]
         if verdicts:
             self.spooled(seq, max(verdicts, key=lambda v: v.meta.frame))
 

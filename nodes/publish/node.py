@@ -8,16 +8,16 @@ from pathlib import Path
 
 import msgspec
 
+from nodes.publish.record_store import Store
 from nodes.publish.redis.sink import RedisSink
 from nodes.publish.spool.database import SpoolDamagedError, SpoolTroubleError
 from nodes.publish.spool.salvage import flag_path, open_spool
 from nodes.publish.spool.spool import Spool, StreamId, lock_spool
-from nodes.publish.store import Store
 from pipeline.core.errors import ConfigError, NodeError
 from pipeline.core.frame import Alarm
 from pipeline.redis.login import Login, writer_login
 from pipeline.redis.server import running_url
-from pipeline.runtime.node import Node
+from pipeline.runtime.node import NodeContext
 from pipeline.system.files import read_plain
 from pipeline.transport.messages import Durable, Message, Submit, from_client
 from pipeline.transport.sockets import Router, Waiter
@@ -28,7 +28,7 @@ GIVE_UP_NS = 5_000_000_000  # at the end: how long Redis may be away before the 
 GIVE_UP_EMBEDDED_NS = 18_000_000_000  # the supervisor replaces an embedded server that hangs, which takes as long
 
 
-def publish(node: Node) -> None:
+def publish(node: NodeContext) -> None:
     """Entry point: run until told to stop, then until Redis has everything or has been away for a while."""
     path = node.config.state / "spool" / "events.db"
     lock = lock_spool(path)
@@ -48,7 +48,7 @@ def publish(node: Node) -> None:
         os.close(lock)
 
 
-def _open(node: Node, path: Path) -> tuple[Spool, str]:
+def _open(node: NodeContext, path: Path) -> tuple[Spool, str]:
     """The spool, as soon as disk and locks allow. Raises ``ConfigError`` for what no waiting mends."""
     if path.is_dir():
         raise ConfigError(f"{path}: a folder lies where the spool should be; move it away")
@@ -67,7 +67,7 @@ def _open(node: Node, path: Path) -> tuple[Spool, str]:
         time.sleep(OPEN_AGAIN_S)
 
 
-def _flag(node: Node, path: Path) -> None:
+def _flag(node: NodeContext, path: Path) -> None:
     try:
         flag_path(path).touch()
     except OSError as exc:
@@ -75,7 +75,7 @@ def _flag(node: Node, path: Path) -> None:
 
 
 class _Publish:
-    def __init__(self, node: Node, path: Path, spool: Spool, news: str) -> None:
+    def __init__(self, node: NodeContext, path: Path, spool: Spool, news: str) -> None:
         self._node, self._path, self._spool = node, path, spool
         self._alarms: queue.SimpleQueue[Alarm] = queue.SimpleQueue()
         self._lifted: queue.SimpleQueue[StreamId] = queue.SimpleQueue()
@@ -83,7 +83,7 @@ class _Publish:
         if news:
             self._alarm("spool_damaged", True, f"{path}: {news}")
         run_seq = self._begin_run(node.config.state / "run.json")
-        for name in spool.raised.left_by(run_seq):
+        for name in spool.open_alarms.left_by(run_seq):
             self._alarm(name, False, f"{name} is over with the run in which it began")
         self._router = Router(node.endpoints.publish)
         publish = node.config.publish
@@ -99,7 +99,7 @@ class _Publish:
             confirmed=self._store.latency.confirmed,
             alarm=self._alarm,
             lifted=self._lifted.put,
-            on=spool.raised.names(),
+            on=spool.open_alarms.names(),
         )
         self.waiter = Waiter(self._router)
         self._away_since_ns = 0
@@ -176,7 +176,7 @@ class _Publish:
         return False
 
     def _count_backlog(self) -> int:
-        """Events, and pieces of some, that Redis does not have; the last count where the spool cannot be read just now."""
+        """Events, and parts of some, that Redis does not have; the last count where the spool cannot be read just now."""
         try:
             self._backlog = self._spool.backlog + self._store.held
         except SpoolTroubleError as exc:
@@ -205,7 +205,7 @@ class _Publish:
         self._spool.close()
 
 
-def _login(node: Node) -> Login:
+def _login(node: NodeContext) -> Login:
     if node.config.publish.redis == "embedded" and running_url(node.config.state) is None:
         raise ConfigError(
             "publish.redis: embedded is started by `linepipe run`, which does not run; for a node of its own give a redis:// URL"

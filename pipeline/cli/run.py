@@ -8,7 +8,7 @@ from pipeline.cli.options import Duration, read_config, with_config
 from pipeline.console.console import Console
 from pipeline.core.errors import ConfigError, LinepipeError
 from pipeline.diagnostics.check import check
-from pipeline.runtime.supervisor import Supervisor
+from pipeline.runtime.run_line import LineRun
 
 
 @click.command()
@@ -29,10 +29,10 @@ def run(config: Path, overrides: tuple[str, ...], for_s: float | None, frames: i
     if problems := check(settings):
         raise ConfigError("\n".join(f"{config}: {p}" for p in problems))
     with Console(settings) as console:
-        supervisor = Supervisor(settings, for_s=for_s, frames=frames, say=console.say, summary_path=summary)
+        line = LineRun(settings, for_s=for_s, frames=frames, say=console.say, summary_path=summary)
         try:
-            found = supervisor.run(console.tick)
+            found = line.run(console.tick)
         finally:
-            console.ledger(supervisor.summary)
+            console.ledger(line.summary)
     if found["error"] is not None:
         raise LinepipeError(found["error"])

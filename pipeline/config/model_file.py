@@ -16,7 +16,7 @@ from pipeline.system.user_path import is_file, is_folder
 MAX_HEADER_BYTES = 16 << 20
 
 
-class Recipe(msgspec.Struct, frozen=True, kw_only=True):
+class TileRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """How an image becomes a tile; the model was trained with exactly this."""
 
     decode: str
@@ -29,7 +29,7 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     classes: tuple[str, ...]
-    recipe: Recipe
+    recipe: TileRecipe
 
 
 def find_model(name: str) -> Path:

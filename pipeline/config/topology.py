@@ -32,7 +32,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
     camera: str | None = None
 
 
-PREPROCESS = "nodes.preprocess.choose:make_preprocess"
+PREPROCESS = "nodes.preprocess.choose_preprocess:make_preprocess"
 """What makes a ``pipeline.core.tiles.Preprocess`` from a configuration, a recipe and a logger."""
 
 

@@ -7,7 +7,7 @@ from typing import Any
 
 from pipeline.client import Events
 from pipeline.config import Config
-from pipeline.console.feed import Feed
+from pipeline.console.event_feed import EventFeed
 from pipeline.console.output import Output, Relay, printable
 
 LAST_LOOK_S = 1.0
@@ -27,7 +27,7 @@ class Console:
         together = self._terminal and os.isatty(1)  # one terminal: lines and progress must not mix
         self._out = self._err if together else Output(1, _encoding(sys.stdout), self._note_broken)
         self._relay = Relay(self._err, self._stderr)
-        self._feed: Feed | None = None
+        self._feed: EventFeed | None = None
 
     def say(self, text: str) -> None:
         """News, a line for each line of text."""
@@ -37,7 +37,7 @@ class Console:
     def tick(self, status: dict[str, Any]) -> None:
         """Show where things stand on a terminal, and events from now on; with the phase ``ended`` the last of them."""
         if self._feed is None:
-            self._feed = Feed(lambda: Events.of_line(self._config), self.say)
+            self._feed = EventFeed(lambda: Events.of_line(self._config), self.say)
         if status["phase"] in ("ended", "failed"):
             self._feed.finish(LAST_LOOK_S)
         elif self._terminal:

@@ -3,7 +3,6 @@
 Every field is always there; what may be unknown is null. Times are RFC 3339 in UTC.
 """
 
-import hashlib
 from datetime import UTC, datetime
 from typing import Any
 
@@ -84,11 +83,6 @@ Event = DefectEvent | GapEvent | CoverageEvent | AlarmEvent
 TYPES = ("defect", "gap", "coverage", "alarm")
 FIELDS = {str(kind.__struct_config__.tag): frozenset(kind.__struct_fields__) for kind in (DefectEvent, GapEvent, CoverageEvent, AlarmEvent)}
 """Names of the fields that every event of a type has."""
-
-
-def event_id(*parts: object) -> str:
-    """Deterministic id: the same frame and index give the same id, whoever computes it and however often."""
-    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]
 
 
 def timestamp(wall_ns: int) -> str:

@@ -4,8 +4,8 @@ from typing import Annotated
 
 import msgspec
 
-from pipeline.core.bounds import IMAGE, MANY, Count, Key, Label, Number, Reason, Score, Text, Word
 from pipeline.core.ledger import Account
+from pipeline.core.message_bounds import IMAGE, MANY, Count, Key, Label, Number, Reason, Score, Text, Word
 
 NEAR_PX = 32
 """Parts of one label that are this near to each other, in neighbouring tiles or frames, are one defect."""

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from pipeline.core.bounds import Count
+from pipeline.core.message_bounds import Count
 
 DROP_REASONS = ("full", "shutdown")
 """``full``: the ring had no free slot. ``shutdown``: the line was stopped before the frame was inspected."""

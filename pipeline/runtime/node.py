@@ -15,7 +15,7 @@ from pipeline.config import Config
 from pipeline.config.topology import Endpoints, Process, make_private, runtime_dir
 from pipeline.core.errors import LinepipeError
 from pipeline.system.files import keep_private
-from pipeline.transport.link import BOOT
+from pipeline.transport.frame_receiver import BOOT
 from pipeline.transport.messages import Status
 from pipeline.transport.sockets import Dealer
 
@@ -24,7 +24,7 @@ DRAIN_S = 20.0
 """How long a node that was told to stop may take to finish what it has."""
 
 
-class Node:
+class NodeContext:
     """What an entry point works with: configuration, addresses, the wish to stop, the heartbeat."""
 
     def __init__(
@@ -104,7 +104,7 @@ def run_node(
     keep_private()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {process.name} %(levelname)s %(message)s")
     folder = runtime_dir(config) if sockets is None else make_private(sockets)
-    node = Node(config, process, folder, ring_fd=ring_fd, frames=frames, model=model)
+    node = NodeContext(config, process, folder, ring_fd=ring_fd, frames=frames, model=model)
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: node.stop())
     if drain:

@@ -17,7 +17,7 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.events import TYPES
 from pipeline.core.histogram import Histogram
 from pipeline.core.ledger import Account
-from pipeline.runtime.process import Child
+from pipeline.runtime.node_process import NodeProcess
 from pipeline.system.files import part_of, write_durable
 
 STAGES = ("total", "capture", "preprocess", "infer", "publish")
@@ -25,7 +25,7 @@ STAGES = ("total", "capture", "preprocess", "infer", "publish")
 
 def summary(
     config: Config,
-    children: list[Child],
+    children: list[NodeProcess],
     accounts: dict[str, Account],
     epochs: dict[str, list[str]],
     duration_s: float,
@@ -55,7 +55,7 @@ def summary(
 
 def status(
     config: Config,
-    children: list[Child],
+    children: list[NodeProcess],
     accounts: dict[str, Account],
     duration_s: float,
     rate_s: float,
@@ -80,7 +80,7 @@ def status(
     }
 
 
-def _node(child: Child, awake_ns: int) -> dict[str, Any]:
+def _node(child: NodeProcess, awake_ns: int) -> dict[str, Any]:
     retry_s = child.retry_in_s(awake_ns)
     return {
         "state": child.state,
@@ -92,7 +92,7 @@ def _node(child: Child, awake_ns: int) -> dict[str, Any]:
     }
 
 
-def shortcoming(config: Config, children: list[Child], accounts: dict[str, Account], url: str, *, told: bool) -> str | None:
+def shortcoming(config: Config, children: list[NodeProcess], accounts: dict[str, Account], url: str, *, told: bool) -> str | None:
     """What a run that ended in order has not done; None if everything. ``told``: it was told to stop, so events may wait."""
     failed = [c.name for c in children if c.exit_code != 0]
     left = sum(account.in_flight for account in accounts.values())
@@ -109,7 +109,7 @@ def shortcoming(config: Config, children: list[Child], accounts: dict[str, Accou
     )
 
 
-def _latency(publish: Child) -> dict[str, dict[str, float | None]]:
+def _latency(publish: NodeProcess) -> dict[str, dict[str, float | None]]:
     found = {}
     for stage in STAGES:
         histogram = Histogram()

@@ -15,10 +15,10 @@ from typing import Annotated, Any, TypedDict
 import msgspec
 
 from pipeline.config import Config
-from pipeline.core.bounds import MANY, Count, Key, Label, Number, Reason, Text, Word
 from pipeline.core.errors import ProtocolError
 from pipeline.core.frame import Alarm, Coverage, FrameRef, Gap, ModelId, Publishable, Record, Verdict
 from pipeline.core.ledger import DROP_REASONS, FATES, INVALID_REASONS
+from pipeline.core.message_bounds import MANY, Count, Key, Label, Number, Reason, Text, Word
 
 VERSION = 1
 

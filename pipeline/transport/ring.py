@@ -17,15 +17,17 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
-from pipeline.core.errors import ConfigError, NodeError, ProtocolError
-from pipeline.core.frame import FrameRef
-from pipeline.transport.ring_state import RingState, Words, state_words
+from pipeline.core.errors import ConfigError, LinepipeError, NodeError, ProtocolError
+from pipeline.core.frame import FrameMeta, FrameRef
+from pipeline.core.ledger import NOTHING_YET, Account
+from pipeline.transport.ring_state import NO_EPOCH, RingState, Words, state_words
 
 MAGIC = 0x334B4E494C50494C  # "LIPLINK3"
 PAGE = mmap.PAGESIZE
@@ -243,3 +245,48 @@ def _data_start(slots: int) -> int:
 
 def _total(slots: int, slot_bytes: int) -> int:
     return _data_start(slots) + slots * slot_bytes
+
+
+class LineRings:
+    """One memfd for each of ``cameras``; their capture nodes make the rings in them."""
+
+    def __init__(self, cameras: Iterable[str]) -> None:
+        self.fds = {camera: new_memfd(f"linepipe-{camera}") for camera in cameras}
+        self.epochs: dict[str, list[str]] = {camera: [] for camera in self.fds}
+        """Lives of each camera's capture node, as far as ``note_epochs`` has seen them."""
+        self._mapped: dict[str, Ring] = {}
+
+    def exists(self, camera: str) -> bool:
+        """Whether its capture node has made the ring."""
+        return self._ring(camera) is not None
+
+    def ended(self, camera: str) -> bool:
+        """Whether its source has no further frame."""
+        ring = self._ring(camera)
+        return ring is not None and ring.state.ended
+
+    def accounts(self) -> dict[str, Account]:
+        """Every camera's ledger: true even when its capture node is dead."""
+        return {camera: ring.state.account() if (ring := self._ring(camera)) is not None else NOTHING_YET for camera in self.fds}
+
+    def held(self, camera: str) -> list[FrameMeta]:
+        """Frames in the ring that have not ended."""
+        ring = self._ring(camera)
+        return [row.meta for row in ring.state.rows() if row.meta is not None] if ring is not None else []
+
+    def note_epochs(self) -> None:
+        """Called each turn: a capture node begins its epoch in its ring, and cannot be restarted before this has been seen."""
+        for camera, epochs in self.epochs.items():
+            ring = self._ring(camera)
+            if ring is not None and (epoch := ring.state.epoch) != NO_EPOCH and epoch not in epochs:
+                epochs.append(epoch)
+
+    def _ring(self, camera: str) -> Ring | None:
+        """None while its capture node has not made it."""
+        fd = self.fds[camera]
+        if camera not in self._mapped and os.fstat(fd).st_size:
+            try:
+                self._mapped[camera] = Ring.attach(fd)
+            except LinepipeError:  # its header is being written
+                return None
+        return self._mapped.get(camera)

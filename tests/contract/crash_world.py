@@ -13,12 +13,12 @@ from typing import Any
 
 import numpy as np
 
-import pipeline.transport.link
-from nodes.capture.fates import Fates
+import pipeline.transport.frame_receiver
+from nodes.capture.frame_outcomes import FrameOutcomes
 from pipeline.core.frame import FrameMeta, FrameRef, Gap, Publishable, Verdict
 from pipeline.transport.dispatch import SILENT_NS, Dispatcher
+from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.leases import LeaseTable, holder_id
-from pipeline.transport.link import FrameLink
 from pipeline.transport.messages import Durable, Frame, Message, Ready, Submit
 from pipeline.transport.outbox import Outbox
 from pipeline.transport.ring import Ring, new_memfd
@@ -119,8 +119,8 @@ class Worker:
     def __init__(self, name: str, boot: str, fd: int, rng: random.Random) -> None:
         self.name, self.boot, self._ring, self._rng = name, boot, Ring.attach(fd), rng
         self.outbox = Outbox("")
-        self.link = FrameLink("", name, 2, self._take)
-        self.wire: Wire = self.link.dealer  # type: ignore[assignment]
+        self.receiver = FrameReceiver("", name, 2, self._take)
+        self.wire: Wire = self.receiver.dealer  # type: ignore[assignment]
         self.todo: list[FrameRef] = []
         self.heard_ns = 0
         self.had: set[int] = set()
@@ -130,8 +130,8 @@ class Worker:
         self.todo.append(message.ref)
 
     def turn(self, now_ns: int, most: int) -> None:
-        pipeline.transport.link.BOOT = self.boot
-        self.link.turn(now_ns)
+        pipeline.transport.frame_receiver.BOOT = self.boot
+        self.receiver.turn(now_ns)
         self.outbox.turn(now_ns)
         for _ in range(min(most, len(self.todo))):
             self._judge(self.todo.pop(0), now_ns)
@@ -139,12 +139,12 @@ class Worker:
     def _judge(self, ref: FrameRef, now_ns: int) -> None:
         pixel = int(self._ring.pixels(ref).reshape(-1)[:4].view(np.uint32)[0])
         if not self._ring.is_current(ref):
-            self.link.forget(ref)
+            self.receiver.forget(ref)
             return
         assert pixel == ref.meta.frame, "another frame's pixels"
         invalid = self._rng.choice(["", "", "truncated", "model"])  # of two workers, each may see it otherwise
         verdict = Verdict(meta=ref.meta, attempt=ref.attempt, model=None, invalid=invalid)
-        self.outbox.submit(verdict, now_ns, lambda stands: self.link.ack(ref, stands))
+        self.outbox.submit(verdict, now_ns, lambda stands: self.receiver.ack(ref, stands))
 
 
 class Capture:
@@ -164,8 +164,10 @@ class Capture:
         self.table = LeaseTable(SLOTS)
         self.outbox = Outbox("")
         self.sent: list[tuple[str, Message]] = []
-        self.fates = Fates(self.state, self.table, "top", lambda record, then: self.outbox.submit(record, self.now_ns, then), LOG)
-        self.dispatcher = Dispatcher(self.table, self._send, self.fates.done, lives=lambda _: False)
+        self.outcomes = FrameOutcomes(
+            self.state, self.table, "top", lambda record, then: self.outbox.submit(record, self.now_ns, then), LOG
+        )
+        self.dispatcher = Dispatcher(self.table, self._send, self.outcomes.done, lives=lambda _: False)
         self.now_ns = 0
         self.begun = False
         if self.state.epoch != NO_EPOCH:
@@ -175,7 +177,7 @@ class Capture:
         if isinstance(message, Frame):
             slot = self.table.slots[message.ref.slot]
             self.leasing(slot.holder, message.ref.meta.frame)
-            self.fates.leased(slot)
+            self.outcomes.leased(slot)
             self.sent.append((address.decode(), message))
 
     def turn(self, now_ns: int) -> None:
@@ -186,10 +188,10 @@ class Capture:
         self.begin()
         self.dispatcher.grant(now_ns)
         self.outbox.turn(now_ns)
-        self.fates.send_gaps(everything=False)
+        self.outcomes.send_gaps(everything=False)
 
     def begin(self) -> bool:
-        self.begun = self.begun or self.fates.begin(self.epoch, live=self.live)
+        self.begun = self.begun or self.outcomes.begin(self.epoch, live=self.live)
         return self.begun
 
     def acquire(self) -> None:
@@ -197,17 +199,17 @@ class Capture:
         if not self.begin():
             return
         if self.table.free == 0:
-            if not self.live or self.fates.gaps_full:
+            if not self.live or self.outcomes.gaps_full:
                 return
-            self.fates.drop_oldest()
+            self.outcomes.drop_oldest()
         number = self.state.next_frame
-        slot, about = self.fates.writing(), {"shape": None, "length": 4, "arrived_ns": 0, "captured_ns": 0}
+        slot, about = self.outcomes.writing(), {"shape": None, "length": 4, "arrived_ns": 0, "captured_ns": 0}
         meta = FrameMeta(camera="top", epoch=self.epoch, frame=number, **about)  # type: ignore[arg-type]
         if slot is None:
-            self.fates.drop_next(meta)
+            self.outcomes.drop_next(meta)
             return
         self.ring.slot(slot.number)[:4] = np.array([number], np.uint32).view(np.uint8)
-        self.fates.acquired(slot, meta)
+        self.outcomes.acquired(slot, meta)
 
 
 class World:
@@ -233,7 +235,7 @@ class World:
                 self.now_ns += 600_000_000
                 self._alive(self._drain)
         finally:
-            pipeline.transport.link.BOOT = "none"
+            pipeline.transport.frame_receiver.BOOT = "none"
         return self
 
     def close(self) -> None:
@@ -314,7 +316,7 @@ class World:
         elif action == "x" and self.rng.random() < 0.2:  # killed between two steps
             raise KilledError
         elif action == "g" and self.hurry:
-            capture.fates.give_up()
+            capture.outcomes.give_up()
 
     def _turn_capture(self, capture: Capture, *, delayed: bool = False) -> None:
         """``delayed``: some of what was sent arrives only next time."""
@@ -340,36 +342,36 @@ class World:
     def _unfinished(self) -> bool:
         assert self.now_ns < 10**13, "it never ends"
         capture = self.capture
-        return capture is None or not capture.begun or bool(capture.table.in_flight or len(capture.outbox) or capture.fates.unsent)
+        return capture is None or not capture.begun or bool(capture.table.in_flight or len(capture.outbox) or capture.outcomes.unsent)
 
     def _drain(self, capture: Capture) -> None:
         if self.hurry:
-            capture.fates.give_up()
+            capture.outcomes.give_up()
         for worker in self.workers:
             worker.turn(self.now_ns, 9)
             self.publish.serve(worker.outbox.dealer)  # type: ignore[arg-type]
             worker.turn(self.now_ns, 9)
         self._turn_capture(capture)
-        capture.fates.send_gaps(everything=True)
+        capture.outcomes.send_gaps(everything=True)
         self.publish.serve(capture.outbox.dealer)  # type: ignore[arg-type]
 
     def check(self) -> None:
         """Every frame that was acquired has exactly one fate on the disk, and the ledger counts just these."""
         assert self.capture is not None
-        fates: dict[int, list[str]] = {}
+        outcomes: dict[int, list[str]] = {}
         for record in self.publish.records.values():
             if isinstance(record, Verdict):
-                fates.setdefault(record.meta.frame, []).append(record.invalid)
+                outcomes.setdefault(record.meta.frame, []).append(record.invalid)
             elif isinstance(record, Gap) and record.last is not None:
                 for frame in range(record.first, record.last + 1):
-                    fates.setdefault(frame, []).append(record.reason)
-        assert {k: f for k, f in fates.items() if len(f) > 1} == {}, "frames with two fates"
+                    outcomes.setdefault(frame, []).append(record.reason)
+        assert {k: f for k, f in outcomes.items() if len(f) > 1} == {}, "frames with two outcomes"
         account = self.view.account()
-        assert sorted(fates) == list(range(account.acquired)), "frames without a fate"
+        assert sorted(outcomes) == list(range(account.acquired)), "frames without a fate"
         counted = {"": account.inspected, **account.dropped, **account.invalid}
-        assert {k: n for k, n in counted.items() if n} == Counter(f for (f,) in fates.values())
+        assert {k: n for k, n in counted.items() if n} == Counter(f for (f,) in outcomes.values())
         assert account.in_flight == 0
-        poison = {k for k, f in fates.items() if f == ["poison"]}
+        poison = {k for k, f in outcomes.items() if f == ["poison"]}
         assert not {k for k in poison if self.deaths[k] < 2}, "poison, though two workers did not die over it"
         told = {r.epoch for r in self.publish.records.values() if isinstance(r, Gap) and r.last is None}
         assert told == (set(self.found.values()) if self.live else set()), "deaths of nodes that had a frame, each told"

@@ -13,32 +13,32 @@ import pytest
 
 from nodes.publish.node import publish
 from nodes.publish.spool.database import Database
-from nodes.publish.spool.raised import ENDLESS, OWN
+from nodes.publish.spool.open_alarms import ENDLESS, OWN
 from nodes.publish.spool.salvage import flag_path
 from nodes.publish.spool.salvage import open_spool as open_checked
 from pipeline.config import Config, Publish
 from pipeline.config.topology import find_process
 from pipeline.core.events import AlarmEvent
 from pipeline.core.frame import Alarm
-from pipeline.runtime.node import Node
+from pipeline.runtime.node import NodeContext
 from tests.conftest import ROOT, Server
 from tests.contract.post import Post
 from tests.contract.test_publish_trouble import Publisher, fill, gap, verdict
 from tests.contract.test_spool import DAY_MS, Clock, open_spool
-from tests.unit.test_joiner import CONFIG
+from tests.unit.test_stitching import CONFIG
 
 SPAWN = multiprocessing.get_context("spawn")
 
 
 def run_node(config: Config, folder: Path) -> None:
-    publish(Node(config, find_process(config, "publish"), folder))
+    publish(NodeContext(config, find_process(config, "publish"), folder))
 
 
 class Mortal(Publisher):
     """A publish node in a process of its own, which can be killed."""
 
     def start(self) -> None:
-        self.node = Node(self.config, find_process(self.config, "publish"), self._folder)
+        self.node = NodeContext(self.config, find_process(self.config, "publish"), self._folder)
         self._process = SPAWN.Process(target=run_node, args=(self.config, self._folder), daemon=True)
         self._process.start()
 
@@ -178,9 +178,9 @@ def test_an_alarm_whose_beginning_was_purged_is_still_on(tmp_path: Path) -> None
 
     again = open_spool(tmp_path)
 
-    assert again.raised.names() == {"redis_away"}
+    assert again.open_alarms.names() == {"redis_away"}
     again.append([("k2", [event(2, "redis_away", False)])])
-    assert again.raised.names() == set()
+    assert again.open_alarms.names() == set()
     again.close()
 
 
@@ -201,9 +201,9 @@ def test_a_spool_that_does_not_say_which_alarms_are_on_has_their_events(tmp_path
     again, news = open_checked(path)
 
     assert ("damaged" in news) is damaged
-    assert again.raised.names() == {"disk_full", "node_died:publish"}
-    assert again.raised.left_by(3) == []
-    assert again.raised.left_by(5) == ["node_died:publish"]
+    assert again.open_alarms.names() == {"disk_full", "node_died:publish"}
+    assert again.open_alarms.left_by(3) == []
+    assert again.open_alarms.left_by(5) == ["node_died:publish"]
     again.close()
 
 

@@ -10,7 +10,7 @@ STEPS = 90
 @pytest.fixture(autouse=True)
 def _no_sockets(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.transport.outbox.Dealer", Wire)
-    monkeypatch.setattr("pipeline.transport.link.Dealer", Wire)
+    monkeypatch.setattr("pipeline.transport.frame_receiver.Dealer", Wire)
 
 
 def live_through(seed: int, cuts: tuple[int, ...] = (), *, watching: bool = False) -> int:

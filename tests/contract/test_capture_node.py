@@ -10,8 +10,8 @@ from nodes.capture.node import _Capture, open_source
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.topology import find_process
 from pipeline.core.frame import Coverage, FrameRef, Gap, Publishable, Verdict
-from pipeline.runtime.node import Node
-from pipeline.transport.link import FrameLink
+from pipeline.runtime.node import NodeContext
+from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.messages import Durable, Submit
 from pipeline.transport.ring import Ring, new_memfd
 from pipeline.transport.sockets import Router
@@ -19,7 +19,7 @@ from pipeline.transport.sockets import Router
 EPOCH = "a" * 32
 
 
-class Hasty(Node):
+class Hasty(NodeContext):
     """A node whose time to finish is over as soon as it is told to stop."""
 
     @property
@@ -39,7 +39,7 @@ class Line:
         self.ring = Ring.create(new_memfd("test"), camera.slots, source.slot_bytes)
         self.capture = _Capture(self.node, source, self.ring, EPOCH)
         self.held: list[FrameRef] = []
-        self.worker = FrameLink(self.node.endpoints.frames("top"), "inspect", 2, lambda message, _: self.held.append(message.ref))
+        self.worker = FrameReceiver(self.node.endpoints.frames("top"), "inspect", 2, lambda message, _: self.held.append(message.ref))
         self.submitted: dict[str, tuple[bytes, Publishable]] = {}
         self.ledgers: dict[int, Coverage] = {}
         self.alive, self.worker_runs = True, True

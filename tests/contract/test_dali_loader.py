@@ -12,7 +12,7 @@ from ilcs_model.data.dali_loader import dali_batches
 from ilcs_model.data.dataset import Dataset, open_dataset
 from ilcs_model.data.loader import Epoch, train_batches
 from ilcs_model.errors import DataError
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 from ilcs_model.training.run import train
 from ilcs_model.training.settings import Settings
 
@@ -35,7 +35,9 @@ def data(tmp_path: Path) -> Dataset:
 
 def test_a_seed_gives_the_tiles_of_the_other_loader(data: Dataset) -> None:
     """All that is drawn is drawn alike; grey levels differ by rounding only."""
-    pairs = zip(train_batches(data, Epoch(Recipe(), 8, (3, 1))), dali_batches(data, Epoch(Recipe(), 8, (3, 1)), device="cpu"), strict=True)
+    pairs = zip(
+        train_batches(data, Epoch(TileRecipe(), 8, (3, 1))), dali_batches(data, Epoch(TileRecipe(), 8, (3, 1)), device="cpu"), strict=True
+    )
 
     for (tiles, labels, _), (found, found_labels, _) in pairs:
         assert found.shape == tiles.shape == (8, 1, 300, 300)
@@ -46,7 +48,7 @@ def test_a_seed_gives_the_tiles_of_the_other_loader(data: Dataset) -> None:
 
 def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another(data: Dataset) -> None:
     def tiles(seed: tuple[int, int]) -> torch.Tensor:
-        return torch.cat([batch.tiles for batch in dali_batches(data, Epoch(Recipe(), 8, seed), device="cpu")])
+        return torch.cat([batch.tiles for batch in dali_batches(data, Epoch(TileRecipe(), 8, seed), device="cpu")])
 
     assert torch.equal(tiles((0, 1)), tiles((0, 1)))
     assert not torch.equal(tiles((0, 1)), tiles((0, 2)))
@@ -58,7 +60,7 @@ def test_a_damaged_image_is_named(data: Dataset) -> None:
     path.write_bytes(jpeg[:1000] + b"\xff\xd9")
 
     with pytest.raises(DataError, match=path.name):
-        list(dali_batches(data, Epoch(Recipe(), 8, (0, 0)), device="cpu"))
+        list(dali_batches(data, Epoch(TileRecipe(), 8, (0, 0)), device="cpu"))
 
 
 def test_training_uses_the_loader_that_is_named_and_says_so(tmp_path: Path) -> None:

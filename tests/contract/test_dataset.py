@@ -10,9 +10,9 @@ import pytest
 from ilcs_model.data.dataset import open_dataset
 from ilcs_model.data.loader import plain_batches
 from ilcs_model.errors import DataError
-from ilcs_model.info import Recipe
-from nodes.publish.images import ImageArchive
-from nodes.publish.record import events_of
+from ilcs_model.info import TileRecipe
+from nodes.publish.image_archive import ImageArchive
+from nodes.publish.make_events import events_of
 from pipeline.config import Camera, Config, Infer
 from pipeline.core.events import DefectEvent
 from pipeline.core.frame import Defect, ModelId, Verdict
@@ -75,7 +75,7 @@ def test_the_images_that_a_line_stores_are_a_data_folder(tmp_path: Path) -> None
     assert data.classes == ("rolled-in_scale", "scratches", "slag_inclusion")
     assert (len(data.split("train")), len(data.split("test"))) == (54, 6)
     assert any("patches" in remark for remark in data.remarks)
-    tiles, labels_ = next(plain_batches(data, data.split("test"), Recipe(), 6))
+    tiles, labels_ = next(plain_batches(data, data.split("test"), TileRecipe(), 6))
     assert (tiles.shape, labels_.tolist()) == ((6, 1, 300, 300), [0, 0, 1, 1, 2, 2])
 
 

@@ -17,7 +17,7 @@ from nodes.infer.engines.compiled import CompiledEngine
 from nodes.infer.engines.contract import softmax
 from nodes.infer.engines.cuda import batch_sizes
 from nodes.infer.engines.eager import EagerEngine
-from nodes.infer.engines.golden import Engine
+from nodes.infer.engines.golden_tiles import Engine
 from nodes.infer.engines.load import _best, load_engine
 from nodes.infer.engines.onnx import OnnxEngine
 from nodes.infer.engines.openvino import OpenVinoEngine

@@ -14,8 +14,8 @@ import torch
 from ilcs_model.data.corrupt import KINDS
 from ilcs_model.data.dataset import open_dataset
 from ilcs_model.data.loader import plain_batches
-from ilcs_model.evaluation.judge import predict, top1
 from ilcs_model.evaluation.metrics import measure
+from ilcs_model.evaluation.predict import predict, top1
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import digest
 from nodes.offline.eval import BATCH, TIMED

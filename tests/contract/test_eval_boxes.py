@@ -11,7 +11,7 @@ import torch
 
 from ilcs_model import create
 from ilcs_model.files import load_model, save_model
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 from pipeline.cli.main import main
 from tests.contract.tiny import write_locating_model
 
@@ -82,7 +82,7 @@ def test_a_colour_model_is_judged_by_eager_alone(
     info = load_model(template)[1]
     monkeypatch.undo()
     torch.manual_seed(0)
-    info = msgspec.structs.replace(info, architecture="mobilenet_v2", classes=("blue", "red"), recipe=Recipe(decode="rgb", size_px=32))
+    info = msgspec.structs.replace(info, architecture="mobilenet_v2", classes=("blue", "red"), recipe=TileRecipe(decode="rgb", size_px=32))
     save_model(path := tmp_path / "colour.safetensors", create("mobilenet_v2", 2).eval(), info)
     for label, bgr in (("blue", (220, 30, 30)), ("red", (30, 30, 220))):
         (tmp_path / "data" / label).mkdir(parents=True)

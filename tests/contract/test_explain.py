@@ -20,9 +20,9 @@ from ilcs_model.data.images import read_image
 from ilcs_model.errors import DataError
 from ilcs_model.evaluation.heat import look
 from ilcs_model.files import load_model, save_model
-from ilcs_model.info import ModelInfo, Recipe
-from nodes.infer.verdict import Tiles, _place
-from nodes.offline.place import box_scores
+from ilcs_model.info import ModelInfo, TileRecipe
+from nodes.infer.join_tiles import Tiles, _place
+from nodes.offline.locate import box_scores
 from pipeline.cli.main import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -62,7 +62,7 @@ def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
             name="lamps",
             architecture="lamps",
             classes=CLASSES,
-            recipe=Recipe(size_px=SIDE, decode=decode),
+            recipe=TileRecipe(size_px=SIDE, decode=decode),
             mean=0.0,
             std=1.0,
             data={},

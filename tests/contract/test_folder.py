@@ -14,13 +14,13 @@ import pytest
 
 from nodes.capture.node import open_source
 from nodes.capture.sources import folder as folder_module
-from nodes.capture.sources.contract import Shot, Source
 from nodes.capture.sources.folder import FolderSource
+from nodes.capture.sources.source import Source, SourceFrame
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.topology import find_process
 from pipeline.core.errors import ConfigError
 from pipeline.diagnostics.doctor import _memory
-from pipeline.runtime.node import Node
+from pipeline.runtime.node import NodeContext
 
 EPOCH = "a" * 32
 SLOT = 4096
@@ -36,7 +36,7 @@ class Camera1:
         self.runtime.mkdir()
         self.camera = Camera(source=f"folder:{self.images}", slots=8)
         config = Config(line="l", cameras={"top": self.camera}, infer=Infer(model="m"), state_dir=str(home))
-        self.node = Node(config, find_process(config, "capture.top"), self.runtime)
+        self.node = NodeContext(config, find_process(config, "capture.top"), self.runtime)
 
     @property
     def kept(self) -> Path:
@@ -58,7 +58,7 @@ def top(tmp_path: Path) -> Iterator[Camera1]:
     found.node.close()
 
 
-def read(source: Source, number: int) -> tuple[Shot, bytes]:
+def read(source: Source, number: int) -> tuple[SourceFrame, bytes]:
     into = np.zeros(SLOT, np.uint8)
     shot = source.read(number, into)
     assert shot is not None

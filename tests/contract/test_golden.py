@@ -12,10 +12,10 @@ import numpy as np
 import pytest
 
 import ilcs_model.export
+from nodes.infer.batches import EngineRunner
 from nodes.infer.engines.contract import Output
 from nodes.infer.engines.load import load_engine
 from nodes.infer.engines.openvino import OpenVinoEngine
-from nodes.infer.runner import EngineRunner
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.model_file import find_model
 from pipeline.core.errors import NodeError

@@ -12,8 +12,8 @@ import pytest
 import zmq
 
 from pipeline.transport.dispatch import Dispatcher
+from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.leases import LeaseTable, Slot
-from pipeline.transport.link import FrameLink
 from pipeline.transport.messages import Frame
 from pipeline.transport.sockets import AT_ONCE, Router
 from tests.unit.frames import meta
@@ -36,20 +36,20 @@ class Desk:
         self.table = LeaseTable(64)
         self.router = Router(endpoint)
         self.dispatcher = Dispatcher(self.table, self.router.send, self._done)
-        self.links: list[FrameLink] = []
+        self.receivers: list[FrameReceiver] = []
         self.got: list[int] = []
         self.ended: list[int] = []
         self._frames, self._next = frames, 0
 
-    def link(self, endpoint: str, worker: str, *, acks: bool = True) -> FrameLink:
+    def receiver(self, endpoint: str, worker: str, *, acks: bool = True) -> FrameReceiver:
         def receive(message: Frame, _: list[memoryview]) -> None:
             self.got.append(message.ref.meta.frame)
             if acks:
-                link.ack(message.ref)
+                receiver.ack(message.ref)
 
-        link = FrameLink(endpoint, worker, credits=8, on_frame=receive)
-        self.links.append(link)
-        return link
+        receiver = FrameReceiver(endpoint, worker, credits=8, on_frame=receive)
+        self.receivers.append(receiver)
+        return receiver
 
     def _done(self, slot: Slot, invalid: str) -> None:
         assert slot.meta is not None
@@ -67,12 +67,12 @@ class Desk:
             for address, message, _ in self.router.receive():
                 self.dispatcher.receive(address, message, now)
             self.dispatcher.grant(now)
-            for link in self.links:
-                link.turn(now)
+            for receiver in self.receivers:
+                receiver.turn(now)
 
     def close(self) -> None:
-        for link in self.links:
-            link.dealer.close()
+        for receiver in self.receivers:
+            receiver.dealer.close()
         self.router.close()
 
 
@@ -90,7 +90,7 @@ def desk(endpoint: str) -> Iterator[Desk]:
 
 
 def test_every_frame_arrives_and_ends_once_in_order(desk: Desk, endpoint: str) -> None:
-    desk.link(endpoint, "w")
+    desk.receiver(endpoint, "w")
 
     desk.pump(lambda: len(desk.ended) == FRAMES)
 
@@ -98,8 +98,8 @@ def test_every_frame_arrives_and_ends_once_in_order(desk: Desk, endpoint: str) -
 
 
 def test_two_workers_share_the_frames(desk: Desk, endpoint: str) -> None:
-    desk.link(endpoint, "a")
-    desk.link(endpoint, "b")
+    desk.receiver(endpoint, "a")
+    desk.receiver(endpoint, "b")
 
     desk.pump(lambda: len(desk.ended) == FRAMES)
 
@@ -108,23 +108,23 @@ def test_two_workers_share_the_frames(desk: Desk, endpoint: str) -> None:
 
 def test_the_end_is_confirmed_only_when_nothing_is_held(desk: Desk, endpoint: str) -> None:
     """PUSH/PULL would lose the last messages of a clean close; here the close waits for the answer."""
-    link = desk.link(endpoint, "w")
+    receiver = desk.receiver(endpoint, "w")
     desk.pump(lambda: len(desk.ended) == FRAMES)
 
     desk.pump(lambda: desk.dispatcher.end("e1"))
 
-    assert len(link) == 0
+    assert len(receiver) == 0
 
 
 def test_a_worker_that_comes_back_under_its_name_gets_the_frames_it_had(desk: Desk, endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("pipeline.transport.link.PID", ended_process())
-    dead = desk.link(endpoint, "w", acks=False)
+    monkeypatch.setattr("pipeline.transport.frame_receiver.PID", ended_process())
+    dead = desk.receiver(endpoint, "w", acks=False)
     desk.pump(lambda: len(desk.got) == 8)
-    desk.links.remove(dead)
+    desk.receivers.remove(dead)
     dead.dealer.close()
 
-    monkeypatch.setattr("pipeline.transport.link.BOOT", "another life")
-    desk.link(endpoint, "w")
+    monkeypatch.setattr("pipeline.transport.frame_receiver.BOOT", "another life")
+    desk.receiver(endpoint, "w")
     desk.pump(lambda: len(desk.ended) == FRAMES)
 
     assert sorted(desk.ended) == list(range(FRAMES))
@@ -137,7 +137,7 @@ def test_garbage_is_counted_and_harms_nobody(desk: Desk, endpoint: str) -> None:
     peer.connect(endpoint)
     for parts in ([b""], [b"\x00" * 1000], [b"{}"], [b"x"] * 9, [b"\x93\x01\x02"]):
         peer.send_multipart(parts)
-    desk.link(endpoint, "w")
+    desk.receiver(endpoint, "w")
 
     desk.pump(lambda: len(desk.ended) == FRAMES and desk.router.refused == 5)
 
@@ -177,7 +177,7 @@ def test_sockets_carry_large_parts_whole(tmp_path: Path) -> None:
     endpoint = f"ipc://{tmp_path}/large"
     router = Router(endpoint)
     got: list[list[bytes]] = []
-    link = FrameLink(endpoint, "w", 4, lambda _, payload: got.append([bytes(p) for p in payload]))
+    receiver = FrameReceiver(endpoint, "w", 4, lambda _, payload: got.append([bytes(p) for p in payload]))
     table = LeaseTable(1)
     slot = table.write()
     assert slot is not None
@@ -188,12 +188,12 @@ def test_sockets_carry_large_parts_whole(tmp_path: Path) -> None:
 
     while not got:
         now = time.monotonic_ns()
-        link.turn(now)
+        receiver.turn(now)
         for address, message, _ in router.receive():
             dispatcher.receive(address, message, now)
         dispatcher.grant(now)
         stop.wait(0.001)
 
     assert got == [list(payload)]
-    link.dealer.close()
+    receiver.dealer.close()
     router.close()

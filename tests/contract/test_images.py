@@ -15,7 +15,7 @@ from ilcs_model.data.dataset import Box, Dataset, mask_of, open_dataset
 from ilcs_model.data.images import read_image
 from ilcs_model.data.loader import Epoch, answers, draw_group, plain_batches
 from ilcs_model.errors import DataError
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 from tests.contract.images import write_image
 
 RNG = np.random.default_rng(0)
@@ -163,7 +163,7 @@ def test_boxes_outside_their_image_are_named(boxed: Callable[..., Dataset]) -> N
 
 
 def test_the_target_map_shows_the_boxes_nothing_on_clean_images_and_leaves_open_what_is_not_known(boxed: Callable[..., Dataset]) -> None:
-    data, epoch, group = boxed((0, 0, 30, 20)), Epoch(Recipe(size_px=32), 3, (0, 0)), np.arange(3)
+    data, epoch, group = boxed((0, 0, 30, 20)), Epoch(TileRecipe(size_px=32), 3, (0, 0)), np.arange(3)
 
     labels, maps = answers(data, group, draw_group(data, group, [(20, 30)] * 3, epoch), epoch)
 
@@ -177,11 +177,11 @@ def test_colour_gives_three_channels_and_grey_one(tmp_path: Path) -> None:
     red[:, :, 2] = 200  # OpenCV writes blue first
     data = folder_of(tmp_path, {"x/1.png": encoded(red), "y/1.png": encoded(red[:4])})
 
-    tiles, labels = next(plain_batches(data, [1, 0], Recipe(size_px=16, decode="rgb"), 2))
+    tiles, labels = next(plain_batches(data, [1, 0], TileRecipe(size_px=16, decode="rgb"), 2))
 
     assert (tiles.shape, tiles.dtype, labels.tolist()) == ((2, 3, 16, 16), torch.uint8, [1, 0])
     assert tiles[0].float().mean((1, 2)).tolist() == [200, 0, 0]
-    assert next(plain_batches(data, [0], Recipe(size_px=16), 2))[0].shape == (1, 1, 16, 16)
+    assert next(plain_batches(data, [0], TileRecipe(size_px=16), 2))[0].shape == (1, 1, 16, 16)
 
 
 def noisy_grey(channels: int = 3) -> np.ndarray:

@@ -11,11 +11,11 @@ from ilcs_model import create
 from ilcs_model.errors import ModelFileError
 from ilcs_model.export import fold_norms, to_openvino
 from ilcs_model.files import load_model, save_model
-from ilcs_model.info import ModelInfo, Recipe
+from ilcs_model.info import ModelInfo, TileRecipe
 from ilcs_model.networks.normalise import MEAN, STD
-from ilcs_model.silent import import_openvino
+from ilcs_model.no_telemetry import import_openvino
 from nodes.infer.engines.eager import EagerEngine
-from nodes.infer.engines.golden import golden_tiles
+from nodes.infer.engines.golden_tiles import golden_tiles
 
 SIDE = 64
 
@@ -33,7 +33,7 @@ def write(path: Path, name: str, *, miam: bool, said: bool | None = None) -> nn.
         name="test",
         architecture=name,
         classes=("a", "b", "c"),
-        recipe=Recipe(size_px=SIDE),
+        recipe=TileRecipe(size_px=SIDE),
         mean=MEAN,
         std=STD,
         data={},

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import zmq
 
-from pipeline.runtime.node import Node
+from pipeline.runtime.node import NodeContext
 from pipeline.transport.sockets import Dealer, Router
 
 RUN = """
@@ -25,18 +25,18 @@ sys.exit(run_node(load(Path(sys.argv[1])), Process(name="inspect", entry=entry),
 """
 
 
-def takes_all_descriptors(node: Node) -> None:
+def takes_all_descriptors(node: NodeContext) -> None:
     while True:
         os.open(os.devnull, os.O_RDONLY)
 
 
-def connects_without_descriptors(node: Node) -> None:
+def connects_without_descriptors(node: NodeContext) -> None:
     with contextlib.suppress(OSError):
         takes_all_descriptors(node)
     Dealer(node.endpoints.publish)
 
 
-def listens_without_descriptors(node: Node) -> None:
+def listens_without_descriptors(node: NodeContext) -> None:
     """There are some for a socket, and then none for its address."""
     free = [os.open(os.devnull, os.O_RDONLY) for _ in range(40)]
     with contextlib.suppress(OSError):
@@ -50,7 +50,7 @@ def listens_without_descriptors(node: Node) -> None:
         os.open(os.devnull, os.O_RDONLY)
 
 
-def takes_all_memory(node: Node) -> None:
+def takes_all_memory(node: NodeContext) -> None:
     bytearray(1 << 60)
 
 

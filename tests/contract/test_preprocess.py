@@ -14,17 +14,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nodes.infer.engines.openvino import OpenVinoEngine
-from nodes.preprocess.choose import make_preprocess
+from nodes.preprocess.choose_preprocess import make_preprocess
 from nodes.preprocess.dali import DaliPreprocess, TileGraph
 from nodes.preprocess.opencv import cut
 from pipeline.config import Camera, Config, Infer, Preprocess
-from pipeline.config.model_file import Recipe, find_model
+from pipeline.config.model_file import TileRecipe, find_model
 from pipeline.core.errors import ConfigError, NodeError
 from pipeline.core.frame import FrameMeta, FrameRef
 from pipeline.core.tiles import Pixels, TiledFrame, grid
 from pipeline.system.cuda import driver
 
-RECIPE = Recipe(decode="grey", size_px=300, resize="bilinear")
+RECIPE = TileRecipe(decode="grey", size_px=300, resize="bilinear")
 LOG = logging.getLogger("test")
 Run = Callable[..., list[TiledFrame]]
 
@@ -242,7 +242,7 @@ def test_a_gpu_that_cannot_be_used_is_passed_over_and_named(monkeypatch: pytest.
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("the CUDA device can be used")
-    monkeypatch.setattr("nodes.preprocess.choose.driver", object)
+    monkeypatch.setattr("nodes.preprocess.choose_preprocess.driver", object)
     on_cpu = msgspec.structs.replace(config("auto", "grid", 300, 0), infer=Infer(model="ilcs-neu", engine="openvino"))
 
     assert make_preprocess(on_cpu, RECIPE, LOG).name == "opencv-cpu"
@@ -252,17 +252,17 @@ def test_a_gpu_that_cannot_be_used_is_passed_over_and_named(monkeypatch: pytest.
 
 
 def test_torch_is_imported_before_dali_where_both_use_the_device() -> None:
-    """The other way round, DALI's first graph on the device is aborted: see ``nodes.preprocess.choose``."""
+    """The other way round, DALI's first graph on the device is aborted: see ``nodes.preprocess.choose_preprocess``."""
     code = """
 import logging, sys
-from nodes.preprocess.choose import make_preprocess
+from nodes.preprocess.choose_preprocess import make_preprocess
 from pipeline.config import Camera, Config, Infer, Preprocess
 from pipeline.core.errors import ConfigError
-from pipeline.config.model_file import Recipe
+from pipeline.config.model_file import TileRecipe
 cameras = {"top": Camera(source="folder:x")}
 config = Config(line="l", cameras=cameras, infer=Infer(model="m"), preprocess=Preprocess(device="gpu"), state_dir="x")
 try:
-    make_preprocess(config, Recipe(decode="grey", size_px=300, resize="bilinear"), logging.getLogger())
+    make_preprocess(config, TileRecipe(decode="grey", size_px=300, resize="bilinear"), logging.getLogger())
 except ConfigError:  # no CUDA device
     pass
 print([name for name in sys.modules if name in ("torch", "nvidia.dali")])

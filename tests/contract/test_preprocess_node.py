@@ -9,8 +9,8 @@ import pytest
 from nodes.preprocess.node import _Preprocess
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.topology import find_process
-from pipeline.runtime.node import Node
-from pipeline.transport.link import FrameLink
+from pipeline.runtime.node import NodeContext
+from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.messages import Ready
 from pipeline.transport.ring import Ring, RingServer, new_memfd
 from pipeline.transport.sockets import Router
@@ -28,11 +28,11 @@ class Line:
             state_dir=str(folder),
             placement=placement,  # type: ignore[arg-type]
         )
-        self.node = Node(config, find_process(config, "pre"), folder)
+        self.node = NodeContext(config, find_process(config, "pre"), folder)
         self.camera = Router(self.node.endpoints.frames("top"))
         self.rings = RingServer(self.node.endpoints.ring("top"), Ring.create(new_memfd("test"), slots=4, slot_bytes=4096))
         self.preprocess = _Preprocess(self.node)
-        self.infer = FrameLink(self.node.endpoints.tiles, "gpu", 2, lambda *_: None)
+        self.infer = FrameReceiver(self.node.endpoints.tiles, "gpu", 2, lambda *_: None)
         self.infer_runs = True
         self.heartbeats = 0
 

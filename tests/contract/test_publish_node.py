@@ -9,21 +9,21 @@ import msgspec
 import pytest
 
 from nodes.publish.node import _Publish, publish
+from nodes.publish.record_store import Store
 from nodes.publish.spool.salvage import open_spool
 from nodes.publish.spool.spool import Spool
-from nodes.publish.store import Store
 from pipeline.client import Events
 from pipeline.config import Publish
 from pipeline.config.topology import find_process
 from pipeline.core.frame import ModelId, Verdict
-from pipeline.runtime.node import Node
+from pipeline.runtime.node import NodeContext
 from pipeline.transport.outbox import Outbox
 from tests.conftest import Server
 from tests.unit.frames import meta
-from tests.unit.test_joiner import CONFIG, END, START, piece
+from tests.unit.test_stitching import CONFIG, END, START, part
 
 
-class Stopped(Node):
+class Stopped(NodeContext):
     """Told to stop as its first heartbeat goes out: the supervisor may act on it while the turn of the loop goes on."""
 
     def beat(self, state: str, facts: Callable[[], dict[str, Any]], *, now: bool = False) -> None:
@@ -33,16 +33,16 @@ class Stopped(Node):
 
 
 @pytest.fixture
-def node(server: Server, tmp_path: Path) -> Iterator[Node]:
+def node(server: Server, tmp_path: Path) -> Iterator[NodeContext]:
     config = msgspec.structs.replace(CONFIG, state_dir=str(tmp_path), publish=Publish(redis=server.url))
     node = Stopped(config, find_process(config, "publish"), tmp_path)
     yield node
     node.close()
 
 
-def test_pieces_become_events_whenever_the_node_is_told_to_stop(node: Node, server: Server) -> None:
+def test_parts_become_events_whenever_the_node_is_told_to_stop(node: NodeContext, server: Server) -> None:
     spool = Spool(node.config.state / "spool" / "events.db", durable=True)
-    spool.append([("verdict/5", []), ("verdict/6", [])], {"verdict/5": [piece(5, END)], "verdict/6": [piece(6, START)]})
+    spool.append([("verdict/5", []), ("verdict/6", [])], {"verdict/5": [part(5, END)], "verdict/6": [part(6, START)]})
 
     publish(node)
 
@@ -57,7 +57,7 @@ def verdict(frame: int, invalid: str) -> Verdict:
     return Verdict(meta=meta(frame, camera="top"), attempt=1, model=model, invalid=invalid)
 
 
-def submitted(node: Node, *verdicts: Verdict) -> list[str]:
+def submitted(node: NodeContext, *verdicts: Verdict) -> list[str]:
     """What publish says of these verdicts, given one after the other, each by a process of its own."""
     path = node.config.state / "spool" / "events.db"
     path.parent.mkdir()
@@ -77,7 +77,7 @@ def submitted(node: Node, *verdicts: Verdict) -> list[str]:
     return told
 
 
-def test_the_first_verdict_of_a_frame_stands_and_later_ones_are_told_which_it_is(node: Node) -> None:
+def test_the_first_verdict_of_a_frame_stands_and_later_ones_are_told_which_it_is(node: NodeContext) -> None:
     """Else a frame that was inspected would be counted as poison, when its worker died after it had said so."""
 
     said = [(1, ""), (1, "poison"), (2, "poison"), (2, ""), (3, "truncated"), (3, "shutdown"), (3, "truncated")]
@@ -85,7 +85,7 @@ def test_the_first_verdict_of_a_frame_stands_and_later_ones_are_told_which_it_is
     assert submitted(node, *[verdict(*s) for s in said]) == ["", "", "poison", "poison", "truncated", "truncated", "truncated"]
 
 
-def test_two_verdicts_of_a_frame_that_come_at_once_are_told_which_stands(node: Node) -> None:
+def test_two_verdicts_of_a_frame_that_come_at_once_are_told_which_stands(node: NodeContext) -> None:
     path = node.config.state / "spool" / "events.db"
     path.parent.mkdir()
     spool, _ = open_spool(path)

@@ -16,13 +16,13 @@ from pipeline.config import Config, Publish
 from pipeline.config.topology import find_process
 from pipeline.core.errors import NodeError
 from pipeline.core.frame import Alarm, Defect, Gap, ModelId, Publishable, Verdict
-from pipeline.runtime.node import Node
+from pipeline.runtime.node import NodeContext
 from pipeline.transport.messages import Submit
 from pipeline.transport.outbox import Outbox
 from pipeline.transport.sockets import Router
 from tests.conftest import Server
 from tests.unit.frames import meta
-from tests.unit.test_joiner import CONFIG, END, MIDDLE, Box
+from tests.unit.test_stitching import CONFIG, END, MIDDLE, Box
 
 WAIT_S = 40.0
 
@@ -40,7 +40,7 @@ def alarm(name: str, active: bool) -> Alarm:
     return Alarm(name=name, active=active, text="because", at_ns=int(active))
 
 
-class Watched(Node):
+class Watched(NodeContext):
     """A node whose last heartbeat a test can read."""
 
     last: dict[str, Any]
@@ -254,12 +254,12 @@ def test_a_piece_that_is_no_event_yet_counts_as_not_delivered(
     make: Callable[[Path], Publisher], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The summary says `delivered` only of a backlog of nothing."""
-    monkeypatch.setattr("nodes.publish.joiner.HOLD_NS", 10**15)
+    monkeypatch.setattr("nodes.publish.join_frames.HOLD_NS", 10**15)
     publisher = make(tmp_path / "state")
     publisher.submit(verdict(3, END))
     publisher.wait_durable(verdict(3))
 
-    publisher.wait(lambda: publisher.facts("backlog") == "1" and publisher.facts("redis") == "up", "the piece in the backlog")
+    publisher.wait(lambda: publisher.facts("backlog") == "1" and publisher.facts("redis") == "up", "the part in the backlog")
     publisher.end()
 
     assert publisher.facts("backlog") == "0"

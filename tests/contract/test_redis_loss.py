@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 from pipeline.redis.server import server_program
-from pipeline.runtime import restarts as alarms
+from pipeline.runtime import supervisor as alarms
 from tests.conftest import Server
 from tests.contract.post import STREAM, Post
 

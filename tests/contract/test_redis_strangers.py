@@ -12,8 +12,8 @@ import pytest
 import redis
 
 from nodes.publish.redis import sink as redis_sink
-from nodes.publish.redis.look import Look
 from nodes.publish.redis.sink import RedisSink
+from nodes.publish.redis.stream_reader import StreamReader
 from nodes.publish.spool.spool import Spool
 from tests.contract.post import STREAM, Post
 from tests.contract.test_spool import event
@@ -110,12 +110,12 @@ BIG = 30_000_000
 def test_a_huge_entry_of_somebody_else_takes_no_memory(post: Post) -> None:
     post.client.xadd(STREAM, {"x": b"y" * BIG})
     connection = redis.Redis.from_url(post.server.url).connection_pool.get_connection()
-    look = Look(connection, STREAM)
+    reader = StreamReader(connection, STREAM)
 
     tracemalloc.start()
-    top = look.top()
+    top = reader.top()
     assert top is not None and top.newest is not None
-    assert look.between(top.last, top.last, 1) == look.before(top.last, 1) == [top.newest]
+    assert reader.between(top.last, top.last, 1) == reader.before(top.last, 1) == [top.newest]
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     connection.disconnect()

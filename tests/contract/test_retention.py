@@ -9,7 +9,7 @@ import redis
 
 from nodes.publish.redis.retention import GROUP_IDLE_MS, Retention
 from nodes.publish.spool.spool import Spool
-from pipeline.runtime.restarts import Alarms
+from pipeline.runtime.supervisor import Alarms
 from tests.conftest import Server
 from tests.contract.post import STREAM
 from tests.contract.test_spool import DAY_MS, Clock, event, open_spool

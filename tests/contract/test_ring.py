@@ -12,7 +12,7 @@ import simplejpeg
 
 from nodes.preprocess.opencv import OpenCvPreprocess
 from pipeline.config import Camera, Config, Infer, Preprocess
-from pipeline.config.model_file import Recipe
+from pipeline.config.model_file import TileRecipe
 from pipeline.core.errors import ConfigError, ProtocolError
 from pipeline.core.frame import FrameRef
 from pipeline.core.ledger import Account
@@ -20,7 +20,7 @@ from pipeline.transport.leases import LeaseTable
 from pipeline.transport.ring import Ring, RingRequest, RingServer, new_memfd
 from tests.unit.frames import meta
 
-RECIPE = Recipe(decode="grey", size_px=300, resize="bilinear")
+RECIPE = TileRecipe(decode="grey", size_px=300, resize="bilinear")
 
 
 @pytest.fixture

@@ -21,7 +21,7 @@ from pipeline.redis import damage as redis_damage
 from pipeline.redis import server as embedded
 from pipeline.redis.login import writer_login
 from pipeline.redis.server import START_S, EmbeddedServer
-from pipeline.runtime.restarts import Alarms, ServerWatch
+from pipeline.runtime.supervisor import Alarms, ServerWatch
 from pipeline.system.launch import bound
 from tests.contract.test_embedded import client
 

@@ -10,8 +10,8 @@ import pytest
 
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.topology import make_private
-from pipeline.runtime import run_folder
-from pipeline.runtime.run_folder import RunFolder
+from pipeline.runtime import folders as run_folder
+from pipeline.runtime.folders import RunFolder
 from pipeline.system.folder_lock import is_running
 
 

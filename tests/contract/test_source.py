@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nodes.capture.sources.contract import Source
 from nodes.capture.sources.folder import FolderSource
 from nodes.capture.sources.sim.source import StripSource
+from nodes.capture.sources.source import Source
 from nodes.capture.sources.video import VideoSource
 from pipeline.core.errors import ConfigError
 from tests.videos import moving, write_video

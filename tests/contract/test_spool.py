@@ -10,12 +10,12 @@ from pathlib import Path
 
 import pytest
 
-from nodes.publish.images import ImageArchive
+from nodes.publish.image_archive import ImageArchive
 from nodes.publish.spool.database import SpoolTroubleError
 from nodes.publish.spool.spool import Spool, lock_spool
 from pipeline.core.errors import ConfigError, NodeError
 from pipeline.core.events import AlarmEvent, Event
-from tests.unit.test_joiner import END, MIDDLE, START, piece
+from tests.unit.test_stitching import END, MIDDLE, START, part
 
 
 def event(k: int) -> Event:
@@ -243,17 +243,17 @@ def test_images_stay_within_their_quota_and_the_newest_stay(tmp_path: Path) -> N
 
 
 def test_a_held_piece_survives_until_the_event_that_it_is_part_of(tmp_path: Path) -> None:
-    """A publish node that is killed between the two frames of a defect finds the first piece again."""
+    """A publish node that is killed between the two frames of a defect finds the first part again."""
     spool = open_spool(tmp_path)
-    pieces = [piece(5, END), piece(6, START)]
-    spool.append([("verdict/5", []), ("verdict/6", [])], {"verdict/5": pieces[:1], "verdict/6": pieces[1:]})
-    assert spool.append([("verdict/5", [])], {"verdict/5": [piece(5, MIDDLE)]}) == [None]
+    parts = [part(5, END), part(6, START)]
+    spool.append([("verdict/5", []), ("verdict/6", [])], {"verdict/5": parts[:1], "verdict/6": parts[1:]})
+    assert spool.append([("verdict/5", [])], {"verdict/5": [part(5, MIDDLE)]}) == [None]
     spool.close()
 
     again = open_spool(tmp_path)
-    assert sorted(again.held(), key=lambda p: p.frame) == pieces
+    assert sorted(again.held(), key=lambda p: p.frame) == parts
     assert again.unsent(9) == []
-    (spooled,) = again.settle([(pieces[0], [p.id for p in pieces])])
+    (spooled,) = again.settle([(parts[0], [p.id for p in parts])])
 
-    assert [s.id for s in again.unsent(9)] == [spooled.id] == [pieces[0].id]
+    assert [s.id for s in again.unsent(9)] == [spooled.id] == [parts[0].id]
     assert again.held() == []

@@ -14,7 +14,7 @@ from nodes.publish.spool.database import Database, SpoolDamagedError
 from nodes.publish.spool.salvage import flag_path, open_spool, rescue
 from nodes.publish.spool.spool import Spool
 from tests.contract.test_spool import event
-from tests.unit.test_joiner import END, piece
+from tests.unit.test_stitching import END, part
 
 ROOT = Path(__file__).parents[2]
 COUNT = 2000
@@ -26,10 +26,10 @@ def path(tmp_path: Path) -> Path:
 
 
 def spooled(path: Path) -> Path:
-    """A spool with events, of which Redis has half, and a piece that is held."""
+    """A spool with events, of which Redis has half, and a part that is held."""
     spool, news = open_spool(path)
     assert news == ""
-    spool.append([("piece", [])], {"piece": [piece(5, END)]})
+    spool.append([("part", [])], {"part": [part(5, END)]})
     for start in range(0, COUNT, 100):
         spool.append([(f"k{k}", [event(k)]) for k in range(start, start + 100)])
     spool.mark_sent(COUNT // 2)
@@ -147,7 +147,7 @@ def test_a_held_piece_that_cannot_be_read_is_told_once(path: Path, data: bytes |
 
     spool, news = open_spool(path)
 
-    assert "1 pieces of defects that go over several frames cannot be read and are LOST" in news
+    assert "1 parts of defects that go over several frames cannot be read and are LOST" in news
     assert spool.held() == []
     spool.close()
     assert open_spool(path)[1] == ""

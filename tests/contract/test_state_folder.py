@@ -7,8 +7,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.config import Camera, Config, Infer
-from pipeline.runtime import state_folder
-from pipeline.runtime.state_folder import StateFolder
+from pipeline.runtime import folders as state_folder
+from pipeline.runtime.folders import StateFolder
 from pipeline.system.folder_lock import is_running, lock_folder
 
 FILES = ("line.json", "model.safetensors", "run.json")

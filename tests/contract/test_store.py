@@ -13,14 +13,14 @@ from typing import Any
 import msgspec
 import pytest
 
+from nodes.publish.record_store import Store
 from nodes.publish.spool.database import SpoolTroubleError
 from nodes.publish.spool.salvage import open_spool
-from nodes.publish.store import Store
 from pipeline.core.errors import NodeError
 from pipeline.core.frame import Defect, ModelId, Verdict
 from tests.contract.test_publish_trouble import fill, gap
 from tests.unit.frames import meta
-from tests.unit.test_joiner import CONFIG, END, MIDDLE, Box
+from tests.unit.test_stitching import CONFIG, END, MIDDLE, Box
 
 SECOND = 1_000_000_000
 
@@ -153,7 +153,7 @@ def test_a_full_disk_is_one_alarm_until_somebody_makes_room(small_disk: Path) ->
     shop.spool.close()
 
 
-def test_at_the_end_pieces_become_events_although_the_disk_is_full(small_disk: Path) -> None:
+def test_at_the_end_parts_become_events_although_the_disk_is_full(small_disk: Path) -> None:
     shop = Shop(small_disk / "state")
     shop.offer(verdict(3, END))
     shop.turn(0.1)
@@ -174,7 +174,7 @@ def test_at_the_end_pieces_become_events_although_the_disk_is_full(small_disk: P
     shop.spool.close()
 
 
-def test_pieces_that_cannot_become_events_count_until_the_next_run_publishes_them(tmp_path: Path) -> None:
+def test_parts_that_cannot_become_events_count_until_the_next_run_publishes_them(tmp_path: Path) -> None:
     shop = Shop(tmp_path / "state")
     shop.offer(verdict(3, END))
     shop.turn(0.1)

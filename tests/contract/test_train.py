@@ -15,7 +15,7 @@ from ilcs_model.data.dataset import open_dataset
 from ilcs_model.data.loader import Epoch, train_batches
 from ilcs_model.errors import DataError
 from ilcs_model.files import load_model
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 from ilcs_model.training.processes import joined
 from ilcs_model.training.run import train
 from ilcs_model.training.settings import Settings
@@ -128,7 +128,7 @@ def test_masks_make_a_model_that_also_says_where(masked: Path, tmp_path: Path) -
 
 @pytest.mark.parametrize(("kind", "levels"), [("paper", 60), ("full", 8)])  # full: contrast may be down to a fifteenth
 def test_the_map_lies_where_the_defect_is_after_any_crop_and_flip(masked: Path, kind: Any, levels: int) -> None:
-    for tiles, labels, maps in train_batches(open_dataset(masked), Epoch(Recipe(), 4, (0, 0), kind)):
+    for tiles, labels, maps in train_batches(open_dataset(masked), Epoch(TileRecipe(), 4, (0, 0), kind)):
         assert maps is not None
         for tile, label, wanted in zip(tiles[:, 0, :296, :296], labels, maps, strict=True):
             cells = tile.reshape(37, 8, 37, 8).float().mean((1, 3))
@@ -143,7 +143,7 @@ def test_a_mask_of_another_size_is_named(masked: Path) -> None:
     cv2.imwrite(str(masked / "m3.png"), np.zeros((200, 300), np.uint8))
 
     with pytest.raises(DataError, match=r"m3\.png: 300 x 200 pixels, but its image 3\.png has 300 x 300"):
-        list(train_batches(open_dataset(masked), Epoch(Recipe(), 4, (0, 0))))
+        list(train_batches(open_dataset(masked), Epoch(TileRecipe(), 4, (0, 0))))
 
 
 def test_a_mask_that_is_not_there_is_named(masked: Path) -> None:
@@ -157,7 +157,7 @@ def test_an_epoch_is_the_same_for_the_same_seed_and_another_for_another(folder: 
     data = open_dataset(folder)
 
     def tiles(seed: tuple[int, int]) -> list[torch.Tensor]:
-        return [batch.tiles for batch in train_batches(data, Epoch(Recipe(), 4, seed))]
+        return [batch.tiles for batch in train_batches(data, Epoch(TileRecipe(), 4, seed))]
 
     assert all(torch.equal(a, b) for a, b in zip(tiles((0, 1)), tiles((0, 1)), strict=True))
     assert not all(torch.equal(a, b) for a, b in zip(tiles((0, 1)), tiles((0, 2)), strict=True))
@@ -190,7 +190,7 @@ def test_recomputed_statistics_are_those_of_the_data() -> None:
 def test_the_delivered_networks_statistics_are_float32_though_it_learned_in_bfloat16(folder: Path) -> None:
     """Taken in bfloat16 they cost a fold of NEU a fifth of its labels, while the judgements on the way saw nothing."""
     with joined() as processes:
-        trainer = Trainer(open_dataset(folder), Recipe(), SETTINGS, processes)
+        trainer = Trainer(open_dataset(folder), TileRecipe(), SETTINGS, processes)
     found = {}
     for trainer.bf16 in (True, False):
         found[trainer.bf16] = trainer.final(8).state_dict()

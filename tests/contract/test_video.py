@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nodes.capture.sources.contract import Shot
+from nodes.capture.sources.source import SourceFrame
 from nodes.capture.sources.video import AHEAD, VideoSource, to_grey, video_of_run
 from nodes.capture.sources.video_index import UNSETTLED
 from pipeline.core.errors import ConfigError
@@ -42,7 +42,7 @@ def open_video() -> Iterator[Open]:
         source.close()
 
 
-def read_from(source: VideoSource, first: int = 0, last: int = 1000) -> list[tuple[Shot, NDArray[np.uint8]]]:
+def read_from(source: VideoSource, first: int = 0, last: int = 1000) -> list[tuple[SourceFrame, NDArray[np.uint8]]]:
     """Shots and grey pictures from ``first`` until the source ends, or to ``last``."""
     into, found = np.zeros(source.slot_bytes, np.uint8), []
     for number in range(first, last + 1):
@@ -156,7 +156,7 @@ def test_a_frame_larger_than_its_slot_is_said(tmp_path: Path, open_video: Open) 
 
     shot = source.read(0, np.zeros(source.slot_bytes - 1, np.uint8))
 
-    assert shot == Shot(shape=None, length=0, source="a.mkv#0.000s", reason="too_large")
+    assert shot == SourceFrame(shape=None, length=0, source="a.mkv#0.000s", reason="too_large")
 
 
 def _audio(path: Path) -> None:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ilcs_model.files import save_model
-from ilcs_model.info import ModelInfo, Recipe
+from ilcs_model.info import ModelInfo, TileRecipe
 
 SIDE = 32
 
@@ -32,7 +32,7 @@ def write_locating_model(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         name="tiny",
         architecture="tiny",
         classes=("a", "b", "c"),
-        recipe=Recipe(size_px=SIDE),
+        recipe=TileRecipe(size_px=SIDE),
         mean=0.0,
         std=1.0,
         data={},

@@ -16,8 +16,8 @@ pytest.importorskip("nvidia.dali", reason="needs DALI")
 from ilcs_model.data.dali_loader import dali_batches
 from ilcs_model.data.dataset import open_dataset
 from ilcs_model.data.loader import Epoch, train_batches
-from ilcs_model.info import Recipe as TrainRecipe
-from nodes.preprocess.choose import make_preprocess
+from ilcs_model.info import TileRecipe
+from nodes.preprocess.choose_preprocess import make_preprocess
 from pipeline.core.tiles import Pixels, TiledFrame
 from pipeline.system.cuda import Pinned
 from pipeline.transport.ring import Ring, new_memfd
@@ -135,7 +135,7 @@ def test_anonymous_memory_is_pinned_and_let_go() -> None:
 def test_training_tiles_are_those_of_the_other_loader(tmp_path: Path, device: Literal["cpu", "cuda"]) -> None:
     write_images(tmp_path / "data", 20)
     data = open_dataset(tmp_path / "data")
-    epoch = Epoch(TrainRecipe(), 8, (3, 1))
+    epoch = Epoch(TileRecipe(), 8, (3, 1))
     pairs = zip(train_batches(data, epoch), dali_batches(data, epoch, device=device), strict=True)
 
     for (tiles, labels, _), (found, found_labels, _) in pairs:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 import torch
 
+from nodes.infer.batches import EngineRunner
 from nodes.infer.engines.contract import softmax
 from nodes.infer.engines.cuda import CudaEngine
 from nodes.infer.engines.eager import EagerEngine
-from nodes.infer.engines.golden import WrongAnswerError
+from nodes.infer.engines.golden_tiles import WrongAnswerError
 from nodes.infer.engines.load import load_engine
-from nodes.infer.runner import EngineRunner
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.model_file import find_model
 from pipeline.system.cuda import has_cuda

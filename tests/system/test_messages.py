@@ -16,7 +16,7 @@ from pipeline.config import load
 from pipeline.config.topology import runtime_dir
 from pipeline.transport.messages import encode
 from tests.system.line import Line, balanced
-from tests.unit.test_senders import READY, TO_DISPATCHER, TO_PUBLISH, TO_SUPERVISOR, VERDICT, Submit, change
+from tests.unit.test_message_checks import READY, TO_DISPATCHER, TO_PUBLISH, TO_SUPERVISOR, VERDICT, Submit, change
 
 FRAMES = 200
 IMPOSTORS = [change(READY, worker=name, credits=16) for name in ("inspect", "pre", "gpu")]

@@ -16,7 +16,7 @@ import pytest
 from pipeline.config import Camera, Config, Infer, load
 from pipeline.config.topology import Endpoints, runtime_dir
 from pipeline.redis.server import running_url
-from pipeline.runtime.run_folder import RunFolder
+from pipeline.runtime.folders import RunFolder
 from pipeline.system.files import private_folder
 from pipeline.transport.sockets import Router
 from tests.system.line import Line

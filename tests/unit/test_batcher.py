@@ -1,6 +1,6 @@
 """The batcher: an idle engine never waits, a busy one gets full batches or the deadline."""
 
-from nodes.infer.runner import Batcher
+from nodes.infer.batches import Batcher
 
 MS = 1_000_000
 

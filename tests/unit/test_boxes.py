@@ -5,7 +5,7 @@ import pytest
 
 from ilcs_model.data.dataset import Box
 from ilcs_model.evaluation.boxes import Placed, hottest, peak, score_boxes
-from nodes.infer.verdict import patches
+from nodes.infer.join_tiles import patches
 
 LEFT, RIGHT = (0, 0, 10, 20), (10, 0, 10, 20)  # the halves of an image of 20 x 20
 

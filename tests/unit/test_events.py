@@ -4,9 +4,10 @@ import jsonschema
 import msgspec
 import pytest
 
-from nodes.publish.record import events_of
+from nodes.publish.event_id import event_id
+from nodes.publish.make_events import events_of
 from pipeline.config import Camera, Config, Infer
-from pipeline.core.events import encode, event_id, schema, timestamp
+from pipeline.core.events import encode, schema, timestamp
 from pipeline.core.frame import Alarm, Coverage, Defect, Gap, ModelId, Publishable, Verdict
 from pipeline.core.ledger import NOTHING_YET
 from tests.unit.frames import meta

@@ -5,7 +5,7 @@ import logging
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.capture.fates import Fates
+from nodes.capture.frame_outcomes import FrameOutcomes
 from nodes.capture.gaps import MERGE_NS, MOST_SENT, Gaps
 from pipeline.core.frame import Gap, Verdict
 from pipeline.transport.leases import LeaseTable
@@ -136,7 +136,7 @@ class Lives:
     def live(self, turns: int = 1, *, publish: bool = False, frames: int = 0) -> bool:
         """One life that is killed after some turns; whether it had begun its epoch, and then it acquires ``frames``."""
         self.count += 1
-        fates = Fates(self.ring, LeaseTable(4), "top", lambda gap, then: self._submit(gap, then, publish), log)
+        fates = FrameOutcomes(self.ring, LeaseTable(4), "top", lambda gap, then: self._submit(gap, then, publish), log)
         begun = False
         for _ in range(turns):
             begun = begun or fates.begin(f"{self.count:032x}", live=True)

@@ -14,8 +14,8 @@ DOORS = {
     "redis": {"pipeline/client.py", "nodes/publish/redis/sink.py"},
     "av": {"nodes/capture/sources/video.py"},
     "sqlite3": {"nodes/publish/spool/database.py"},
-    "openvino": {"ilcs_model/silent.py"},
-    "onnxruntime": {"ilcs_model/silent.py"},
+    "openvino": {"ilcs_model/no_telemetry.py"},
+    "onnxruntime": {"ilcs_model/no_telemetry.py"},
     "nvidia": {"nodes/preprocess/dali.py", "ilcs_model/data/dali_loader.py"},
     "simplejpeg": {"nodes/preprocess/opencv.py", "ilcs_model/data/images.py"},
 }

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.preprocess.header import read_header
+from nodes.preprocess.image_header import read_header
 from nodes.preprocess.opencv import decode
 from pipeline.core.errors import BadImageError
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from ilcs_model.data.dataset import open_dataset
-from ilcs_model.info import Recipe
+from ilcs_model.info import TileRecipe
 from ilcs_model.training.processes import Processes
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import Trainer
@@ -25,7 +25,7 @@ def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
 
 print(faults())
-Trainer(open_dataset(Path(sys.argv[1])), Recipe(), Settings(epochs=1), Processes())
+Trainer(open_dataset(Path(sys.argv[1])), TileRecipe(), Settings(epochs=1), Processes())
 faults()
 print(faults())
 """

@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from ilcs_model.evaluation.metrics import ErrorCurve, MissCurve, calibration, curve, measure, top
-from nodes.infer.verdict import Region, Rules, Tiles, find_defects
+from nodes.infer.join_tiles import Region, Tiles, find_defects
+from nodes.infer.tile_labels import Rules
 from pipeline.config import Infer
 
 Labelled = tuple[NDArray[np.float32], NDArray[np.int64]]

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import pipeline.redis.replies
-from pipeline.console.feed import event_line
+from pipeline.console.event_feed import event_line
 from pipeline.console.output import MOST_CHARS, MOST_LINES, Output, printable
 from pipeline.redis.replies import LONGEST, RefusedError, Replies, TooLong
 from pipeline.runtime.summary import RunTime, prepare_summary, write_summary

@@ -3,7 +3,7 @@
 import numpy as np
 
 from nodes.capture.sources.sim.strip import Strip
-from nodes.infer.verdict import Region, find_edges, region_of
+from nodes.infer.join_tiles import Region, find_edges, region_of
 from pipeline.config import Camera
 
 

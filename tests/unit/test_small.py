@@ -11,7 +11,7 @@ from pipeline.config.topology import PREPROCESS, credits_for, frame_rate, proces
 from pipeline.core.errors import ConfigError
 from pipeline.core.histogram import Histogram
 from pipeline.runtime.node import resolve
-from pipeline.runtime.process import MOST_S, Backoff
+from pipeline.runtime.node_process import MOST_S, Backoff
 
 SECOND = 1_000_000_000
 

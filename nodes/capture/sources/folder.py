@@ -12,8 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.sources.contract import Shot
 from nodes.capture.sources.run_file import SHORTAGES, recall, remember
+from nodes.capture.sources.source import SourceFrame
 from pipeline.config.urls import FOLDER_SUFFIXES
 from pipeline.core.errors import ConfigError
 from pipeline.system.files import open_plain
@@ -145,19 +145,19 @@ class FolderSource:
     def has(self, frame: int) -> bool:
         return self._loop or frame < len(self._files.names)
 
-    def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
+    def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
         if not self.has(frame):
             return None
         name = self._files.names[frame % len(self._files.names)]
         source = name.decode("utf-8", "replace")  # a name may hold any bytes; an event is UTF-8
         length = self._read(name, into)
         if length is None:
-            return Shot(shape=None, length=0, source=source, reason="unreadable")
+            return SourceFrame(shape=None, length=0, source=source, reason="unreadable")
         if length == 0:
-            return Shot(shape=None, length=0, source=source, reason="empty")
+            return SourceFrame(shape=None, length=0, source=source, reason="empty")
         if length == len(into) or length > self._max_bytes:
-            return Shot(shape=None, length=0, source=source, reason="too_large")
-        return Shot(shape=None, length=length, source=source)
+            return SourceFrame(shape=None, length=0, source=source, reason="too_large")
+        return SourceFrame(shape=None, length=length, source=source)
 
     def _read(self, name: bytes, into: NDArray[np.uint8]) -> int | None:
         """Bytes of a file, read into ``into``; None: it cannot be read, though its folder is there."""

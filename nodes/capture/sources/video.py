@@ -19,8 +19,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.sources.contract import Shot
 from nodes.capture.sources.run_file import recall, remember
+from nodes.capture.sources.source import SourceFrame
 from nodes.capture.sources.video_index import VideoIdentity, VideoIndex
 from pipeline.core.errors import ConfigError
 
@@ -82,19 +82,19 @@ class VideoSource:
             self._take()  # dropped unseen: let the decoder go on
         return self._loop or frame < len(self._index)
 
-    def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
+    def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
         if not self.has(frame):
             return None
         picture = self._seek(frame)
         seconds = self._index.seconds(frame % len(self._index))
         source = f"{self._name}#{seconds:.3f}s"
         if picture is None:
-            return Shot(shape=None, length=0, source=source, reason="corrupt")
+            return SourceFrame(shape=None, length=0, source=source, reason="corrupt")
         height, width = picture.height, picture.width
         if height * width > min(len(into), self._max_pixels):
-            return Shot(shape=None, length=0, source=source, reason="too_large")
+            return SourceFrame(shape=None, length=0, source=source, reason="too_large")
         to_grey(picture, into[: height * width].reshape(height, width))
-        return Shot(shape=(height, width), length=height * width, source=source)
+        return SourceFrame(shape=(height, width), length=height * width, source=source)
 
     def close(self) -> None:
         """End the thread."""

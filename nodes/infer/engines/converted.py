@@ -10,15 +10,15 @@ from typing import Generic, NamedTuple, TypeVar
 
 import numpy as np
 
+from nodes.infer.engines.code_cache import alone
 from nodes.infer.engines.contract import Network
-from nodes.infer.engines.golden import Golden, golden_tiles
-from nodes.infer.engines.kept import alone
+from nodes.infer.engines.golden_tiles import Golden, golden_tiles
 from pipeline.core.errors import NodeError
 
 N = TypeVar("N", bound=Network)
 
 
-class Form(NamedTuple, Generic[N]):
+class Conversion(NamedTuple, Generic[N]):
     """A format that a library runs."""
 
     file: str
@@ -30,7 +30,7 @@ class Form(NamedTuple, Generic[N]):
     open: Callable[[Path], N]
 
 
-def open_converted(form: Form[N], path: Path, sha: str, side: int, cache: Path) -> tuple[N, Golden]:
+def open_converted(form: Conversion[N], path: Path, sha: str, side: int, cache: Path) -> tuple[N, Golden]:
     """The model ``path`` (digest ``sha``, tiles of ``side`` pixels) in another form, tried on one golden tile.
 
     Kept under ``cache`` by digest of weights and code and by version: converting takes seconds, and a node that was
@@ -52,14 +52,14 @@ def open_converted(form: Form[N], path: Path, sha: str, side: int, cache: Path) 
             return _open(form, folder, side)
 
 
-def _open(form: Form[N], folder: Path, side: int) -> tuple[N, Golden]:
+def _open(form: Conversion[N], folder: Path, side: int) -> tuple[N, Golden]:
     golden = Golden(side, np.load(folder / "golden.npy"))
     network = form.open(folder / form.file)
     golden.check(network, 1)  # whoever asked tries them all, in the largest batch
     return network, golden
 
 
-def _convert(form: Form[N], path: Path, folder: Path) -> None:
+def _convert(form: Conversion[N], path: Path, folder: Path) -> None:
     """The converted model and golden answers in ``folder``, which appears whole or not at all."""
     from nodes.infer.engines.eager import EagerEngine
 

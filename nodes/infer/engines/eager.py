@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nodes.infer.engines.contract import Output, softmax, stack
-from nodes.infer.engines.golden import Golden, golden_tiles
+from nodes.infer.engines.golden_tiles import Golden, golden_tiles
 from pipeline.core.errors import ConfigError
 from pipeline.core.tiles import Pixels
 

@@ -3,8 +3,8 @@
 import logging
 from pathlib import Path
 
-from nodes.infer.engines.golden import Engine, WrongAnswerError
-from nodes.infer.engines.kept import clear, with_kept_code
+from nodes.infer.engines.code_cache import clear, with_kept_code
+from nodes.infer.engines.golden_tiles import Engine, WrongAnswerError
 from pipeline.config import Config
 from pipeline.config.model_file import Model, model_of_line, read_model
 from pipeline.core.errors import ConfigError, NodeError

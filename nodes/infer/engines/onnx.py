@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from nodes.infer.engines.contract import Output, stack
-from nodes.infer.engines.converted import Form, open_converted
+from nodes.infer.engines.converted import Conversion, open_converted
 from pipeline.core.errors import ConfigError
 from pipeline.core.tiles import Pixels
 from pipeline.system.cuda import has_cuda
@@ -33,7 +33,7 @@ class OnnxNetwork:
     gather = staticmethod(stack)
 
     def __init__(self, file: Path) -> None:
-        from ilcs_model.silent import import_onnxruntime
+        from ilcs_model.no_telemetry import import_onnxruntime
 
         ort = import_onnxruntime()
         providers: list[Any] = ["CPUExecutionProvider"]
@@ -57,13 +57,13 @@ class OnnxNetwork:
         return Output(logits, maps[0] if maps else None)
 
 
-def onnx_form() -> Form[OnnxNetwork]:
+def onnx_form() -> Conversion[OnnxNetwork]:
     """The ONNX format. Raises ``ConfigError`` if its libraries are not installed."""
     if missing := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
         raise ConfigError(f"the engine onnx needs {' and '.join(missing)}: pip install 'linepipe[onnx]', or choose the engine openvino")
-    from ilcs_model.silent import import_onnxruntime
+    from ilcs_model.no_telemetry import import_onnxruntime
 
-    return Form("model.onnx", f"onnxruntime {import_onnxruntime().__version__}", _convert, OnnxNetwork)
+    return Conversion("model.onnx", f"onnxruntime {import_onnxruntime().__version__}", _convert, OnnxNetwork)
 
 
 def _convert(path: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from nodes.infer.engines.contract import Output, stack
-from nodes.infer.engines.converted import Form, open_converted
+from nodes.infer.engines.converted import Conversion, open_converted
 from pipeline.core.tiles import Pixels
 
 
@@ -29,7 +29,7 @@ class OpenVinoNetwork:
     gather = staticmethod(stack)
 
     def __init__(self, file: Path) -> None:
-        from ilcs_model.silent import import_openvino
+        from ilcs_model.no_telemetry import import_openvino
 
         core = import_openvino().Core()
         bf16 = "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
@@ -43,11 +43,11 @@ class OpenVinoNetwork:
         return Output(found[0], found[1] if len(found) > 1 else None)
 
 
-def openvino_form() -> Form[OpenVinoNetwork]:
+def openvino_form() -> Conversion[OpenVinoNetwork]:
     """OpenVINO's own format."""
-    from ilcs_model.silent import import_openvino
+    from ilcs_model.no_telemetry import import_openvino
 
-    return Form("model.xml", f"openvino {import_openvino().__version__}", _convert, OpenVinoNetwork)
+    return Conversion("model.xml", f"openvino {import_openvino().__version__}", _convert, OpenVinoNetwork)
 
 
 def _convert(path: Path, target: Path) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 from nodes.infer.engines.compiled import cpu_has_bf16, need_compiler
 from nodes.infer.engines.contract import Output, stack
-from nodes.infer.engines.converted import Form
+from nodes.infer.engines.converted import Conversion
 from pipeline.core.tiles import Pixels
 
 
@@ -30,12 +30,12 @@ class PackageNetwork:
         return Output(logits, maps[0] if maps else None)
 
 
-def package_form() -> Form[PackageNetwork]:
+def package_form() -> Conversion[PackageNetwork]:
     """Code for this kind of processor or GPU. Raises ``ConfigError`` without a compiler."""
     import torch
 
     need_compiler()
-    return Form("model.pt2", f"torch {torch.__version__}", _convert, PackageNetwork)
+    return Conversion("model.pt2", f"torch {torch.__version__}", _convert, PackageNetwork)
 
 
 def _convert(path: Path, target: Path) -> None:

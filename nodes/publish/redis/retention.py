@@ -7,7 +7,7 @@ that stands still for ``GROUP_IDLE_MS`` holds nothing back any more. ``keep_byte
 from typing import Any
 
 from nodes.publish.spool.spool import Spool, StreamId
-from pipeline.runtime.restarts import Alarms
+from pipeline.runtime.supervisor import Alarms
 
 GROUP_IDLE_MS = 86_400_000
 _ROOM = 0.9  # of keep_bytes: how much is left after trimming for size

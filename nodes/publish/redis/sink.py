@@ -20,15 +20,15 @@ import redis
 from redis.backoff import NoBackoff
 from redis.retry import Retry
 
-from nodes.publish.redis.look import Look, looking
 from nodes.publish.redis.reconcile import Finding, Reconciler
 from nodes.publish.redis.retention import Retention
+from nodes.publish.redis.stream_reader import StreamReader, open_reader
 from nodes.publish.spool.database import SpoolDamagedError, SpoolTroubleError
 from nodes.publish.spool.spool import Spool, Spooled, StreamId
 from pipeline.client import reason
 from pipeline.core.errors import LinepipeError
 from pipeline.redis.replies import RefusedError
-from pipeline.runtime.restarts import Alarm, Alarms
+from pipeline.runtime.supervisor import Alarm, Alarms
 
 GROUP = 200
 TIMEOUT_S = 2.0
@@ -146,9 +146,9 @@ class RedisSink:
                 with client.pipeline() as pipe:
                     if self._contended < CONTENDED:
                         pipe.watch(self._stream)
-                    with looking(client, pipe, self._stream) as look:
-                        if not compared or spool.unsent(1) or not reconciler.unchanged(look):
-                            found = self._compare(look, reconciler, spool)
+                    with open_reader(client, pipe, self._stream) as reader:
+                        if not compared or spool.unsent(1) or not reconciler.unchanged(reader):
+                            found = self._compare(reader, reconciler, spool)
                             compared = True
                     if (events := spool.unsent(GROUP)) and found is not None and not found.lost:
                         sent = self._send(pipe, found, events, spool)
@@ -164,10 +164,10 @@ class RedisSink:
                 self._wake.wait(LOOK_S)
                 self._wake.clear()
 
-    def _compare(self, look: Look, reconciler: Reconciler, spool: Spool) -> Finding:
+    def _compare(self, reader: StreamReader, reconciler: Reconciler, spool: Spool) -> Finding:
         """Hold the stream against the spool, and say what was found."""
         new = spool.fact("head") == 0
-        found = reconciler.compare(look)
+        found = reconciler.compare(reader)
         if found.confirmed:
             self._count(found.confirmed)
         self._note_lost(found.lost)

@@ -1,6 +1,6 @@
 """Opening a spool: checked first, repaired where it is damaged, and what was lost is told.
 
-A damaged file is set aside under a name; what can be read is carried over into a new one. The mark beside the spool
+A damaged file is set aside under a name; what can be read is carried over into a new one. The progress file beside the spool
 says how far it was: what is missing from there is lost, also where SQLite itself notices nothing (a log cut short by a
 bad checksum after a kill, a file that was deleted).
 """
@@ -12,9 +12,9 @@ from pathlib import Path
 
 from nodes.publish.spool import database as schema
 from nodes.publish.spool.database import Database, SpoolDamagedError, sync
-from nodes.publish.spool.mark import Reached, read_mark
-from nodes.publish.spool.raised import read_again
-from nodes.publish.spool.readable import begins_right, events, is_piece, keyed, mend_log, readable
+from nodes.publish.spool.open_alarms import read_again
+from nodes.publish.spool.progress_file import Progress, read_progress
+from nodes.publish.spool.read_damaged import begins_right, events, is_part, keyed, mend_log, readable
 from nodes.publish.spool.spool import Spool
 
 SMALL_BYTES, CHECK_AGAIN_MS = 256 << 20, 3_600_000
@@ -35,16 +35,16 @@ def open_spool(path: Path) -> tuple[Spool, str]:
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(_patched(path))
-    reached, copy = read_mark(path), _copy_path(path)
+    reached, copy = read_progress(path), _copy_path(path)
     news = []
     if _is_complete(copy):
         news.append(_take_copy(path, copy))
     elif path.exists() and (problem := _problem(path, reached)):
         aside = _set_aside_name(path)
-        pieces = _carry_over(path, copy, reached)
+        parts = _carry_over(path, copy, reached)
         news.append(f"the spool was damaged ({problem})" + _take_copy(path, copy, aside))
-        if pieces:
-            news.append(f"{pieces} pieces of defects that go over several frames cannot be read and are LOST")
+        if parts:
+            news.append(f"{parts} parts of defects that go over several frames cannot be read and are LOST")
     elif not path.exists() and reached.commits:
         news.append("the spool's file was gone, a new one was begun")
     spool = Spool(path, durable=True)
@@ -69,7 +69,7 @@ def flag_path(path: Path) -> Path:
     return path.with_suffix(".damaged")
 
 
-def _problem(path: Path, reached: Reached) -> str:
+def _problem(path: Path, reached: Progress) -> str:
     """What is wrong with a spool's file; a log that was cut short is copied before anything is written to it."""
     try:
         database = Database(path, create=False)
@@ -140,8 +140,8 @@ def _take_copy(path: Path, copy: Path, aside: Path | None = None) -> str:
     return said
 
 
-def _carry_over(path: Path, copy: Path, reached: Reached) -> int:
-    """What can be read of a damaged spool, into a new file. Number of held pieces that are there and cannot be read."""
+def _carry_over(path: Path, copy: Path, reached: Progress) -> int:
+    """What can be read of a damaged spool, into a new file. Number of held parts that are there and cannot be read."""
     unread = 0
     _remove(copy)
     new = Spool(copy, durable=True)
@@ -154,7 +154,7 @@ def _carry_over(path: Path, copy: Path, reached: Reached) -> int:
                     target.change("INSERT OR IGNORE INTO events VALUES (?, ?, ?, ?, ?, ?)", row)
                 for table, (key, *kinds) in _TABLES.items():
                     for row in keyed(source, table, key):
-                        if not all(map(isinstance, row, kinds)) or (table == "held" and not is_piece(row[1])):
+                        if not all(map(isinstance, row, kinds)) or (table == "held" and not is_part(row[1])):
                             unread += table == "held"
                             continue
                         target.change(f"INSERT OR IGNORE INTO {table} VALUES (?, ?)", row)
@@ -171,8 +171,8 @@ def _carry_over(path: Path, copy: Path, reached: Reached) -> int:
     return unread
 
 
-def _loss(spool: Spool, reached: Reached, *, repaired: bool) -> str:
-    """What the mark knows and the spool does not; new events are numbered behind it."""
+def _loss(spool: Spool, reached: Progress, *, repaired: bool) -> str:
+    """what the progress file knows and the spool does not; new events are numbered behind it."""
     behind = reached.commits - spool.fact("commits")
     missing = spool.missing(reached.seq) if repaired or behind > 0 else []
     if behind <= 0 and not missing:

@@ -15,10 +15,10 @@ from typing import Any
 
 import msgspec
 
-from nodes.publish.spool.ages import Ages
 from nodes.publish.spool.database import Database, SpoolDamagedError, prepare
-from nodes.publish.spool.mark import Mark, Reached
-from nodes.publish.spool.raised import Raised
+from nodes.publish.spool.event_ages import Ages
+from nodes.publish.spool.open_alarms import OpenAlarms
+from nodes.publish.spool.progress_file import Progress, ProgressFile
 from pipeline.core.errors import NodeError
 from pipeline.core.events import AlarmEvent, DefectEvent, Event, encode
 
@@ -74,8 +74,8 @@ class Spool:
         self._db = Database(path, durable=durable, create=create)
         try:
             prepare(self._db)
-            self._mark = Mark(path)
-            self.raised = Raised(self._db)
+            self._progress = ProgressFile(path)
+            self.open_alarms = OpenAlarms(self._db)
         except BaseException:
             self._db.close()
             raise
@@ -89,7 +89,7 @@ class Spool:
     ) -> list[list[Spooled] | None]:
         """Make records durable: for each (key, events) its spooled events, or None where the key was already there.
 
-        ``held``: by key, pieces that are not events yet; ``settle`` makes them some.
+        ``held``: by key, parts of defects that are no events yet; ``settle`` makes events of them.
         """
         age, results = self.ages.now_ms, list[list[Spooled] | None]()
         with self._writing():
@@ -98,25 +98,25 @@ class Spool:
                     results.append(None)
                     continue
                 results.append([s for event in events if (s := self._insert(event)) is not None])
-                for piece in (held or {}).get(key, ()):
-                    self._db.change("INSERT OR REPLACE INTO held VALUES (?, ?)", (piece.id, encode(piece)))
+                for part in (held or {}).get(key, ()):
+                    self._db.change("INSERT OR REPLACE INTO held VALUES (?, ?)", (part.id, encode(part)))
         return results
 
     def settle(self, done: Iterable[tuple[Event, Iterable[str]]]) -> list[Spooled | None]:
-        """Spool events in place of the held pieces, given by id, that they are made of; None: it was there already."""
+        """Spool events in place of the held parts, given by id, that they are made of; None: it was there already."""
         spooled = list[Spooled | None]()
         with self._writing():
-            for event, pieces in done:
+            for event, parts in done:
                 spooled.append(self._insert(event))
-                self._db.changes("DELETE FROM held WHERE id = ?", [(piece,) for piece in pieces])
+                self._db.changes("DELETE FROM held WHERE id = ?", [(part,) for part in parts])
         return spooled
 
     def held(self) -> list[DefectEvent]:
-        """Pieces that were made durable and have not been settled. Raises ``SpoolDamagedError``."""
+        """Parts that were made durable and have not been settled. Raises ``SpoolDamagedError``."""
         try:
             return [msgspec.json.decode(data, type=DefectEvent) for (data,) in self._db.rows("SELECT data FROM held")]
         except (msgspec.MsgspecError, ValueError, TypeError) as exc:
-            raise SpoolDamagedError(f"{self._db.path}: a piece of a defect cannot be read ({exc})") from exc
+            raise SpoolDamagedError(f"{self._db.path}: a part of a defect cannot be read ({exc})") from exc
 
     @contextmanager
     def _writing(self) -> Iterator[None]:
@@ -130,7 +130,7 @@ class Spool:
         except BaseException:
             self._last, self._seq, self._commits = last, seq, commits
             raise
-        self._mark.note(self._commits, self._seq, self._wall_ms())
+        self._progress.note(self._commits, self._seq, self._wall_ms())
 
     def _insert(self, event: Event) -> Spooled | None:
         now = self._wall_ms()
@@ -142,7 +142,7 @@ class Spool:
         if not cursor.rowcount or cursor.lastrowid is None:  # its record was lost by damage, the event was not
             return None
         if isinstance(event, AlarmEvent):
-            self.raised.note(event, cursor.lastrowid)
+            self.open_alarms.note(event, cursor.lastrowid)
         self._last, self._seq = place, cursor.lastrowid
         return Spooled(cursor.lastrowid, event.id, kind, *place, data)
 
@@ -175,7 +175,7 @@ class Spool:
 
     def mark_sent(self, seq: int) -> None:
         self.set_fact("sent", seq)
-        self._mark.note_sent(seq)
+        self._progress.note_sent(seq)
 
     def newest_sent(self) -> Spooled | None:
         """The last event that Redis has confirmed, if it is still kept."""
@@ -254,7 +254,7 @@ class Spool:
         gaps = f"SELECT last AS a, lead(first) OVER (ORDER BY first) AS b FROM ({there})"
         return [(a + 1, b - 1) for a, b in self._db.rows(f"SELECT a, b FROM ({gaps}) WHERE b > a + 1", (last + 1,)) if a < last]
 
-    def write_off(self, missing: list[tuple[int, int]], reached: Reached) -> None:
+    def write_off(self, missing: list[tuple[int, int]], reached: Progress) -> None:
         """These events are lost, and it is told; what is appended from now on has a ``seq`` behind what was reached."""
         with self._db.writing():
             self._db.changes("INSERT OR REPLACE INTO lost VALUES (?, ?)", missing)
@@ -266,9 +266,9 @@ class Spool:
         self._seq, self._commits = self._last_seq(), self.fact("commits")
 
     @property
-    def mark_trouble(self) -> str:
+    def progress_trouble(self) -> str:
         """Why the note beside the spool has fallen behind; empty: it has not."""
-        return self._mark.trouble
+        return self._progress.trouble
 
     def moved(self) -> bool:
         """Whether the file was deleted or replaced while this spool is open."""
@@ -280,7 +280,7 @@ class Spool:
 
     def close(self) -> None:
         self._db.close()
-        self._mark.close()
+        self._progress.close()
 
     def fact(self, name: str) -> int:
         """A number kept under a name; 0 where there is none."""

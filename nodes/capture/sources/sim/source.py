@@ -7,8 +7,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.sources.contract import Shot
 from nodes.capture.sources.sim.strip import Strip, Truth
+from nodes.capture.sources.source import SourceFrame
 from pipeline.core.errors import NodeError
 
 
@@ -72,14 +72,14 @@ class StripSource:
     def has(self, frame: int) -> bool:
         return True
 
-    def read(self, frame: int, into: NDArray[np.uint8]) -> Shot | None:
+    def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
         np.copyto(into[: self.slot_bytes].reshape(self._shape), self._picture(frame))
         if self._truth is not None and (self._repeat is None or frame < self._repeat):
             begin = frame if self._told is None else self._told  # frames that were dropped unread are told too
             for number in range(begin, frame + 1):
                 self._truth.add(self._strip.truth(number))
             self._told = frame + 1
-        return Shot(shape=self._shape, length=self.slot_bytes)
+        return SourceFrame(shape=self._shape, length=self.slot_bytes)
 
     def _picture(self, frame: int) -> NDArray[np.uint8]:
         if self._repeat is None:

@@ -1,0 +1,126 @@
+"""What becomes of each frame of a camera: every step is one commit in the ring, so no step is half done when capture dies.
+
+A frame ends in exactly one way. One that was never leased is dropped here, with a gap. One that was leased may have a verdict
+that is durable already, so its end is asked of publish: the first verdict of a frame stands, also against "poison" and
+"shutdown", and the ledger counts what stands.
+"""
+
+import logging
+import time
+from collections.abc import Callable
+
+from nodes.capture.gaps import Gaps
+from pipeline.core.frame import FrameMeta, Gap, Verdict
+from pipeline.transport.leases import LeaseTable, Slot, SlotState
+from pipeline.transport.outbox import Then
+from pipeline.transport.ring_state import NO_EPOCH, RingState
+
+Submit = Callable[[Gap | Verdict, Then], None]
+"""Sends a record to publish until it is durable, then calls."""
+
+
+class FrameOutcomes:
+    """The frames of one camera, in ``state``, in ``table`` and on their way to ``submit``: also those that an epoch before left."""
+
+    def __init__(self, state: RingState, table: LeaseTable, camera: str, submit: Submit, log: logging.Logger) -> None:
+        self._state, self._table, self._submit, self._log = state, table, submit, log
+        self._gaps = Gaps(state, camera)
+        table.adopt(state.rows())
+
+    @property
+    def unsent(self) -> int:
+        """Gaps that publish does not have yet."""
+        return len(self._gaps)
+
+    def begin(self, epoch: str, *, live: bool) -> bool:
+        """Begin an epoch, with a gap if the one before was cut off; False, and nothing is done, while there is no place for that gap.
+
+        A node that dies before it has a frame leaves no gap: the one before it has an open end, which says the same.
+        """
+        state = self._state
+        before = state.epoch
+        died = before != NO_EPOCH and live and not state.ended and not state.death_told
+        if died and self._gaps.full:
+            return False
+        gap = self._gaps.died(before, state.next_frame, time.time_ns()) | state.tell_death() if died else {}
+        state.commit(state.begin_epoch(epoch), gap)
+        return True
+
+    def writing(self) -> Slot | None:
+        """A free slot, about to be overwritten; None when there is none."""
+        slot = self._table.write()
+        if slot is not None:
+            self._state.begin_writing(slot)
+        return slot
+
+    def acquired(self, slot: Slot, meta: FrameMeta) -> None:
+        """The slot holds the next frame."""
+        self._table.ready(slot, meta)
+        self._state.commit(self._state.ready(slot), self._state.acquired())
+
+    def leased(self, slot: Slot) -> None:
+        """Its frame is about to leave."""
+        self._state.commit(self._state.lease(slot))
+
+    def done(self, slot: Slot, invalid: str) -> None:
+        """Its frame has a verdict that is durable, or is poison."""
+        if invalid == "poison":
+            assert slot.meta is not None
+            self._log.error("frame %d: two workers died over it; it is invalid(poison)", slot.meta.frame)
+            self._settle(slot, invalid)
+        else:
+            self._end(slot, invalid)
+
+    @property
+    def gaps_full(self) -> bool:
+        """Whether there is no place for one more gap: nothing may be dropped until publish has taken some."""
+        return self._gaps.full
+
+    def drop_oldest(self) -> None:
+        """Make room: drop the oldest frame that was never leased, if there is one."""
+        slot = self._table.oldest_droppable()
+        if slot is not None:
+            self._drop(slot, "full")
+
+    def drop_next(self, meta: FrameMeta) -> None:
+        """The next frame finds no slot."""
+        self._state.commit(self._state.acquired(), self._state.ended_as("full"), self._gap(meta, "full"))
+
+    def give_up(self) -> None:
+        """There is no time left to inspect what is in the ring."""
+        for slot in self._table.held_frames():
+            if slot.leased:
+                self._settle(slot, "shutdown")
+            elif not self.gaps_full:
+                self._drop(slot, "shutdown")
+
+    def send_gaps(self, *, everything: bool) -> None:
+        """Send gaps that are complete, or all."""
+        for place, gap in self._gaps.take(time.monotonic_ns(), everything=everything):
+            self._submit(gap, lambda _, place=place: self._gaps.confirm(place))  # type: ignore[misc]
+
+    def _settle(self, slot: Slot, reason: str) -> None:
+        """Submit a verdict of our own for a frame; whichever of its verdicts stands is counted."""
+        if slot.state is SlotState.SETTLING:
+            return
+        assert slot.meta is not None
+        self._table.settle(slot)
+        generation = slot.generation
+
+        def settled(stands: str) -> None:
+            if slot.state is SlotState.SETTLING and slot.generation == generation:  # else its worker has said so before
+                self._end(slot, stands)
+
+        self._submit(Verdict(meta=slot.meta, attempt=slot.attempt, model=None, invalid=reason), settled)
+
+    def _end(self, slot: Slot, fate: str) -> None:
+        self._state.commit(self._state.free(slot), self._state.ended_as(fate))
+        self._table.release(slot)
+
+    def _drop(self, slot: Slot, reason: str) -> None:
+        assert slot.meta is not None
+        self._state.commit(self._state.free(slot), self._state.ended_as(reason), self._gap(slot.meta, reason))
+        self._table.release(slot)
+
+    def _gap(self, meta: FrameMeta, reason: str) -> dict[int, int]:
+        return self._gaps.add(meta, reason, time.monotonic_ns(), time.time_ns())

@@ -1,0 +1,62 @@
+"""Where frames come from: the protocol of a source."""
+
+from typing import Protocol
+
+import msgspec
+import numpy as np
+from numpy.typing import NDArray
+
+
+class SourceFrame(msgspec.Struct, frozen=True, kw_only=True):
+    """What a source wrote into a slot."""
+
+    shape: tuple[int, int] | None
+    """Height and width of raw grey pixels, or None for an encoded image."""
+    length: int
+    source: str | None = None
+    reason: str = ""
+    """Why there is nothing to inspect, from ``INVALID_REASONS``; empty: all is well."""
+
+
+class NoSource:
+    """For a capture node that only finishes what an earlier one left in the ring: its source need not work any more."""
+
+    slot_bytes = 0
+    size: tuple[int, int] | None = None
+    fps: float | None = None
+
+    def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
+        return None
+
+    def has(self, frame: int) -> bool:
+        return False
+
+    def close(self) -> None:
+        pass
+
+
+class Source(Protocol):
+    """One camera. Frames come in order; pace and loss are the caller's business."""
+
+    slot_bytes: int
+    """Bytes of the largest frame."""
+    size: tuple[int, int] | None
+    """Height and width of the frames where these are known before; None: each tells."""
+    fps: float | None
+    """Frames a second that the source has by itself, as a file has; None: none."""
+
+    def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
+        """Write frame number ``frame`` (it only grows) into ``into``, uint8 (slot_bytes,). None: there is no more.
+
+        Never raises for a single bad frame: that is a ``SourceFrame`` with a reason. Raises ``LinepipeError`` when no frame can be read any
+        more, before it has counted: a capture process that comes after reads it again.
+        """
+        ...
+
+    def has(self, frame: int) -> bool:
+        """Whether frame number ``frame`` exists."""
+        ...
+
+    def close(self) -> None:
+        """Let go of files and threads."""
+        ...

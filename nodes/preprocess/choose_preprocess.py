@@ -1,0 +1,55 @@
+"""Which preprocess runs, by ``preprocess.device`` and by what works here."""
+
+import importlib
+import logging
+from typing import Literal
+
+from nodes.preprocess.opencv import OpenCvPreprocess
+from pipeline.config import Config
+from pipeline.config.model_file import TileRecipe
+from pipeline.core.errors import ConfigError
+from pipeline.core.tiles import Preprocess
+from pipeline.system.cuda import driver
+
+_CUDA_ENGINES = ("auto", "compiled")
+
+
+def make_preprocess(config: Config, recipe: TileRecipe, log: logging.Logger) -> Preprocess:
+    """The preprocess for a line, ready to work; ``log`` says which, and why not a better one.
+
+    ``auto`` is the GPU where there is one and the engine may run on it, else OpenCV. Raises ``ConfigError`` if the
+    configuration asks for what does not work here.
+    """
+    device = config.preprocess.device
+    found: Preprocess | None = None
+    if device in ("gpu", "dali"):
+        found = _dali(config, recipe, log, "gpu" if device == "gpu" else "cpu")
+    elif device == "auto" and config.infer.engine in _CUDA_ENGINES:
+        try:
+            if driver() is not None:
+                found = _dali(config, recipe, log, "gpu")
+        except (ConfigError, RuntimeError) as exc:
+            log.warning("this machine has a CUDA driver, but preprocess runs on the CPU: %s", exc)
+    found = found or OpenCvPreprocess(config, recipe)
+    log.info("preprocess %s", found.name)
+    return found
+
+
+def _dali(config: Config, recipe: TileRecipe, log: logging.Logger, backend: Literal["cpu", "gpu"]) -> Preprocess:
+    """Imports DALI, and torch for the GPU, only when asked for: they take seconds.
+
+    torch comes first. On an H100 and an H200, every process that imported DALI 2.4.0 before torch 2.11 was aborted in
+    its first graph by ``CUDA_ERROR_ILLEGAL_ADDRESS`` (9 of 9, see ``benchmarks/README.md``), none of those that imported torch first.
+    """
+    try:
+        if backend == "gpu":
+            importlib.import_module("torch")
+        from nodes.preprocess.dali import DaliPreprocess
+
+        return DaliPreprocess(config, recipe, log, backend)
+    except ImportError as exc:
+        why, remedy = str(exc), "install nvidia-dali-cuda130 (x86_64 only)"
+    except (RuntimeError, AssertionError) as exc:  # torch asserts that it was built with CUDA
+        why, remedy = str(exc).strip().splitlines()[0], "install a CUDA driver and a torch built for CUDA"
+    what = "DALI" if backend == "cpu" else "DALI on a CUDA device"
+    raise ConfigError(f"preprocess.device: {what} does not work here ({why}); {remedy}, or set preprocess.device to cpu")

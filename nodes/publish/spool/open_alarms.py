@@ -1,0 +1,69 @@
+"""Which alarms are on, noted with the events that begin and end them: so what one process began another ends."""
+
+from contextlib import suppress
+
+import msgspec
+
+from nodes.publish.spool.database import Database
+from pipeline.core.events import AlarmEvent
+
+ENDLESS = frozenset({"redis_lost", "redis_damaged", "entries_deleted", "spool_damaged", "frames_unaccounted"})
+"""They tell of what has happened and have no end."""
+OWN = frozenset(
+    {
+        "redis_away",
+        "foreign_entries",
+        "channel_refused",
+        "stream_not_trimmed",
+        "group_idle",
+        "group_lost",
+        "disk_full",
+        "spool_stuck",
+        "image_not_kept",
+    }
+)
+"""OpenAlarms by publish: its next life goes on with them. All others are the supervisor's and end with its run."""
+_NOTED = "alarms"  # fact: what the events say is noted
+
+
+class OpenAlarms:
+    """The alarms that are on in a spool; the beginning of one may be long purged."""
+
+    def __init__(self, database: Database) -> None:
+        self._db = database
+        if not database.fact(_NOTED):  # a spool of the version before, or one that was repaired
+            with database.writing():
+                for seq, data in database.rows("SELECT seq, data FROM events WHERE type = 'alarm' ORDER BY seq"):
+                    with suppress(msgspec.MsgspecError, TypeError):  # damaged: that is told where it is sent
+                        self.note(msgspec.json.decode(data, type=AlarmEvent), seq)
+                database.set_fact(_NOTED, 1)
+
+    def note(self, event: AlarmEvent, seq: int) -> None:
+        """Part of the transaction in which the event is spooled."""
+        if _kind(event.name) in ENDLESS:
+            return
+        if event.active:
+            self._db.set_fact(f"alarm/{event.name}", seq)
+        else:
+            self._db.change("DELETE FROM facts WHERE name = ?", (f"alarm/{event.name}",))
+
+    def names(self) -> set[str]:
+        """Those that are on."""
+        return set(self._on())
+
+    def left_by(self, seq: int) -> list[str]:
+        """Those of supervisors, begun up to ``seq``."""
+        return [name for name, began in self._on().items() if began <= seq and _kind(name) not in OWN]
+
+    def _on(self) -> dict[str, int]:
+        found = self._db.rows("SELECT name, value FROM facts WHERE name GLOB 'alarm/*' ORDER BY value")
+        return {name.partition("/")[2]: began for name, began in found}
+
+
+def read_again(database: Database) -> None:
+    """Have the next opening look through the events: what was noted may be damaged."""
+    database.change("DELETE FROM facts WHERE name = ?", (_NOTED,))
+
+
+def _kind(name: str) -> str:
+    return name.partition(":")[0]

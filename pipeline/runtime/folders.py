@@ -1,0 +1,167 @@
+"""The state folder while a line runs on it: locked, and with what a node needs to start again, whatever people do to it."""
+
+import fcntl
+import io
+import os
+import secrets
+import shutil
+import time
+from pathlib import Path
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.config.model_file import digest_of, find_model
+from pipeline.config.topology import make_private, runtime_dir
+from pipeline.core.errors import ConfigError
+from pipeline.system.files import private_folder, read_plain, write_private
+from pipeline.system.folder_lock import is_there, lock_folder, lock_state, open_folder
+
+
+class RunFolder:
+    """Made for this run. A lock on it says that it is in use, to later runs and to systemd-tmpfiles.
+
+    Folders of runs that were killed are removed. Raises ``ConfigError`` where no private folder can be made.
+    """
+
+    def __init__(self, config: Config) -> None:
+        home = runtime_dir(config)
+        for left in home.iterdir():
+            _remove_unused(left)
+        self.path = make_private(home / secrets.token_hex(4))
+        self._lock = open_folder(self.path)
+        fcntl.flock(self._lock, fcntl.LOCK_EX)
+
+    def turn(self) -> str:
+        """Make it anew if something has removed it, a cleaner of temporary files for instance; says so, or why that failed."""
+        try:
+            if is_there(self._lock, self.path):
+                return ""
+            make_private(self.path)
+            fresh = _locked(self.path)
+        except (ConfigError, OSError) as exc:  # the lock too: the cleaner may hold it for a moment
+            return f"the folder of the line's sockets was removed and cannot be made anew: {exc}"
+        os.close(self._lock)
+        self._lock = fresh
+        return f"{self.path}, the folder of the line's sockets, was removed; it is made anew. Have no cleaner look into it"
+
+    def close(self) -> None:
+        """Remove it."""
+        shutil.rmtree(self.path, ignore_errors=True)
+        os.close(self._lock)
+
+
+def _locked(folder: Path) -> int:
+    """A descriptor that holds the lock on a folder. Raises ``OSError``."""
+    fd = open_folder(folder)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(fd)
+        raise
+    return fd
+
+
+def _remove_unused(folder: Path) -> None:
+    try:
+        fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC | os.O_NOFOLLOW)
+    except NotADirectoryError:  # a socket of a node that is run by itself
+        return
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder, ignore_errors=True)
+    except BlockingIOError:
+        pass
+    finally:
+        os.close(fd)
+
+
+class StateFolder:
+    """Taken for one run. Raises ``ConfigError`` where it cannot be used, or another line runs on it."""
+
+    def __init__(self, config: Config) -> None:
+        self._path = config.state
+        self.changed = private_folder(self._path)
+        """What had to be changed to make it private; empty: nothing."""
+        self._locks = [lock_state(self._path)]
+        self.snapshot = Snapshot(config)
+        self._run = self._path / "run.json"
+        self._files = {**self.snapshot.files, self._run: msgspec.json.encode({"run": time.time_ns(), "first_id": None})}
+        self._due, self._seen = list(self._files), dict[Path, tuple[int, ...]]()
+        try:
+            self._write()
+        except OSError as exc:
+            raise ConfigError(f"state_dir: {self._path} cannot be written: {exc.strerror}") from exc
+
+    def turn(self) -> str:
+        """Put right what somebody has moved, replaced or removed; says so, or why that failed."""
+        try:
+            moved, changed = not is_there(self._locks[-1], self._path), ""
+            if moved:
+                lock = next((lock for lock in self._locks if is_there(lock, self._path)), None)  # it came back
+                if lock is None:
+                    changed, lock = private_folder(self._path), lock_folder(self._path)
+                if lock is None:
+                    return f"state_dir: {self._path} was replaced, and another line runs on the folder that is there now; stop one of them"
+                self._locks = [*(held for held in self._locks if held != lock), lock]
+                self._due = list(self._files)
+            else:
+                self._note_run()
+                self._due += [path for path in self._files if path not in self._due and _state_of(path) != self._seen[path]]
+            names = ", ".join(path.name for path in self._write())
+        except (ConfigError, OSError) as exc:
+            return f"state_dir: what the line keeps in {self._path} was moved or removed and cannot be written anew: {exc}"
+        if moved:
+            text = f"state_dir: {self._path} was moved or replaced while the line runs; it goes on in the folder that is there now"
+            return f"{text}; {changed}" if changed else text
+        return f"{names} in {self._path}: removed or changed by somebody, and written anew" if names else ""
+
+    def _note_run(self) -> None:
+        """Publish completes this file; whoever removes it must get that back."""
+        if not self._run.is_file():
+            return
+        data = read_plain(self._run)
+        if data != self._files[self._run] and b"first_id" in data:
+            self._files[self._run] = data
+
+    def _write(self) -> list[Path]:
+        """Write what is due; returns which files were not as they must be. Raises ``OSError``."""
+        written = []
+        while self._due:
+            path = self._due[0]
+            if not path.is_file() or path.read_bytes() != self._files[path]:
+                write_private(path, self._files[path])
+                written.append(path)
+            self._seen[path] = _state_of(path)
+            self._due.pop(0)
+        return written
+
+    def close(self) -> None:
+        """Give the locks back."""
+        for lock in self._locks:
+            os.close(lock)
+
+
+def _state_of(path: Path) -> tuple[int, ...]:
+    """Changes when somebody replaces a file or writes to it; empty: it is not there. Raises ``OSError``."""
+    try:
+        found = path.stat()
+    except FileNotFoundError:
+        return ()
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+class Snapshot:
+    """Both, read once. Raises ``ConfigError`` for a model that cannot be read."""
+
+    def __init__(self, config: Config) -> None:
+        source, model, self.line = find_model(config.infer.model), config.state / "model.safetensors", config.state / "line.json"
+        own = msgspec.structs.replace(config, infer=msgspec.structs.replace(config.infer, model=str(model)))
+        try:
+            weights = source.read_bytes()
+        except OSError as exc:
+            raise ConfigError(f"infer.model: {source} cannot be read: {exc.strerror}") from exc
+        self.files = {model: weights, self.line: msgspec.json.encode(own)}
+        """By path, what nodes must find there."""
+        self.digests = {path: digest_of(io.BytesIO(data)) for path, data in self.files.items()}
+        self.model = model

@@ -1,0 +1,285 @@
+"""``linepipe run``: starts a line's processes, watches them, restarts what dies, stops them in order.
+
+Start: Redis (if embedded), publish, the inspecting nodes, the captures; a capture arms when a worker asks it for frames.
+Stop:  captures first (each drains: its last frame is durable before it ends), then the inspecting nodes, then publish
+(which waits for Redis), then Redis. A node that dies while others drain is still restarted: they wait for it.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipeline.config import Config
+from pipeline.config.topology import PUBLISH, Endpoints, Process, is_finite, processes
+from pipeline.core.errors import LinepipeError
+from pipeline.core.frame import Alarm, Gap
+from pipeline.redis.server import EmbeddedServer
+from pipeline.runtime.folders import RunFolder, StateFolder
+from pipeline.runtime.node import DRAIN_S
+from pipeline.runtime.node_process import AwakeClock, NodeProcess, program
+from pipeline.runtime.signals import StopSignals
+from pipeline.runtime.summary import SUMMARY, RunTime, prepare_summary, shortcoming, status, summary, write_summary
+from pipeline.runtime.supervisor import Alarms, NodeWatch, ServerWatch, finished
+from pipeline.system.files import keep_private, write_private
+from pipeline.transport.messages import Status, from_child
+from pipeline.transport.outbox import Outbox
+from pipeline.transport.ring import LineRings
+from pipeline.transport.sockets import Router, Waiter
+
+TURN_MS = 50.0
+STATUS_NS = 500_000_000
+STOP_S = DRAIN_S + 10.0
+LAST_WORDS_S = 2.0
+Say = Callable[[str], None]
+
+
+class LineRun:
+    """One run of a line."""
+
+    def __init__(
+        self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say, summary_path: Path | None = None
+    ) -> None:
+        self.config, self._for_s, self._frames, self._say = config, for_s, frames, say
+        keep_private()
+        self._state = StateFolder(config)
+        if self._state.changed:
+            say(self._state.changed)
+        self._summary_paths = [config.state / SUMMARY, *([summary_path] if summary_path is not None else [])]
+        for path in self._summary_paths:
+            prepare_summary(path)
+        self.summary: dict[str, Any] | None = None
+        """There once the line has ended, in whatever way."""
+        self._folder = RunFolder(config)
+        endpoints = Endpoints(self._folder.path)
+        self._router = Router(endpoints.supervisor)
+        self._outbox = Outbox(endpoints.publish)
+        self._waiter = Waiter(self._router, self._outbox.dealer)
+        self._server = EmbeddedServer(config, self._redis_damaged) if config.publish.redis == "embedded" else None
+        self._rings = LineRings(config.cameras)
+        self._children = [self._child(p, frames) for p in processes(config)]
+        self._stages = _stop_order(self._children)
+        self._time = RunTime()
+        self._next_status_ns = 0
+        self._stop_at_ns = 0
+        self._signals = StopSignals()
+        self._said_all: set[str] = set()
+        self._folder_news: dict[str, str] = {}
+        self._mute = False
+        self._clock = AwakeClock()
+        self._alarms = Alarms(self._send_alarm)
+        self._watch = NodeWatch(self._children, say, self._alarms)
+        self._server_watch = ServerWatch(self._server, say, self._alarms) if self._server is not None else None
+        self._phase = "starting"
+
+    def _child(self, process: Process, frames: int | None) -> NodeProcess:
+        began = self._state.snapshot
+        command = [*program(), "node", process.name, str(began.line), "--sockets", str(self._folder.path)]
+        command += ["--line", began.digests[began.line], "--model", began.digests[began.model]]
+        camera = process.camera
+        if camera is None:
+            return NodeProcess(process, command, left=lambda: process.name == PUBLISH)
+        fd = self._rings.fds[camera]
+        command += ["--ring-fd", str(fd)] + (["--frames", str(frames)] if frames is not None else [])
+        return NodeProcess(
+            process,
+            command,
+            (fd,),
+            may_end=lambda: self._rings.ended(camera),
+            left=lambda: self._rings.exists(camera),
+        )
+
+    @property
+    def url(self) -> str:
+        return self._server.url if self._server is not None else self.config.publish.redis
+
+    def run(self, tick: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+        """Run until the sources end, the time is up, or a signal comes; returns the summary, which then is on disk.
+
+        ``tick`` is called with the status about twice a second. Raises ``LinepipeError`` if the line could not run, and
+        ``KeyboardInterrupt`` when it was told twice to stop, both after the summary was written. Signals stay taken: one
+        that comes late ends nothing.
+        """
+        self._signals.listen()
+        error: str | None = None
+        try:
+            if self._server is not None:
+                self._server.start(lambda: self._signals.at_once)
+            self._say(f"line {self.config.line}: events go to {self.url}, stream {self.config.stream}")
+            if self._server is not None:
+                self._say(f"to read them: {self._server.how_to_read}")
+            for child in self._children:
+                child.start(self._clock.turn())
+            while self._turn(tick):
+                self._waiter.wait(TURN_MS)
+            self._hear_last_words()
+            error = shortcoming(self.config, self._children, self._rings.accounts(), self.url, told=self._signals.asked)
+        except KeyboardInterrupt:
+            error = "stopped at once by a second signal"
+            raise
+        except Exception as exc:
+            error = str(exc) if isinstance(exc, LinepipeError) else f"{type(exc).__name__}: {exc}"
+            raise
+        finally:
+            found = self._finish(error, tick)
+        return found
+
+    def _turn(self, tick: Callable[[dict[str, Any]], None]) -> bool:
+        """One pass; False when every process has ended."""
+        now, awake = time.monotonic_ns(), self._clock.turn()
+        self._hear(awake)
+        self._outbox.turn(now)
+        self._watch.turn(awake, started=bool(self._time.first_ns))
+        if self._server_watch is not None:
+            self._server_watch.turn(awake)
+        if self._signals.at_once:
+            raise KeyboardInterrupt
+        self._progress(now, awake)
+        if now >= self._next_status_ns:
+            self._next_status_ns = now + STATUS_NS
+            self._publish_status(tick)
+            self._keep_folders()
+        return bool(self._stages)
+
+    def _keep_folders(self) -> None:
+        """Put right what somebody has done to the folders of sockets and state."""
+        for name, what, text in (
+            ("sockets_removed", "the sockets are", self._folder.turn()),
+            ("state_removed", "the line's files are", self._state.turn()),
+        ):
+            if text and self._folder_news.get(name) != text:  # what cannot be put right stays, and is said once
+                self._say(text)
+            self._folder_news[name] = text
+            self._alarms.set(name, bool(text), text or f"{what} there again")
+
+    def _hear(self, awake: int) -> None:
+        pids = {c.name: c.pids for c in self._children}
+        self._router.deliver(lambda _, message: self._take(from_child(message, pids), awake))
+
+    def _take(self, message: Status, awake: int) -> None:
+        self._watch.hear(message, awake)
+        if message.state == "ended":
+            self._said_all.add(message.node)
+
+    def _progress(self, now: int, awake: int) -> None:
+        """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
+        self._rings.note_epochs()
+        accounts = self._rings.accounts().values()
+        self._time.note(now, sum(a.acquired for a in accounts), sum(a.acquired - a.in_flight for a in accounts))
+        if self._phase == "starting" and self._time.first_ns:
+            self._phase = "running"
+        due = self._for_s is not None and self._time.first_ns and self._time.duration_s(now) >= self._for_s
+        captures = [c for c in self._children if c.process.camera is not None]
+        ended = finished(captures, self._finite, awake)
+        if self._phase != "stopping" and (due or ended or self._signals.asked):
+            self._phase = "stopping"
+            for child in captures if ended else ():
+                child.cut_short = child.exit_code is None
+            self._time.stop(now)
+            self._stop_next(awake)
+        if self._phase != "stopping":
+            return
+        if all(c.exit_code is not None for c in self._stages[0]):
+            self._stages.pop(0)
+            if self._stages:
+                self._stop_next(awake)
+        elif awake >= self._stop_at_ns:
+            for child in self._stages[0]:
+                if child.exit_code is None:
+                    self._give_up(child)
+            self._stop_at_ns = awake + int(STOP_S * 1e9)
+
+    def _finite(self, child: NodeProcess) -> bool:
+        return self._frames is not None or is_finite(self.config.cameras[child.process.camera or ""])
+
+    def _give_up(self, child: NodeProcess) -> None:
+        """Waiting longer is no use. What a capture node leaves then may or may not have been inspected: an open gap says so."""
+        self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
+        child.give_up()
+        camera = child.process.camera
+        held = self._rings.held(camera) if camera is not None else []
+        if camera is None or not held:
+            return
+        first = min(held, key=lambda meta: meta.frame)
+        text = f"camera {camera}: {len(held)} frames from number {first.frame} on stay in flight; whether they were inspected is not known"
+        self._say(text)
+        self._alarms.set(f"frames_unaccounted:{camera}", True, text)
+        gap = Gap(camera=camera, epoch=first.epoch, first=first.frame, last=None, reason="capture_died", at_ns=time.time_ns())
+        self._outbox.submit(gap, time.monotonic_ns())
+
+    def _stop_next(self, awake: int) -> None:
+        self._stop_at_ns = awake + int(STOP_S * 1e9)
+        for child in self._stages[0]:
+            if child.exit_code is None:
+                child.stop(awake)
+
+    def _seconds(self) -> tuple[float, float]:
+        """For the duration and for the rates."""
+        now = time.monotonic_ns()
+        return self._time.duration_s(now), self._time.rate_s(now)
+
+    def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
+        awake = self._clock.turn()
+        now = status(self.config, self._children, self._rings.accounts(), *self._seconds(), self.url, self._phase, awake)
+        now["refused"] = self._router.refused + self._outbox.dealer.refused
+        try:
+            write_private(self.config.state / "status.json", msgspec.json.encode(now))
+        except OSError as exc:
+            if not self._mute:
+                self._say(f"status.json cannot be written: {exc.strerror}; `linepipe status` shows what was")
+            self._mute = True
+        else:
+            self._mute = False
+        tick(now)
+
+    def _send_alarm(self, name: str, active: bool, text: str) -> None:
+        alarm = Alarm(name=name, active=active, text=text, at_ns=time.time_ns())
+        self._outbox.submit(alarm, time.monotonic_ns())
+
+    def _redis_damaged(self, text: str) -> None:
+        self._say(text)
+        self._send_alarm("redis_damaged", True, text)
+
+    def _hear_last_words(self) -> None:
+        """Take in what publish said last: it may still be on its way when the process has ended."""
+        deadline = time.monotonic() + LAST_WORDS_S
+        while PUBLISH not in self._said_all and time.monotonic() < deadline:
+            self._waiter.wait(TURN_MS)
+            self._hear(self._clock.turn())
+
+    def _finish(self, error: str | None, tick: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+        """End what still runs, write the summary, and only then say anything; then end Redis."""
+        try:
+            for child in self._children:
+                child.kill()
+                child.wait()
+            self._hear(self._clock.turn())
+            self._phase = "ended" if error is None else "failed"
+            accounts = self._rings.accounts()
+            self.summary = summary(self.config, self._children, accounts, self._rings.epochs, *self._seconds(), self.url, error)
+            for path in self._summary_paths:
+                try:
+                    write_summary(path, self.summary, mode=0o600 if path.parent == self.config.state else 0o666)
+                except OSError as exc:
+                    self._say(text := f"the summary {path} cannot be written: {exc.strerror}")
+                    self.summary["error"] = error or text
+            self._publish_status(tick)
+            return self.summary
+        finally:
+            self._close()
+
+    def _close(self) -> None:
+        if self._server is not None:
+            self._server.stop()
+        self._router.close()
+        self._outbox.dealer.close()
+        self._folder.close()
+        self._state.close()
+
+
+def _stop_order(children: list[NodeProcess]) -> list[list[NodeProcess]]:
+    """Groups of processes that are told to stop together: captures, then the others one by one, last started first."""
+    captures = [c for c in children if c.process.camera is not None]
+    return [captures, *[[c] for c in reversed(children) if c.process.camera is None]]
