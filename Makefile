@@ -1,6 +1,6 @@
 # make run    install into .venv and run the demo line; ARGS="--for 20s --summary s.json" passes options on
 # make test   install what the tests need and run them
-# make check  lint, types, import contracts
+# make check  lint, types, import contracts, spelling, workflows
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt
 
@@ -18,6 +18,8 @@ check: .venv/installed-check
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
 	.venv/bin/lint-imports
+	.venv/bin/codespell
+	.venv/bin/zizmor --quiet --offline .github
 
 # torch first and by its pin: any other request for it may bring gigabytes of CUDA libraries along.
 .venv/installed: pyproject.toml constraints.txt

@@ -147,7 +147,7 @@ def _id(entry: list[Any]) -> str:
         raise RedisUnreachableError("the reply is no entry of a stream") from exc
 
 
-def _decode(fields: list[bytes]) -> dict[str, Any]:
+def _decode(fields: Any) -> dict[str, Any]:
     """The event of an entry's fields. Raises ``ValueError`` saying what is odd."""
     if not isinstance(fields, list) or b"data" not in fields[: len(fields) // 2 * 2 : 2]:
         raise ValueError("it has no field `data`")

@@ -71,7 +71,7 @@ class VideoSource:
         self.fps: float | None = self._index.fps
         self._ahead: queue.Queue[Decoded | Exception] = queue.Queue(AHEAD)
         self._head: Decoded = (-1, None)
-        self._closing = False
+        self._closing = threading.Event()
         self._thread = threading.Thread(target=self._decode, args=(first,), name="video", daemon=True)
         self._thread.start()
         if self.has(first):
@@ -98,7 +98,7 @@ class VideoSource:
 
     def close(self) -> None:
         """End the thread."""
-        self._closing = True
+        self._closing.set()
         while self._thread.is_alive():
             while not self._ahead.empty():
                 self._ahead.get_nowait()
@@ -122,10 +122,10 @@ class VideoSource:
         count = len(self._index)
         lap, start = divmod(first, count)
         try:
-            while not self._closing and (lap == 0 or self._loop):
+            while not self._closing.is_set() and (lap == 0 or self._loop):
                 for place, frame in self._lap(start):
                     self._ahead.put((lap * count + place, frame))
-                    if self._closing:
+                    if self._closing.is_set():
                         return
                 lap, start = lap + 1, 0
         except Exception as exc:  # raised again by whoever waits for the frame
