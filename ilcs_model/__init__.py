@@ -3,49 +3,57 @@
 ``create`` builds a network by name; ``files.load_model`` reads one with everything a deployment needs to know.
 """
 
-from typing import TYPE_CHECKING
+import inspect
+from importlib import import_module
+from importlib.metadata import entry_points
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from torch import nn
 
-__all__ = ["ARCHITECTURES", "create"]
+__all__ = ["ARCHITECTURES", "GROUP", "architectures", "create"]
 
-ARCHITECTURES = ("ilcs", "resnet50", "mobilenet_v2", "effnet")
+ARCHITECTURES = {
+    "ilcs": "ilcs_model.networks.ilcs:ILCS",
+    "resnet50": "ilcs_model.networks.resnet50:ResNet50",
+    "mobilenet_v2": "ilcs_model.networks.mobilenet_v2:MobileNetV2",
+    "effnet": "ilcs_model.networks.effnet:EffNet",
+}
+"""Our own networks. Each is a class called with the number of classes and its options."""
+GROUP = "linepipe.models"
+"""Entry points by which another package offers more. A name of ``ARCHITECTURES`` cannot be taken."""
 
 
-def create(name: str, num_classes: int, *, miam: bool = False, invariant: bool = False, locate: bool = False) -> "nn.Module":
+def architectures() -> tuple[str, ...]:
+    """Every name that ``create`` knows here, linepipe's own first."""
+    return (*ARCHITECTURES, *sorted({point.name for point in entry_points(group=GROUP)} - ARCHITECTURES.keys()))
+
+
+def create(name: str, num_classes: int, **options: bool) -> "nn.Module":
     """Build an untrained network: uint8 tiles (N, 1 or 3, S, S) -> logits (N, num_classes).
 
     ``ilcs`` and ``effnet`` take tiles of 300 pixels, the others any. Each has ``features`` (tiles -> its last map) and
-    ``classify`` (that map -> logits).
+    ``classify`` (that map -> logits). ``options`` are those of the network: see its class.
 
-    ``miam`` puts the paper's attention module before the head of a network that is not ``ilcs``, which always has it.
-    ``invariant`` and ``locate`` are for ``ilcs`` alone. With ``invariant`` light and place count for nothing, and tiles may
-    have any size. With ``locate`` the result is (logits, map): map (N, h, w) tells by logits where in the tile the
-    defect lies.
-
-    Raises ``ValueError`` for an unknown name, fewer than two classes, or what the network cannot.
+    Raises ``ValueError`` for an unknown name, fewer than two classes, or an option that the network does not have.
     """
-    if name not in ARCHITECTURES:
-        raise ValueError(f"unknown model {name!r}; known: {', '.join(ARCHITECTURES)}")
+    if name not in architectures():
+        raise ValueError(f"unknown model {name!r}; known: {', '.join(architectures())}")
     if num_classes < 2:
         raise ValueError(f"a classifier needs at least two classes, got {num_classes}")
-    if name == "ilcs":
-        from ilcs_model.networks.ilcs import ILCS
+    network = _load(name)
+    takes = [p.name for p in inspect.signature(network).parameters.values() if p.kind is p.KEYWORD_ONLY]
+    if unknown := sorted(options.keys() - set(takes)):
+        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(takes) or 'none'}")
+    built: nn.Module = network(num_classes, **options)
+    return built
 
-        return ILCS(num_classes, invariant=invariant, locate=locate)
-    if locate:
-        raise ValueError(f"{name} has no map of where the defect lies; only ilcs does: leave the masks out, or train ilcs")
-    if invariant:
-        raise ValueError(f"{name} has no invariant form; only ilcs does")
-    if name == "resnet50":
-        from ilcs_model.networks.resnet50 import ResNet50
 
-        return ResNet50(num_classes, miam=miam)
-    if name == "mobilenet_v2":
-        from ilcs_model.networks.mobilenet_v2 import MobileNetV2
-
-        return MobileNetV2(num_classes, miam=miam)
-    from ilcs_model.networks.effnet import EffNet
-
-    return EffNet(num_classes, miam=miam)
+def _load(name: str) -> Any:
+    if name in ARCHITECTURES:
+        module, _, attribute = ARCHITECTURES[name].partition(":")
+        return getattr(import_module(module), attribute)
+    found = [point for point in entry_points(group=GROUP) if point.name == name]
+    if len({point.value for point in found}) > 1:
+        raise ValueError(f"two packages offer the model {name}: {' and '.join(sorted(p.value for p in found))}; uninstall one of them")
+    return found[0].load()

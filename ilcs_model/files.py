@@ -30,7 +30,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
     """The network with its weights in evaluation mode, and its metadata. Raises ``ModelFileError``."""
     info = read_info(path)
     try:
-        model = create(info.architecture, len(info.classes), miam=info.miam, invariant=info.invariant, locate=info.locate)
+        model = create(info.architecture, len(info.classes), **info.options)
         with safe_open(path, framework="pt") as file:
             tensors: dict[str, torch.Tensor] = {k: file.get_tensor(k) for k in file.keys()}  # noqa: SIM118
             written = file.metadata().get(DIGEST_KEY)

@@ -41,6 +41,16 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     invariant: bool = False  # whether light and place count for nothing (``ILCS``); ``mean`` and ``std`` are then each tile's own
     locate: bool = False  # whether the network also gives a map of where the defect lies
 
+    @property
+    def options(self) -> dict[str, bool]:
+        """What ``create`` is called with beside name and classes."""
+        return options(self.architecture, miam=self.miam, invariant=self.invariant, locate=self.locate)
+
+
+def options(architecture: str, **wanted: bool) -> dict[str, bool]:
+    """Those that are wanted; ``miam`` is no option of ``ilcs``, which has it either way."""
+    return {name: True for name, on in wanted.items() if on and (architecture, name) != ("ilcs", "miam")}
+
 
 def code_version() -> str:
     """Version of the installed linepipe, or ``"unknown"`` when it runs from a bare source tree."""

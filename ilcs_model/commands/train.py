@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ilcs_model import ARCHITECTURES
+from ilcs_model import architectures
 
 if TYPE_CHECKING:
     from ilcs_model.training.settings import Settings
@@ -44,7 +44,7 @@ def _plain(ctx: click.Context, param: click.Parameter, value: str | None) -> str
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), help="Folder of class sub-folders, or with split.csv, or a VOC or COCO set.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Run folder: checkpoints, metrics, the model, its card.")
-@click.option("--model", type=click.Choice(ARCHITECTURES), default="ilcs", show_default=True, help="Network to train.")
+@click.option("--model", type=click.Choice(architectures()), default="ilcs", show_default=True, help="Network to train.")
 @click.option("--miam", is_flag=True, help="Put the paper's attention module before the head (ilcs always has it).")
 @click.option("--recipe", type=click.Choice(("full", "paper")), default="full", show_default=True, help="paper: as published; full: ours.")
 @click.option("--name", callback=_plain, help="Name the model carries; default: the run folder's.")

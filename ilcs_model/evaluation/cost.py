@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from ilcs_model import create
+from ilcs_model.info import options
 from ilcs_model.networks.ilcs import ILCS
 
 BATCH = 16  # tiles to which the paper's "FLOPs" refer
@@ -92,7 +93,7 @@ def table3_rows() -> list[Row]:
 
 def _row(name: str, miam: bool, classes: int, size: int, params_m: float, flops_g: float) -> Row:
     with torch.device("meta"):
-        network = create(name, classes, miam=miam).eval()
+        network = create(name, classes, **options(name, miam=miam)).eval()
         tiles, large = (torch.zeros(BATCH, 3, side, side, dtype=torch.uint8) for side in (size, 300))
     # ILCS's classifier takes 300 pixels alone; to its last map the network takes any size.
     at_size = cost(network, tiles, (lambda x: network.miam(network.features(x))) if isinstance(network, ILCS) else None)

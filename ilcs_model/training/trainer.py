@@ -21,7 +21,7 @@ from ilcs_model.data.loader import Batch, Epoch, choose_loader
 from ilcs_model.errors import DataError, ModelFileError
 from ilcs_model.evaluation.predict import logits_of
 from ilcs_model.files import load_model
-from ilcs_model.info import TileRecipe
+from ilcs_model.info import TileRecipe, options
 from ilcs_model.training.processes import Processes, keep_freed_memory
 from ilcs_model.training.settings import SMALL, SMALL_UNTIL, Settings
 
@@ -250,7 +250,7 @@ def first_weights(data: Dataset, settings: Settings, locate: bool) -> tuple[nn.M
 
     These are what does not fit, and other classes' last layer.
     """
-    form = {"miam": settings.miam, "invariant": settings.invariant, "locate": locate}
+    form = options(settings.model, miam=settings.miam, invariant=settings.invariant, locate=locate)
     try:
         model = create(settings.model, len(data.classes), **form)
     except ValueError as exc:

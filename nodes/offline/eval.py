@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipeline.config.model_file import find_model
+from pipeline.config.plugins import ENGINES
 from pipeline.core.errors import LinepipeError
 
 
@@ -71,7 +72,7 @@ Progress = Callable[[int], None]
 @click.option("--boxes", is_flag=True, help="Also hold where the model sees defects against annotated boxes, in float32.")
 @click.option(
     "--engine",
-    type=click.Choice(("eager", "openvino", "onnx", "compiled")),
+    type=click.Choice(ENGINES.names()),
     default="eager",
     show_default=True,
     help="What runs the model, as infer.engine of a line; eager is the float32 reference.",

@@ -3,6 +3,7 @@
 import shutil
 import sys
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -20,7 +21,11 @@ if TYPE_CHECKING:
     from ilcs_model.info import ModelInfo
     from nodes.infer.engines.eager import EagerEngine
 
-ENGINES = ("onnx", "openvino", "compiled")
+ENGINES = {
+    "onnx": "nodes.infer.engines.onnx:onnx_form",
+    "openvino": "nodes.infer.engines.openvino:openvino_form",
+    "compiled": "nodes.infer.engines.package:package_form",
+}
 SCARCE = 100_000_000
 """Bytes free below which a failed export says so."""
 SHOWN = 20
@@ -47,7 +52,7 @@ class Images(NamedTuple):
 
 @click.command()
 @click.argument("model")
-@click.option("--engine", type=click.Choice(ENGINES), required=True, help="What shall run it.")
+@click.option("--engine", type=click.Choice(tuple(ENGINES)), required=True, help="What shall run it.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the exported files; new or empty.")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled images to prove it on; without, golden tiles alone.")
 @click.option("--split", help="Which images of --data; default: all.")
@@ -117,17 +122,9 @@ def _images(data: Path | None, split: str | None) -> Images | None:
 
 
 def _form(engine: str) -> Conversion[Any]:
-    if engine == "onnx":
-        from nodes.infer.engines.onnx import onnx_form
-
-        return onnx_form()
-    if engine == "openvino":
-        from nodes.infer.engines.openvino import openvino_form
-
-        return openvino_form()
-    from nodes.infer.engines.package import package_form
-
-    return package_form()
+    module, _, function = ENGINES[engine].partition(":")
+    form: Conversion[Any] = getattr(import_module(module), function)()
+    return form
 
 
 def _prove(source: Source, network: Network, images: Images | None) -> Proof:

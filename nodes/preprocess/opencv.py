@@ -1,5 +1,6 @@
 """The CPU's preprocess: decode, grey, cut, resize. Also the oracle that other preprocessors are held against."""
 
+import struct
 import time
 from collections.abc import Sequence
 
@@ -7,7 +8,6 @@ import cv2
 import numpy as np
 import simplejpeg
 
-from nodes.preprocess.image_header import read_header
 from pipeline.config import Config
 from pipeline.config import Preprocess as Settings
 from pipeline.config.model_file import TileRecipe
@@ -98,3 +98,64 @@ def cut(pixels: Pixels, boxes: tuple[Box, ...], side: int) -> Pixels:
         else:
             cv2.resize(part, (side, side), dst=tile, interpolation=cv2.INTER_LINEAR)
     return tiles
+
+
+_SOF = {0xC0, 0xC1, 0xC2, 0xC3, 0xC5, 0xC6, 0xC7, 0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF}
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def read_header(data: memoryview) -> tuple[str, int, int]:
+    """(``"jpeg"``, ``"png"`` or ``"bmp"``, width, height).
+
+    Raises ``BadImageError`` with reason ``format`` (none of the three) or ``truncated`` (it ends too early, or lacks its end).
+    """
+    try:
+        start = bytes(data[:8])
+        if start.startswith(b"\xff\xd8\xff"):
+            return ("jpeg", *_jpeg(data))
+        if start == _PNG:
+            return ("png", *_png(data))
+        if start.startswith(b"BM"):
+            return ("bmp", *_bmp(data))
+    except (IndexError, struct.error):
+        raise BadImageError("truncated", "the image ends within its header") from None
+    raise BadImageError("format", "neither JPEG nor PNG nor BMP")
+
+
+def _jpeg(data: memoryview) -> tuple[int, int]:
+    at = 2
+    while True:
+        if data[at] != 0xFF:
+            raise BadImageError("corrupt", "no JPEG marker where one should be")
+        marker = data[at + 1]
+        if marker == 0xFF:  # fill byte
+            at += 1
+            continue
+        if marker in _SOF:
+            height, width = struct.unpack_from(">HH", data, at + 5)
+            break
+        if marker in (0xD9, 0xDA):
+            raise BadImageError("corrupt", "a JPEG without a frame header")
+        at += 2 + struct.unpack_from(">H", data, at + 2)[0]
+    return _positive(width, height)
+
+
+def _png(data: memoryview) -> tuple[int, int]:
+    width, height = struct.unpack_from(">II", data, 16)
+    if b"IEND" not in bytes(data):
+        raise BadImageError("truncated", "the PNG has no end chunk")
+    return _positive(width, height)
+
+
+def _bmp(data: memoryview) -> tuple[int, int]:
+    (size,) = struct.unpack_from("<I", data, 2)
+    width, height = struct.unpack_from("<ii", data, 18)
+    if size > len(data):
+        raise BadImageError("truncated", f"the BMP has {len(data)} of {size} bytes")
+    return _positive(width, abs(height))
+
+
+def _positive(width: int, height: int) -> tuple[int, int]:
+    if width < 1 or height < 1:
+        raise BadImageError("corrupt", f"an image of {width} x {height} pixels")
+    return width, height

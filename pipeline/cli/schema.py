@@ -7,6 +7,7 @@ import click
 import msgspec
 
 from pipeline.config import Config
+from pipeline.config.plugins import ENGINES
 from pipeline.core import events
 
 
@@ -21,6 +22,7 @@ def schema(what: str) -> None:
 
 
 def config_schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of a configuration file."""
+    """JSON Schema (2020-12) of a configuration file, with the plug-ins that are installed here."""
     (root,), components = msgspec.json.schema_components([Config], ref_template="#/$defs/{name}")
+    components["Infer"]["properties"]["engine"]["enum"] = ["auto", *ENGINES.names()]
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "linepipe line", **root, "$defs": components}

@@ -15,6 +15,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
+from pipeline.config.plugins import ENGINES
 from pipeline.config.urls import SourceUrl, redis_mistake
 from pipeline.config.yaml_lines import parse_yaml
 from pipeline.core.errors import ConfigError
@@ -81,8 +82,9 @@ class Infer(_Tree, frozen=True, kw_only=True):
 
     model: str
     """Name of a shipped model, or the path of a ``.safetensors`` file."""
-    engine: Literal["auto", "eager", "openvino", "onnx", "compiled"] = "auto"
-    """What executes the model; ``auto`` is ``compiled`` on an NVIDIA GPU and ``openvino`` on a CPU."""
+    engine: str = "auto"
+    """What executes the model, by name (``linepipe schema config`` lists all that are installed); ``auto`` is ``compiled`` on an
+    NVIDIA GPU and ``openvino`` on a CPU."""
     max_batch: Annotated[int, Meta(ge=1, le=1024)] = 16
     """Tiles per batch at most."""
     max_wait_ms: Annotated[float, Meta(ge=0, le=10_000)] = 5.0
@@ -252,6 +254,8 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
     for name in config.placement:
         if name in ("publish", "redis", "capture"):
             found.append((f"placement.{name}", "is the name of another process; choose a different one"))
+    if config.infer.engine != "auto" and not ENGINES.knows(config.infer.engine):
+        found.append(("infer.engine", f"there is no engine {config.infer.engine!r}; write auto, {', '.join(ENGINES.names())}"))
     if problem := redis_mistake(config.publish.redis):
         found.append(("publish.redis", problem))
     return found

@@ -9,6 +9,7 @@ import msgspec
 from pipeline.client import Events
 from pipeline.config import MAX_FILE_BYTES, Config
 from pipeline.config.model_file import find_model, read_model
+from pipeline.config.plugins import ENGINES
 from pipeline.config.topology import NEEDED_TMP, frame_rate, runtime_dir
 from pipeline.config.urls import SourceUrl
 from pipeline.core.errors import ConfigError
@@ -34,7 +35,7 @@ def check_line(config: Config) -> list[str]:
             found.append(f"{key}: {problem}")
         if not camera.source.startswith("video:") and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
-    for attempt in (_check_model, redis_password):
+    for attempt in (_check_model, _check_engine, redis_password):
         try:
             attempt(config)
         except ConfigError as exc:
@@ -116,6 +117,15 @@ def _check_model(config: Config) -> None:
         raise ConfigError("infer.classes: ok is no defect; its share decides through infer.min_score")
     if unknown := sorted(set(config.infer.classes) - set(model.classes)):
         raise ConfigError(f"infer.classes: {model.name} knows no {', '.join(unknown)}; it knows {', '.join(model.classes)}")
+
+
+def _check_engine(config: Config) -> None:
+    """Raises ``ConfigError`` for an engine of another package that cannot be imported. Ours are tried where they run."""
+    if config.infer.engine != "auto" and not ENGINES.is_own(config.infer.engine):
+        try:
+            ENGINES.load(config.infer.engine)
+        except ConfigError as exc:
+            raise ConfigError(f"infer.engine: {exc}") from exc
 
 
 def _no_source(url: SourceUrl) -> str:

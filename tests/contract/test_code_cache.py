@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 
 from nodes.infer.engines.code_cache import with_kept_code
-from nodes.infer.engines.load import KEPT, open_engine
+from nodes.infer.engines.compiled import KEPT
+from nodes.infer.engines.load import open_engine
 from tests.contract.tiny import write_locating_model
 
 COMPILES = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt-get install g++")

@@ -9,8 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nodes.preprocess.image_header import read_header
-from nodes.preprocess.opencv import decode
+from nodes.preprocess.opencv import decode, read_header
 from pipeline.core.errors import BadImageError
 
 PICTURE = np.random.default_rng(0).integers(0, 256, (40, 60), np.uint8)

@@ -10,13 +10,39 @@ from typing import Any
 
 import numpy as np
 
+from nodes.infer.engines.code_cache import with_kept_code
 from nodes.infer.engines.contract import Output, stack
 from nodes.infer.engines.eager import EagerEngine, parts
+from nodes.infer.engines.golden_tiles import Engine
 from pipeline.core.errors import ConfigError
 from pipeline.core.tiles import Pixels
 
+KEPT = "inductor"
+"""Folder of compiled code under ``cache``."""
 SMALLEST = 2
 """Tiles in the smallest batch that runs: torch takes a batch of one for a case of its own and would compile it apart."""
+
+
+def open_compiled(model: Path, cache: Path, max_batch: int) -> Engine:
+    """See ``OpenEngine``: on the GPU if torch can use one, else on the CPU. The code is kept once its answers were right."""
+    import torch
+
+    def make() -> Engine:
+        from nodes.infer.engines.cuda import CudaEngine
+
+        engine: Engine = CudaEngine(model, cache, max_batch) if torch.cuda.is_available() else CompiledEngine(model, cache)
+        for count in (1, max_batch):
+            engine.golden.check(engine, count)
+        return engine
+
+    return with_kept_code(cache / KEPT, make, _forget)
+
+
+def _forget() -> None:
+    import torch
+
+    torch._dynamo.reset()
+    torch._inductor.utils.clear_caches()  # libraries that are loaded, by name
 
 
 class CompiledEngine:

@@ -37,6 +37,11 @@ class EagerEngine:
         return Output(logits.numpy(), None if maps is None else maps.numpy())
 
 
+def open_eager(model: Path, cache: Path, max_batch: int) -> EagerEngine:
+    """See ``OpenEngine``; nothing is kept."""
+    return EagerEngine(model)
+
+
 def planes(batch: Pixels) -> Pixels:
     """Tiles (N, S, S), or (N, S, S, 3) of a colour model, as a network takes them: (N, 1 or 3, S, S)."""
     return batch[:, None] if batch.ndim == 3 else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))

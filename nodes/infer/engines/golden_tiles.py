@@ -4,6 +4,7 @@ They are noise of a seed, in grains and contrasts for which `ilcs-neu` gives eve
 and 1, where they move most when something is wrong, and a flat one. Their answer is that of the float32 network.
 """
 
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -55,6 +56,19 @@ class Engine(Network, Protocol):
 
     golden: Golden
     """Tiles whose answer is known."""
+
+
+class OpenEngine(Protocol):
+    """What the table of engines names."""
+
+    def __call__(self, model: Path, cache: Path, max_batch: int) -> Engine:
+        """The network of the model file ``model``, ready for batches of 1 to ``max_batch`` tiles.
+
+        ``cache``: a folder for what takes long to make; it may be emptied at any time. Raises ``ConfigError`` if the model
+        cannot be used, or something must be installed; ``RuntimeError`` if the device does not work. The caller tries it on
+        its golden tiles.
+        """
+        ...
 
 
 def golden_tiles(side: int) -> Pixels:

@@ -3,16 +3,14 @@
 import logging
 from pathlib import Path
 
-from nodes.infer.engines.code_cache import clear, with_kept_code
-from nodes.infer.engines.golden_tiles import Engine, WrongAnswerError
+from nodes.infer.engines.code_cache import clear
+from nodes.infer.engines.golden_tiles import Engine, OpenEngine, WrongAnswerError
 from pipeline.config import Config
 from pipeline.config.model_file import Model, model_of_line, read_model
+from pipeline.config.plugins import ENGINES
 from pipeline.core.errors import ConfigError, NodeError
 from pipeline.core.frame import ModelId
 from pipeline.system.cuda import has_cuda
-
-KEPT = "inductor"
-"""Folder of compiled code under ``cache``."""
 
 
 class Loaded:
@@ -36,52 +34,25 @@ def load_engine(config: Config, began_with: str | None = None) -> Loaded:
 
 
 def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
-    """The engine ``eager``, ``openvino``, ``onnx`` or ``compiled`` on a model file, tried on golden tiles as ``load_engine`` says.
+    """The engine of that name on a model file, tried on golden tiles as ``load_engine`` says.
 
     What an engine makes of the file is kept under ``cache``, where it finds it again. Raises what ``load_engine`` does.
     """
     from ilcs_model.errors import ModelFileError
-    from ilcs_model.info import digest, read_info
 
-    def make() -> Engine:
-        try:
-            engine = _open(kind, path, digest(path), read_info(path).recipe.size_px, cache, max_batch)
-        except ModelFileError as exc:
-            raise ConfigError(str(exc)) from exc
+    open_: OpenEngine = ENGINES.load(kind)
+    try:
+        engine = open_(path, cache, max_batch)
         for count in (1, max_batch):
             engine.golden.check(engine, count)
-        return engine
-
-    try:
-        return with_kept_code(cache / KEPT, make, _forget_compiled) if kind == "compiled" else make()
+    except ModelFileError as exc:
+        raise ConfigError(str(exc)) from exc
     except WrongAnswerError:
         clear(cache)  # what is kept there may be why: the next start makes it anew
         raise
     except RuntimeError as exc:  # torch's or OpenVINO's own: no memory, a broken driver, a compiler that fails
         raise NodeError(f"the model does not run here: {exc}. Look at the device, or choose another infer.engine") from exc
-
-
-def _forget_compiled() -> None:
-    import torch
-
-    torch._dynamo.reset()
-    torch._inductor.utils.clear_caches()  # libraries that are loaded, by name
-
-
-def _open(kind: str, path: Path, sha: str, side: int, cache: Path, max_batch: int) -> Engine:
-    if kind == "eager":
-        from nodes.infer.engines.eager import EagerEngine
-
-        return EagerEngine(path)
-    if kind == "openvino":
-        from nodes.infer.engines.openvino import OpenVinoEngine
-
-        return OpenVinoEngine(path, sha, side, cache)
-    if kind == "onnx":
-        from nodes.infer.engines.onnx import OnnxEngine
-
-        return OnnxEngine(path, sha, side, cache)
-    return _compiled(path, cache, max_batch)
+    return engine
 
 
 def _best() -> str:
@@ -98,12 +69,3 @@ def _best() -> str:
         torch.__version__,
     )
     return "openvino"
-
-
-def _compiled(path: Path, cache: Path, max_batch: int) -> Engine:
-    import torch
-
-    from nodes.infer.engines.compiled import CompiledEngine
-    from nodes.infer.engines.cuda import CudaEngine
-
-    return CudaEngine(path, cache, max_batch) if torch.cuda.is_available() else CompiledEngine(path, cache)

@@ -27,6 +27,13 @@ class OnnxEngine:
         return self._network(batch)
 
 
+def open_onnx(model: Path, cache: Path, max_batch: int) -> OnnxEngine:
+    """See ``OpenEngine``."""
+    from ilcs_model.info import digest, read_info
+
+    return OnnxEngine(model, digest(model), read_info(model).recipe.size_px, cache)
+
+
 class OnnxNetwork:
     """An ONNX file with one input, tiles, and the outputs logits and, from a network that locates, maps."""
 

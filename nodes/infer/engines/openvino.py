@@ -23,6 +23,13 @@ class OpenVinoEngine:
         return self._network(batch)
 
 
+def open_openvino(model: Path, cache: Path, max_batch: int) -> OpenVinoEngine:
+    """See ``OpenEngine``."""
+    from ilcs_model.info import digest, read_info
+
+    return OpenVinoEngine(model, digest(model), read_info(model).recipe.size_px, cache)
+
+
 class OpenVinoNetwork:
     """What ``ilcs_model.export.to_openvino`` wrote, as it runs on a line."""
 

@@ -1,0 +1,72 @@
+"""What can be plugged in: for each kind a table of names, and what other packages offer through entry points.
+
+A package offers, say, an engine by a line in its own ``pyproject.toml``, and is found once it is installed::
+
+    [project.entry-points."linepipe.engines"]
+    tensorrt = "my_package.engine:TensorRtEngine"
+"""
+
+from collections.abc import Mapping
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any
+
+from pipeline.core.errors import ConfigError
+
+
+class Kind:
+    """One kind of plug-in: ``own`` is linepipe's table of name -> ``module:attribute``, ``group`` that of the entry points.
+
+    A name of ``own`` cannot be taken by another package.
+    """
+
+    def __init__(self, word: str, group: str, own: Mapping[str, str]) -> None:
+        self.word, self.group, self._own = word, group, own
+
+    def names(self) -> tuple[str, ...]:
+        """Every name there is here, linepipe's own first."""
+        return (*self._own, *sorted({point.name for point in self._offered()} - set(self._own)))
+
+    def knows(self, name: str) -> bool:
+        """Whether there is one of that name."""
+        return name in self._own or any(point.name == name for point in self._offered())
+
+    def is_own(self, name: str) -> bool:
+        """Whether it is one of linepipe's own."""
+        return name in self._own
+
+    def load(self, name: str) -> Any:
+        """What the name stands for. Raises ``ConfigError`` if there is none, two packages offer it, or it cannot be imported."""
+        if name in self._own:
+            module, _, attribute = self._own[name].partition(":")
+            return getattr(import_module(module), attribute)
+        point = self._find(name)
+        try:
+            return point.load()
+        except (Exception, SystemExit) as exc:  # another package's code: whatever it raises is a plug-in that does not work
+            raise ConfigError(f"the {self.word} {name} ({point.value}) cannot be imported: {exc!r}; mend or remove it") from exc
+
+    def _find(self, name: str) -> EntryPoint:
+        found = [point for point in self._offered() if point.name == name]
+        if not found:
+            raise ConfigError(f"there is no {self.word} {name!r}; there are {', '.join(self.names())}")
+        if len({point.value for point in found}) > 1:
+            places = " and ".join(sorted(point.value for point in found))
+            raise ConfigError(f"two packages offer the {self.word} {name}: {places}; uninstall one of them")
+        return found[0]
+
+    def _offered(self) -> tuple[EntryPoint, ...]:
+        return tuple(entry_points(group=self.group))
+
+
+ENGINES = Kind(
+    "engine",
+    "linepipe.engines",
+    {
+        "openvino": "nodes.infer.engines.openvino:open_openvino",
+        "onnx": "nodes.infer.engines.onnx:open_onnx",
+        "compiled": "nodes.infer.engines.compiled:open_compiled",
+        "eager": "nodes.infer.engines.eager:open_eager",
+    },
+)
+"""Each is a function ``(model: Path, cache: Path, max_batch: int) -> Engine``: see ``nodes.infer.engines.golden_tiles.OpenEngine``."""

@@ -1,0 +1,129 @@
+"""An engine and a network of another package: found by name once it is installed, and no file of linepipe is touched."""
+
+import json
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from tests.system.line import LINEPIPE, Line, balanced
+
+ROOT = Path(__file__).resolve().parents[2]
+BLOCKS = re.compile(r"```(\w+)\n(.*?)```", re.S)
+
+
+@pytest.fixture(scope="module")
+def extras(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The package of docs/extending.md, installed in a folder of its own."""
+    source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
+    project, engine, network = [text for _, text in BLOCKS.findall((ROOT / "docs" / "extending.md").read_text())]
+    assert max(len(engine.splitlines()), len(network.splitlines())) <= 40
+    install(source, target, project, {"steel_extras/__init__.py": "", "steel_extras/engine.py": engine, "steel_extras/network.py": network})
+    return target
+
+
+def install(source: Path, target: Path, project: str, files: dict[str, str]) -> None:
+    for name, text in {"pyproject.toml": project, **files}.items():
+        (source / name).parent.mkdir(exist_ok=True)
+        (source / name).write_text(text)
+    pip = [sys.executable, "-m", "pip", "install", "-q", "--no-index", "--no-deps", "--no-build-isolation", "--target", str(target)]
+    subprocess.run([*pip, str(source)], check=True, capture_output=True, timeout=60)
+
+
+def linepipe(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
+    done = subprocess.run([*LINEPIPE, *words], capture_output=True, text=True, timeout=100)
+    assert done.returncode == code, done.stderr
+    assert "Traceback" not in done.stderr
+    return done
+
+
+def test_a_line_runs_a_network_and_an_engine_of_another_package(
+    make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(extras))
+    rng = np.random.default_rng(0)
+    for k in range(24):
+        folder = tmp_path / "images" / ("dark", "light")[k % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(folder / f"{k}.png"), rng.integers(0, 128, (64, 64), np.uint8) + 100 * (k % 2))
+    linepipe("train", "--data", str(tmp_path / "images"), "--out", str(tmp_path / "run"), "--model", "small", "--epochs", "1")
+    model = tmp_path / "run" / "model.safetensors"
+    camera = {"source": f"folder:{tmp_path / 'images' / 'dark'}", "when_full": "block"}
+    line = make_line(cameras={"top": camera}, infer={"model": str(model), "engine": "patient"})
+
+    summary = line.run()
+
+    assert summary["engine"] == "patient-f32"
+    assert summary["cameras"]["top"]["inspected"] == 12
+    assert balanced(summary["cameras"]["top"])
+    report = json.loads(linepipe("eval", str(model), str(tmp_path / "images"), "--split", "all", "--engine", "patient", "--json").stdout)
+    assert report["engine"] == "patient-f32"
+
+
+def test_the_schema_lists_what_is_installed(extras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = json.loads(linepipe("schema", "config").stdout)["$defs"]["Infer"]["properties"]["engine"]["enum"]
+    monkeypatch.setenv("PYTHONPATH", str(extras))
+    after = json.loads(linepipe("schema", "config").stdout)["$defs"]["Infer"]["properties"]["engine"]["enum"]
+
+    assert before == ["auto", "openvino", "onnx", "compiled", "eager"]
+    assert after == [*before, "patient"]
+    assert "small" in linepipe("train", "--help").stdout
+
+
+OFFERS = """
+[build-system]
+requires = ["setuptools"]
+build-backend = "setuptools.build_meta"
+[project]
+name = "{name}"
+version = "1"
+[project.entry-points."linepipe.engines"]
+{engine} = "{name}:open"
+[tool.setuptools]
+py-modules = ["{name}"]
+"""
+
+
+@pytest.mark.parametrize(
+    ("engine", "offered", "says"),
+    [
+        ("nobodys", (), "there is no engine 'nobodys'; write auto, openvino, onnx, compiled, eager"),
+        ("broken", (("broken_one", "raise OSError('no driver')"),), "cannot be imported: OSError('no driver'); mend or remove it"),
+        ("leaves", (("leaving", "raise SystemExit(0)"),), "cannot be imported: SystemExit(0); mend or remove it"),
+        ("empty", (("empty_one", ""),), "cannot be imported: AttributeError"),
+        ("twice", (("one", "open = 1"), ("two", "open = 2")), "two packages offer the engine twice: one:open and two:open"),
+    ],
+)
+def test_a_plug_in_that_does_not_work_is_refused_in_a_sentence(
+    make_line: Callable[..., Line],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    engine: str,
+    offered: tuple[tuple[str, str], ...],
+    says: str,
+) -> None:
+    (tmp_path / "images").mkdir()
+    for name, code in offered:
+        (tmp_path / name).mkdir()
+        install(tmp_path / name, tmp_path / "installed", OFFERS.format(name=name, engine=engine), {f"{name}.py": code})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    line = make_line(infer={"model": "ilcs-neu", "engine": engine})
+
+    assert says in linepipe("validate", str(line.config), code=2).stderr
+
+
+def test_a_name_of_ours_cannot_be_taken(make_line: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "thief").mkdir()
+    install(
+        tmp_path / "thief", tmp_path / "installed", OFFERS.format(name="thief", engine="eager"), {"thief.py": "raise SystemExit('taken')"}
+    )
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    (tmp_path / "images").mkdir()
+    cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((300, 300), np.uint8))
+
+    assert make_line(infer={"model": "ilcs-neu", "engine": "eager"}).run()["engine"] == "eager-f32"
