@@ -4,12 +4,10 @@ import time
 import uuid
 
 from nodes.capture.frame_outcomes import FrameOutcomes
-from nodes.capture.sources.folder import FolderSource, list_of_run
-from nodes.capture.sources.sim.source import StripSource, TruthFile
 from nodes.capture.sources.source import NoSource, Source
 from pipeline.config import Camera
 from pipeline.config.topology import frame_rate, workers
-from pipeline.config.urls import SourceUrl
+from pipeline.config.urls import Opening, SourceUrl
 from pipeline.core.frame import Coverage, FrameMeta, Gap, Verdict
 from pipeline.runtime.node import NodeContext
 from pipeline.transport.dispatch import Dispatcher
@@ -49,22 +47,10 @@ def open_source(node: NodeContext, camera: Camera, epoch: str, left_at: int | No
 
     ``left_at``: the frame at which an earlier capture process of this run left it; None: this is the first.
     """
-    limits = node.config.limits
     url = SourceUrl.parse(camera.source)
-    loop = url.options.get("loop") == "true"
-    if url.scheme == "folder":
-        files = list_of_run(url.path, node.endpoints.files(node.process.camera or ""), first=left_at is None)
-        return FolderSource(url.path, loop=loop, max_bytes=limits.max_file_bytes, files=files)
-    if url.scheme == "video":
-        from nodes.capture.sources.video import video_of_run  # FFmpeg's libraries, for those who need them
-
-        kept = node.endpoints.files(node.process.camera or "")
-        return video_of_run(url.path, kept, loop=loop, max_pixels=limits.max_pixels, frame_px=camera.frame_px, left_at=left_at)
-    assert camera.frame_px is not None  # a sim: source without it is refused when the configuration is read
-    width, height = camera.frame_px
-    path = node.config.state / "truth" / f"{node.process.camera}.jsonl"
-    truth = TruthFile(path, epoch, height, camera.pixel_mm[1] if camera.pixel_mm else None, node.log, append=left_at is not None)
-    return StripSource(int(url.options.get("seed", "0")), width, height, truth, int(url.options.get("repeat", "0")) or None)
+    name = node.process.camera or ""
+    source: Source = url.kind.open(url, Opening(name, node.config, epoch, node.endpoints.files(name), left_at, node.log))
+    return source
 
 
 class _Capture:

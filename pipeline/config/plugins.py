@@ -70,3 +70,13 @@ ENGINES = Kind(
     },
 )
 """Each is a function ``(model: Path, cache: Path, max_batch: int) -> Engine``: see ``nodes.infer.engines.golden_tiles.OpenEngine``."""
+SOURCES = Kind(
+    "source",
+    "linepipe.sources",
+    {
+        "folder": "nodes.capture.sources.kinds:FOLDER",
+        "video": "nodes.capture.sources.kinds:VIDEO",
+        "sim": "nodes.capture.sources.kinds:SIM",
+    },
+)
+"""By scheme. Each is a ``pipeline.config.urls.SourceKind``."""

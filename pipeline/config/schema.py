@@ -241,10 +241,7 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
             found.append((f"{key}.frame_px", f"is more than limits.max_pixels ({config.limits.max_pixels})"))
         if camera.frame_px is not None and any(_covers(box, camera.frame_px) for box in camera.ignore_px):
             found.append((f"{key}.ignore_px", "a box covers the whole frame: nothing would be judged"))
-        if url.scheme == "sim" and camera.frame_px is None:
-            found.append((f"{key}.frame_px", "is required by a sim: source; give [width, height]"))
-        if url.scheme == "sim" and "fps" not in url.options and not (camera.speed_mps and camera.pixel_mm):
-            found.append((f"{key}.speed_mps", "a sim: source needs speed_mps and pixel_mm, or ?fps=N in its source"))
+        found += [(f"{key}.{below}", problem) for below, problem in url.kind.contradictions(url, camera)]
     grid = config.preprocess
     if grid.layout == "grid" and grid.overlap_px >= grid.tile_px:
         found.append(("preprocess.overlap_px", f"must be smaller than tile_px ({grid.tile_px})"))

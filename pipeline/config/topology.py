@@ -68,7 +68,7 @@ def frame_rate(camera: Camera, height: int | None = None) -> float | None:
     if url.fps is not None:
         return url.fps
     height = height or (camera.frame_px[1] if camera.frame_px else None)
-    if camera.speed_mps and camera.pixel_mm and height and (url.scheme == "sim" or camera.when_full == "drop_oldest"):
+    if camera.speed_mps and camera.pixel_mm and height and (url.kind.follows_strip or camera.when_full == "drop_oldest"):
         return 1000 * camera.speed_mps / (height * camera.pixel_mm[1])
     return None
 
@@ -76,7 +76,7 @@ def frame_rate(camera: Camera, height: int | None = None) -> float | None:
 def is_finite(camera: Camera) -> bool:
     """Whether the source ends by itself."""
     url = SourceUrl.parse(camera.source)
-    return url.scheme != "sim" and url.options.get("loop") != "true"
+    return url.kind.ends(url)
 
 
 def credits_for(config: Config, camera: str) -> int:

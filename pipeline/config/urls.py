@@ -1,66 +1,120 @@
 """The URLs of a configuration: a camera's ``source``, taken apart, and what ``publish.redis`` may be.
 
-Who offers which scheme of source is ``nodes.capture``'s business. redis-py would say what is wrong with its URL only when
+Which schemes of source there are is told by the table of plug-ins. redis-py would say what is wrong with its URL only when
 it connects, or let it override linepipe's own options.
 """
 
+import logging
 import re
-from typing import Self
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, Self, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
+from msgspec import Meta
 
+from pipeline.config.plugins import SOURCES
 from pipeline.core.errors import ConfigError
 
-FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
-"""Files that ``folder:`` reads."""
-OPTIONS = {
-    "folder": {"loop": "true or false", "fps": "a number"},
-    "video": {"loop": "true or false", "fps": "a number"},
-    "sim": {"seed": "a whole number", "fps": "a number", "repeat": "a whole number from 1"},
-}
-EXAMPLES = {"folder": "folder:PATH[?loop=true&fps=N]", "video": "video:PATH[?loop=true&fps=N]", "sim": "sim:strip[?seed=N&fps=N&repeat=N]"}
+if TYPE_CHECKING:
+    from pipeline.config.schema import Camera, Config, Limits
+
+Rate = Annotated[Annotated[float, Meta(gt=0, le=100_000)] | None, Meta(description="a number")]
+"""Frames a second that an option asks for."""
 
 
-class SourceUrl(msgspec.Struct, frozen=True):
-    """``scheme:path?options``: ``folder:images?loop=true`` -> folder, images, {"loop": "true"}."""
+class Opening(NamedTuple):
+    """What a source is opened with, beside its URL."""
+
+    name: str
+    """Of the camera."""
+    config: "Config"
+    epoch: str
+    """Life of this capture process."""
+    kept: Path
+    """A file of the run: what the source writes there a later capture process of the run finds."""
+    left_at: int | None
+    """The frame at which an earlier capture process of this run left it; None: this is the first."""
+    log: logging.Logger
+
+
+class SourceKind(Protocol):
+    """What the table of sources names: one scheme. It imports what reads frames in ``open`` alone, for every command asks it."""
+
+    example: str
+    """How it is written: ``folder:PATH[?loop=true&fps=N]``."""
+    options: type[msgspec.Struct]
+    """What may stand behind the ``?``: a frozen Struct with defaults, each field with a ``Meta(description=...)``."""
+    paths: tuple[str, ...]
+    """The only paths that it takes; empty: any."""
+    has_rate: bool
+    """Whether frames come at a rate of the source's own."""
+    follows_strip: bool
+    """Whether frames come as fast as the strip moves, without being asked."""
+
+    def contradictions(self, url: "SourceUrl", camera: "Camera") -> Iterator[tuple[str, str]]:
+        """What the other keys of the camera lack for it: (key, sentence)."""
+        ...
+
+    def missing(self, url: "SourceUrl") -> str:
+        """Why there is nothing to read here, and what to do; empty: nothing is known. Must not take long."""
+        ...
+
+    def ends(self, url: "SourceUrl") -> bool:
+        """Whether it ends by itself."""
+        ...
+
+    def slot_bytes(self, url: "SourceUrl", camera: "Camera", limits: "Limits") -> int | None:
+        """Bytes of the largest frame, as far as can be told without opening it; None: not known."""
+        ...
+
+    def open(self, url: "SourceUrl", opening: Opening) -> Any:
+        """A ``nodes.capture.sources.source.Source``. Raises ``ConfigError`` if it cannot work."""
+        ...
+
+
+class SourceUrl(NamedTuple):
+    """``scheme:path?options``: ``folder:images?loop=true`` -> folder, images, options with ``loop`` True."""
 
     scheme: str
     path: str
-    options: dict[str, str]
+    options: Any
+    """An instance of the kind's ``options``."""
+    kind: SourceKind
 
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ``ConfigError`` (without a place) for an unknown scheme or option, or a malformed value."""
         scheme, colon, rest = text.partition(":")
-        if not colon or scheme not in OPTIONS:
-            raise ConfigError(f"{text!r} is not a known source; write {' or '.join(EXAMPLES.values())}")
+        if not colon or not SOURCES.knows(scheme):
+            known: list[SourceKind] = [SOURCES.load(name) for name in SOURCES.names()]
+            raise ConfigError(f"{text!r} is not a known source; write {' or '.join(kind.example for kind in known)}")
+        kind: SourceKind = SOURCES.load(scheme)
         path, _, query = rest.partition("?")
+        if not path or (kind.paths and path not in kind.paths):
+            raise ConfigError(f"{text!r}: write {kind.example}")
         options = dict(parse_qsl(query, keep_blank_values=True))
-        if not path or (scheme == "sim" and path != "strip"):
-            raise ConfigError(f"{text!r}: write {EXAMPLES[scheme]}")
+        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind.options)}
         for name, value in options.items():
-            if name not in OPTIONS[scheme]:
-                raise ConfigError(f"{text!r}: no option {name!r}; {scheme}: takes {', '.join(OPTIONS[scheme])}")
-            if not _fits(name, value):
-                raise ConfigError(f"{text!r}: {name}={value} should be {OPTIONS[scheme][name]}")
-        return cls(scheme, path, options)
+            if name not in fields:
+                raise ConfigError(f"{text!r}: no option {name!r}; {scheme}: takes {', '.join(fields) or 'none'}")
+            try:
+                msgspec.convert({name: value}, kind.options, strict=False)
+            except msgspec.ValidationError as exc:
+                raise ConfigError(f"{text!r}: {name}={value} should be {_described(fields[name])}") from exc
+        return cls(scheme, path, msgspec.convert(options, kind.options, strict=False), kind)
 
     @property
     def fps(self) -> float | None:
         """Frames a second that the text asks for; None: it does not."""
-        return float(self.options["fps"]) if "fps" in self.options else None
+        asked: float | None = getattr(self.options, "fps", None)
+        return asked
 
 
-def _fits(name: str, value: str) -> bool:
-    if name == "loop":
-        return value in ("true", "false")
-    if name in ("seed", "repeat"):
-        return value.isdecimal() and (name == "seed" or int(value) > 0)
-    try:
-        return 0 < float(value) <= 100_000
-    except ValueError:
-        return False
+def _described(kind: Any) -> str:
+    metas = [meta for meta in get_args(kind)[1:] if isinstance(meta, Meta)] if get_origin(kind) is Annotated else []
+    return next((meta.description for meta in metas if meta.description), "another value")
 
 
 PASSWORD_ELSEWHERE = "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file"

@@ -15,7 +15,7 @@ from pipeline.config.urls import SourceUrl
 from pipeline.core.errors import ConfigError
 from pipeline.redis.login import redis_password
 from pipeline.system.files import OURS, STATE_FOLDERS, check_owner, read_plain
-from pipeline.system.user_path import here, look, nearest
+from pipeline.system.user_path import look, nearest
 
 LONGEST_STATE_DIR = 480
 """SQLite opens paths of up to 511 bytes; the spool's file and its log lie below."""
@@ -31,9 +31,10 @@ def check_line(config: Config) -> list[str]:
     found = []
     for name, camera in config.cameras.items():
         key = f"cameras.{name}.source"
-        if problem := _no_source(SourceUrl.parse(camera.source)):
+        url = SourceUrl.parse(camera.source)
+        if problem := url.kind.missing(url):
             found.append(f"{key}: {problem}")
-        if not camera.source.startswith("video:") and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
+        if not url.kind.has_rate and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
     for attempt in (_check_model, _check_engine, redis_password):
         try:
@@ -126,25 +127,6 @@ def _check_engine(config: Config) -> None:
             ENGINES.load(config.infer.engine)
         except ConfigError as exc:
             raise ConfigError(f"infer.engine: {exc}") from exc
-
-
-def _no_source(url: SourceUrl) -> str:
-    """Why a folder or a video cannot be read, and what to do; empty: it can."""
-    path = Path(url.path)
-    if url.scheme not in ("folder", "video"):
-        return ""
-    try:
-        found = look(path)
-    except ConfigError as exc:
-        return str(exc)
-    if url.scheme == "folder" and (found is None or not stat.S_ISDIR(found.st_mode)):
-        return f"no folder {path} (relative paths count from {here()}); correct the path"
-    if found is None or not (stat.S_ISREG(found.st_mode) or url.scheme == "folder"):
-        what = "is a folder" if found is not None and stat.S_ISDIR(found.st_mode) else f"is not there (relative paths count from {here()})"
-        return f"{path} {what}; name a video file"
-    if not os.access(path, os.R_OK | (os.X_OK if url.scheme == "folder" else 0)):
-        return f"{path} may not be read by this user; have its rights changed (chmod)"
-    return f"{path} is empty; name a video file" if found.st_size == 0 and url.scheme == "video" else ""
 
 
 def check_redis(config: Config) -> None:

@@ -1,16 +1,14 @@
 """What ``linepipe doctor`` finds out: is this machine, and this line on it, fit to run? Each check gives findings, none raises."""
 
-import math
 import os
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from pipeline.client import Events, RedisUnreachableError
-from pipeline.config import Camera, Config
+from pipeline.config import Config
 from pipeline.config.topology import runtime_dir
-from pipeline.config.urls import FOLDER_SUFFIXES, SourceUrl
+from pipeline.config.urls import SourceUrl
 from pipeline.core.errors import ConfigError
 from pipeline.diagnostics import libraries, machine
 from pipeline.diagnostics.check import check_line, check_sockets
@@ -80,7 +78,8 @@ def _state(config: Config) -> Iterator[Finding]:
 
 def _memory(config: Config) -> Iterator[Finding]:
     """What the rings take, against what may be taken."""
-    sizes = {name: _slot_bytes(camera, config) for name, camera in config.cameras.items()}
+    urls = {name: SourceUrl.parse(camera.source) for name, camera in config.cameras.items()}
+    sizes = {name: url.kind.slot_bytes(url, config.cameras[name], config.limits) for name, url in urls.items()}
     unknown = [name for name, size in sizes.items() if size is None]
     need = sum(size * config.cameras[name].slots for name, size in sizes.items() if size is not None)
     free = machine.memory_free()
@@ -93,25 +92,6 @@ def _memory(config: Config) -> Iterator[Finding]:
         yield warning("ring memory", text, "lower cameras.*.slots: the nodes need memory too")
     else:
         yield ok("ring memory", text)
-
-
-def _slot_bytes(camera: Camera, config: Config) -> int | None:
-    """Bytes of one slot, as far as the configuration tells."""
-    url = SourceUrl.parse(camera.source)
-    if url.scheme == "folder":
-        try:
-            files = [p for p in Path(url.path).iterdir() if p.suffix.lower() in FOLDER_SUFFIXES]
-        except OSError:  # told as what is wrong with the configuration
-            files = []
-        return min(config.limits.max_file_bytes, max(map(_size, files), default=0)) + 1
-    return math.prod(camera.frame_px) if camera.frame_px is not None else None
-
-
-def _size(path: Path) -> int:
-    try:
-        return path.stat().st_size
-    except OSError:  # a link that leads nowhere: capture skips it
-        return 0
 
 
 def _redis(config: Config) -> Iterator[Finding]:

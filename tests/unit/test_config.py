@@ -46,7 +46,12 @@ def test_what_is_left_out_has_its_documented_default(tmp_path: Path) -> None:
         ("sim:strip?seed=7", "sim:strip?sed=7", 4, "no option 'sed'"),
         ("sim:strip?seed=7", "sim:strip?fps=0", 4, "fps=0 should be a number"),
         ("infer: {model: ilcs-neu}", "infer: {}", 8, "infer.model: is required and missing"),
-        ("infer: {model: ilcs-neu}", "infer: {model: m, engine: tensorrt}", 8, "infer.engine: invalid enum value 'tensorrt'"),
+        (
+            "infer: {model: ilcs-neu}",
+            "infer: {model: m, engine: tensorrt}",
+            8,
+            "infer.engine: there is no engine 'tensorrt'; write auto, openvino, onnx, compiled, eager",
+        ),
         ("state_dir: state", "state_dir: state\npublish: {redis: 'http://x'}", 10, "publish.redis: 'http://x' is not a Redis URL"),
         ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://h:99999'}", 10, "publish.redis: 'redis://h:99999': host, port"),
         ("state_dir: state", "state_dir: state\npublish: {redis: 'redis://:pw@h'}", 10, "a password does not belong here"),

@@ -12,9 +12,8 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.sources.run_file import SHORTAGES, recall, remember
-from nodes.capture.sources.source import SourceFrame
-from pipeline.config.urls import FOLDER_SUFFIXES
+from nodes.capture.sources.kinds import FOLDER_SUFFIXES
+from nodes.capture.sources.source import SHORTAGES, SourceFrame, recall, remember
 from pipeline.core.errors import ConfigError
 from pipeline.system.files import open_plain
 

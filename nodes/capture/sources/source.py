@@ -1,10 +1,15 @@
-"""Where frames come from: the protocol of a source."""
+"""Where frames come from: the protocol of a source, and what one keeps for a capture process that comes after."""
 
-from typing import Protocol
+import errno
+import os
+from pathlib import Path
+from typing import Any, Protocol, TypeVar
 
 import msgspec
 import numpy as np
 from numpy.typing import NDArray
+
+from pipeline.system.files import open_plain, write_private
 
 
 class SourceFrame(msgspec.Struct, frozen=True, kw_only=True):
@@ -60,3 +65,27 @@ class Source(Protocol):
     def close(self) -> None:
         """Let go of files and threads."""
         ...
+
+
+T = TypeVar("T", bound=msgspec.Struct)
+SHORTAGES = (errno.EMFILE, errno.ENFILE)
+"""No descriptors are left: that says nothing of a file or its folder."""
+
+
+def recall(kept: Path, kind: type[T]) -> T | None:
+    """What an earlier capture process left; None: it is lost or damaged."""
+    try:
+        with os.fdopen(open_plain(kept), "rb") as file:
+            return msgspec.msgpack.decode(file.read(), type=kind)
+    except OSError as exc:
+        if exc.errno in SHORTAGES:
+            raise
+        return None
+    except (msgspec.MsgspecError, ValueError):
+        return None
+
+
+def remember(kept: Path, what: Any) -> None:
+    """Replace the file. Raises ``OSError``; one of an earlier life is gone then too."""
+    kept.unlink(missing_ok=True)
+    write_private(kept, msgspec.msgpack.encode(what))

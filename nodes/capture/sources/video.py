@@ -19,8 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.sources.run_file import recall, remember
-from nodes.capture.sources.source import SourceFrame
+from nodes.capture.sources.source import SourceFrame, recall, remember
 from nodes.capture.sources.video_index import VideoIdentity, VideoIndex
 from pipeline.core.errors import ConfigError
 
