@@ -22,7 +22,7 @@ OWN = frozenset(
         "image_not_kept",
     }
 )
-"""OpenAlarms by publish: its next life goes on with them. All others are the supervisor's and end with its run."""
+"""Raised by publish: its next life goes on with them. All others are the supervisor's and end with its run."""
 _NOTED = "alarms"  # fact: what the events say is noted
 
 
