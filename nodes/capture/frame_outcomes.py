@@ -42,7 +42,7 @@ class FrameOutcomes:
         died = before != NO_EPOCH and live and not state.ended and not state.death_told
         if died and self._gaps.full:
             return False
-        gap = self._gaps.died(before, state.next_frame, time.time_ns()) | state.tell_death() if died else {}
+        gap = self._gaps.begin(before, state.next_frame, "capture_died", time.time_ns()) | state.tell_death() if died else {}
         state.commit(state.begin_epoch(epoch), gap)
         return True
 
@@ -85,6 +85,22 @@ class FrameOutcomes:
     def drop_next(self, meta: FrameMeta) -> None:
         """The next frame finds no slot."""
         self._state.commit(self._state.acquired(), self._state.ended_as("full"), self._gap(meta, "full"))
+
+    def never_came(self, count: int) -> None:
+        """The next so many frames were lost between camera and line, as the camera's own numbers tell."""
+        state, first = self._state, self._state.next_frame
+        gap = self._gaps.add_span(state.epoch, first, first + count - 1, "lost", time.monotonic_ns(), time.time_ns())
+        state.commit(state.acquired(count), state.ended_as("lost", count), gap)
+
+    def camera_lost(self) -> None:
+        """No frame comes any more, for it is not known how long."""
+        state, now = self._state, time.time_ns()
+        state.commit(state.set_camera_lost(now, 0), self._gaps.begin(state.epoch, state.next_frame, "camera_lost", now))
+
+    def camera_back(self, epoch: str) -> None:
+        """Frames come again: of a new epoch."""
+        state = self._state
+        state.commit(state.set_camera_lost(state.camera_lost[0], time.time_ns()), state.begin_epoch(epoch))
 
     def give_up(self) -> None:
         """There is no time left to inspect what is in the ring."""

@@ -15,7 +15,7 @@ from pipeline.transport.ring_state import Changes, RingState, epoch_of, epoch_wo
 MERGE_NS = 1_000_000_000
 MOST_SENT = 16
 """While publish has yet to confirm this many, no further one is sent: an open gap goes on growing instead."""
-_REASONS = (*DROP_REASONS, "capture_died")
+_REASONS = (*DROP_REASONS, "capture_died", "camera_lost")
 _FREE, _OPEN, _SENT = range(3)
 _LAST = 2  # word of a place that grows
 _UNKNOWN = (1 << 64) - 1
@@ -30,7 +30,7 @@ class _Open(msgspec.Struct):
 class Gaps:
     """The gaps of one camera. Adjoining frames of one epoch and reason become one gap, for a second if publish keeps up.
 
-    Times are monotonic but for those of the gaps themselves. ``add`` and ``died`` give changes for the caller to commit; neither is
+    Times are monotonic but for those of the gaps themselves. ``add`` and ``begin`` give changes for the caller to commit; neither is
     called while ``full``.
     """
 
@@ -55,22 +55,25 @@ class Gaps:
 
     def add(self, meta: FrameMeta, reason: str, now_ns: int, wall_ns: int) -> Changes:
         """A frame is dropped."""
-        kind = (meta.epoch, reason)
-        gap = self._joinable.get(kind)
+        return self.add_span(meta.epoch, meta.frame, meta.frame, reason, now_ns, wall_ns)
+
+    def add_span(self, epoch: str, first: int, last: int, reason: str, now_ns: int, wall_ns: int) -> Changes:
+        """Frames ``first`` to ``last`` are dropped."""
+        gap = self._joinable.get((epoch, reason))
         if gap is not None:
-            if gap.last == meta.frame - 1:
-                gap.last = meta.frame
-                return {self._state.gap_place(gap.place) + _LAST: meta.frame}
+            if gap.last == first - 1:
+                gap.last = last
+                return {self._state.gap_place(gap.place) + _LAST: last}
             self._complete.append(gap.place)
         place = self._free.popleft()
-        self._joinable[kind] = _Open(place, meta.frame, now_ns)
-        return self._fill(place, meta.epoch, meta.frame, meta.frame, reason, wall_ns)
+        self._joinable[epoch, reason] = _Open(place, last, now_ns)
+        return self._fill(place, epoch, first, last, reason, wall_ns)
 
-    def died(self, epoch: str, first: int, wall_ns: int) -> Changes:
-        """The capture node of ``epoch`` died before it had frame ``first``; what it missed is unknown."""
+    def begin(self, epoch: str, first: int, reason: str, wall_ns: int) -> Changes:
+        """No frame came from ``first`` on, ``capture_died`` or ``camera_lost``; how many were missed is unknown."""
         place = self._free.popleft()
         self._complete.append(place)
-        return self._fill(place, epoch, first, _UNKNOWN, "capture_died", wall_ns)
+        return self._fill(place, epoch, first, _UNKNOWN, reason, wall_ns)
 
     def take(self, now_ns: int, *, everything: bool = False) -> list[tuple[int, Gap]]:
         """Gaps to be sent now, each with its place: those that can grow no more, or have grown for a second."""

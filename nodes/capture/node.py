@@ -3,12 +3,13 @@
 import time
 import uuid
 
+from nodes.capture.camera_watch import CameraWatch
 from nodes.capture.frame_outcomes import FrameOutcomes
-from nodes.capture.sources.source import NoSource, Source
+from nodes.capture.sources.source import NoSource, Source, SourceFrame
 from pipeline.config import Camera
 from pipeline.config.topology import frame_rate, workers
 from pipeline.config.urls import Opening, SourceUrl
-from pipeline.core.frame import Coverage, FrameMeta, Gap, Verdict
+from pipeline.core.frame import Alarm, Coverage, FrameMeta, Gap, Verdict
 from pipeline.runtime.node import NodeContext
 from pipeline.transport.dispatch import Dispatcher
 from pipeline.transport.leases import LeaseTable
@@ -62,14 +63,17 @@ class _Capture:
         self._camera = node.config.cameras[self._name]
         self._workers = workers(node.config, "preprocess")
         self._live = self._camera.when_full == "drop_oldest"
-        self._rate = frame_rate(self._camera, source.size and source.size[0]) or (source.fps if self._live else None)
+        rate = frame_rate(self._camera, source.size and source.size[0]) or (source.fps if self._live else None)
+        self._rate = None if source.live else rate
         self._table = LeaseTable(ring.slots)
         self._outbox = Outbox(node.endpoints.publish)
         self._router = Router(node.endpoints.frames(self._name))
         self._server = RingServer(node.endpoints.ring(self._name), ring)
         self._outcomes = FrameOutcomes(ring.state, self._table, self._name, self._submit, node.log)
         self._dispatcher = Dispatcher(self._table, self._send, self._outcomes.done)
-        self.waiter = Waiter(self._router, self._server.fileno(), self._outbox.dealer)
+        self._watch = CameraWatch(self._name, ring.state, self._outcomes, self._submit, node.log)
+        news = source.fileno()
+        self.waiter = Waiter(self._router, self._server.fileno(), self._outbox.dealer, *([] if news is None else [news]))
         self._first_ns = 0  # when the first frame of this epoch was due; 0: not armed
         self._first_frame = 0
         self._ended = False
@@ -96,7 +100,7 @@ class _Capture:
         self._node.beat("running" if self._first_ns else "waiting", self.facts)
         if not draining:
             return True
-        heard = self._dispatcher.end(self._epoch) or self._node.out_of_time
+        heard = self._dispatcher.end(self._ring.state.epoch) or self._node.out_of_time
         return not (heard and len(self._outbox) == 0 and self._outcomes.unsent == 0)
 
     def wait_ms(self) -> float:
@@ -124,11 +128,14 @@ class _Capture:
             self._first_ns, self._first_frame = time.monotonic_ns(), self._ring.state.next_frame
         for _ in range(TURN_FRAMES):
             number = self._ring.state.next_frame
-            if number == self._node.frames or not self._source.has(number):
+            awaited = self._source.look(number)
+            if number == self._node.frames or awaited.ended:
                 self._end()
                 return
-            if time.monotonic_ns() < self._due_ns():
+            if not self._watch.comes(awaited) or time.monotonic_ns() < self._due_ns():
                 return
+            if self._ring.state.next_frame != number:  # frames before it were lost
+                continue
             if self._table.free == 0:
                 if not self._may_drop:
                     return
@@ -143,26 +150,29 @@ class _Capture:
     def _take(self, number: int) -> None:
         slot = self._outcomes.writing()
         if slot is None:  # every frame is or was leased: the one that arrives is dropped
-            self._outcomes.drop_next(self._describe(number, None, 0))
+            self._outcomes.drop_next(self._describe(number, SourceFrame(shape=None, length=0)))
+            self._source.skip(number)
             return
         shot = self._source.read(number, self._ring.slot(slot.number))
         if shot is None:
             self._table.abandon(slot)
             self._end()
             return
-        self._outcomes.acquired(slot, self._describe(number, shot.shape, shot.length, shot.source, shot.reason))
+        self._outcomes.acquired(slot, self._describe(number, shot))
 
-    def _describe(self, number: int, shape: tuple[int, int] | None, length: int, source: str | None = None, reason: str = "") -> FrameMeta:
+    def _describe(self, number: int, shot: SourceFrame) -> FrameMeta:
+        now = time.monotonic_ns()
+        arrived = shot.arrived_ns or now
         return FrameMeta(
             camera=self._name,
-            epoch=self._epoch,
+            epoch=self._ring.state.epoch,
             frame=number,
-            shape=shape,
-            length=length,
-            arrived_ns=time.monotonic_ns(),
-            captured_ns=time.time_ns(),
-            source=source,
-            reason=reason,
+            shape=shot.shape,
+            length=shot.length,
+            arrived_ns=arrived,
+            captured_ns=time.time_ns() - (now - arrived),
+            source=shot.source,
+            reason=shot.reason,
         )
 
     def _send(self, address: bytes, message: Message) -> None:
@@ -187,7 +197,7 @@ class _Capture:
             self._next_coverage_ns, self._last_seen = now + COVERAGE_NS, state
             record = Coverage(
                 camera=self._name,
-                epoch=self._epoch,
+                epoch=self._ring.state.epoch,
                 number=self._covered,
                 account=account,
                 at_ns=time.time_ns(),
@@ -199,13 +209,13 @@ class _Capture:
     def _ledger_taken(self, _: str) -> None:
         self._ledger_waits = False
 
-    def _submit(self, record: Gap | Coverage | Verdict, then: Then | None = None) -> None:
+    def _submit(self, record: Gap | Coverage | Verdict | Alarm, then: Then | None = None) -> None:
         self._outbox.submit(record, time.monotonic_ns(), then)
 
     def facts(self) -> dict[str, object]:
         return {
             "camera": self._name,
-            "epoch": self._epoch,
+            "epoch": self._ring.state.epoch,
             "stale": self._table.stale,
             "refused": self._router.refused + self._outbox.dealer.refused,
             "waiting": self._table.waiting,

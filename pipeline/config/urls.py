@@ -5,10 +5,11 @@ it connects, or let it override linepipe's own options.
 """
 
 import logging
+import math
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Protocol, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
@@ -39,39 +40,53 @@ class Opening(NamedTuple):
     log: logging.Logger
 
 
-class SourceKind(Protocol):
-    """What the table of sources names: one scheme. It imports what reads frames in ``open`` alone, for every command asks it."""
+class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
+    """Of a source that takes none."""
+
+
+def _nothing_lacks(url: "SourceUrl", camera: "Camera") -> Iterator[tuple[str, str]]:
+    return iter(())
+
+
+def _nothing_missing(url: "SourceUrl") -> str:
+    return ""
+
+
+def _never(url: "SourceUrl") -> bool:
+    return False
+
+
+def frame_bytes(url: "SourceUrl", camera: "Camera", limits: "Limits") -> int | None:
+    """Bytes of a raw grey frame of the camera's ``frame_px``."""
+    return None if camera.frame_px is None else math.prod(camera.frame_px)
+
+
+class SourceKind(NamedTuple):
+    """One scheme of ``cameras.NAME.source``, as the table of sources names it.
+
+    Every command asks it, so its module imports what reads frames only within ``open``.
+    """
 
     example: str
     """How it is written: ``folder:PATH[?loop=true&fps=N]``."""
-    options: type[msgspec.Struct]
+    open: Callable[["SourceUrl", Opening], Any]
+    """Gives a ``nodes.capture.sources.source.Source``. Raises ``ConfigError`` if it cannot work."""
+    options: type[msgspec.Struct] = NoOptions
     """What may stand behind the ``?``: a frozen Struct with defaults, each field with a ``Meta(description=...)``."""
-    paths: tuple[str, ...]
+    paths: tuple[str, ...] = ()
     """The only paths that it takes; empty: any."""
-    has_rate: bool
+    has_rate: bool = True
     """Whether frames come at a rate of the source's own."""
-    follows_strip: bool
+    follows_strip: bool = False
     """Whether frames come as fast as the strip moves, without being asked."""
-
-    def contradictions(self, url: "SourceUrl", camera: "Camera") -> Iterator[tuple[str, str]]:
-        """What the other keys of the camera lack for it: (key, sentence)."""
-        ...
-
-    def missing(self, url: "SourceUrl") -> str:
-        """Why there is nothing to read here, and what to do; empty: nothing is known. Must not take long."""
-        ...
-
-    def ends(self, url: "SourceUrl") -> bool:
-        """Whether it ends by itself."""
-        ...
-
-    def slot_bytes(self, url: "SourceUrl", camera: "Camera", limits: "Limits") -> int | None:
-        """Bytes of the largest frame, as far as can be told without opening it; None: not known."""
-        ...
-
-    def open(self, url: "SourceUrl", opening: Opening) -> Any:
-        """A ``nodes.capture.sources.source.Source``. Raises ``ConfigError`` if it cannot work."""
-        ...
+    contradictions: Callable[["SourceUrl", "Camera"], Iterator[tuple[str, str]]] = _nothing_lacks
+    """What the other keys of the camera lack for it: (key, sentence)."""
+    missing: Callable[["SourceUrl"], str] = _nothing_missing
+    """Why there is nothing to read here, and what to do; empty: nothing is known. Must not take long."""
+    ends: Callable[["SourceUrl"], bool] = _never
+    """Whether it ends by itself."""
+    slot_bytes: Callable[["SourceUrl", "Camera", "Limits"], int | None] = frame_bytes
+    """Bytes of the largest frame, as far as can be told without opening it; None: not known."""
 
 
 class SourceUrl(NamedTuple):

@@ -9,8 +9,9 @@ import msgspec
 
 from pipeline.core.message_bounds import Count
 
-DROP_REASONS = ("full", "shutdown")
-"""``full``: the ring had no free slot. ``shutdown``: the line was stopped before the frame was inspected."""
+DROP_REASONS = ("full", "shutdown", "lost")
+"""``full``: the ring had no free slot. ``shutdown``: the line was stopped before the frame was inspected. ``lost``: the camera
+numbered the frame, and it never came."""
 INVALID_REASONS = ("empty", "format", "truncated", "corrupt", "too_large", "unreadable", "poison", "model")
 """``empty``: no bytes. ``format``: not JPEG, PNG or BMP. ``truncated``, ``corrupt``: damaged. ``too_large``: over a
 limit. ``unreadable``: the file could not be read. ``poison``: two workers died over it. ``model``: scores not finite."""

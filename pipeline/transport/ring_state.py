@@ -80,6 +80,7 @@ HEADER_WORDS = 128
 GAP_WORDS = 8
 NO_EPOCH = "0" * 32
 _ENDED, _EPOCH, _TOLD, _NEXT, _COUNTS = 3, 4, 6, 7, 8
+_LOST, _BACK = 40, 41
 _JOURNAL = 64
 _GAPS = PAGE_WORDS
 _GENERATION, _HOLDER, _DESCRIPTION = 1, 2, 4  # words within a slot header
@@ -177,9 +178,17 @@ class RingState:
     def tell_death(self) -> Changes:
         return {_TOLD: self.words[_NEXT] + 1}
 
-    def acquired(self) -> Changes:
-        """One frame more."""
-        return {_NEXT: self.words[_NEXT] + 1}
+    def acquired(self, count: int = 1) -> Changes:
+        """So many frames more."""
+        return {_NEXT: self.words[_NEXT] + count}
+
+    @property
+    def camera_lost(self) -> tuple[int, int]:
+        """Since when the camera is lost, and since when it is back, wall clock in ns; 0: it is not, and what was is told."""
+        return self.words[_LOST], self.words[_BACK]
+
+    def set_camera_lost(self, lost_ns: int, back_ns: int) -> Changes:
+        return {_LOST: lost_ns, _BACK: back_ns}
 
     def ready(self, slot: Slot) -> Changes:
         """The slot holds a whole frame. Writes its description, which is nobody's before the commit."""
@@ -200,10 +209,10 @@ class RingState:
     def free(self, slot: Slot) -> Changes:
         return {self._row(slot.number): _FREE}
 
-    def ended_as(self, fate: str) -> Changes:
-        """One frame has ended so, one of ``FATES``."""
+    def ended_as(self, fate: str, count: int = 1) -> Changes:
+        """So many frames have ended so, one of ``FATES``."""
         at = _COUNTS + _INDEX[fate]
-        return {at: self.words[at] + 1}
+        return {at: self.words[at] + count}
 
     def _row(self, number: int) -> int:
         return self._headers + number * HEADER_WORDS

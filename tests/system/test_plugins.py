@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 import pytest
 
+from tests.contract.live_camera import SIZE, LiveCamera
 from tests.system.line import LINEPIPE, Line, balanced
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -21,9 +22,10 @@ BLOCKS = re.compile(r"```(\w+)\n(.*?)```", re.S)
 def extras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The package of docs/extending.md, installed in a folder of its own."""
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
-    project, engine, network = [text for _, text in BLOCKS.findall((ROOT / "docs" / "extending.md").read_text())]
-    assert max(len(engine.splitlines()), len(network.splitlines())) <= 40
-    install(source, target, project, {"steel_extras/__init__.py": "", "steel_extras/engine.py": engine, "steel_extras/network.py": network})
+    project, *texts = [text for _, text in BLOCKS.findall((ROOT / "docs" / "extending.md").read_text())]
+    assert all(sum(map(bool, text.splitlines()[1:])) <= 40 for text in texts), "docstring and empty lines apart"
+    files = dict(zip(("camera", "engine", "network"), texts, strict=True))
+    install(source, target, project, {"steel_extras/__init__.py": "", **{f"steel_extras/{name}.py": text for name, text in files.items()}})
     return target
 
 
@@ -63,6 +65,42 @@ def test_a_line_runs_a_network_and_an_engine_of_another_package(
     assert balanced(summary["cameras"]["top"])
     report = json.loads(linepipe("eval", str(model), str(tmp_path / "images"), "--split", "all", "--engine", "patient", "--json").stdout)
     assert report["engine"] == "patient-f32"
+
+
+def test_a_line_runs_a_camera_of_another_package_that_dies_and_comes_back(
+    make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(extras))
+    device = LiveCamera(tmp_path / "camera", skipped=(7, 8))
+    try:
+        line = make_line(cameras={"top": {"source": f"raw:{tmp_path / 'camera'}", "frame_px": [SIZE[1], SIZE[0]], "slots": 256}})
+        line.start("--frames", "300")
+        line.wait_inspected(20)
+        device.die()
+        line.wait_until(lambda _: "camera top is lost" in line.log, "a word about the lost camera")
+        device = LiveCamera(tmp_path / "camera")
+        summary = line.finish()
+    finally:
+        device.die()
+
+    assert summary["cameras"]["top"]["acquired"] == 300
+    assert balanced(summary["cameras"]["top"])
+    assert summary["restarts"] == {}
+    alarms = [(e["name"], e["active"]) for e in line.events("--type", "alarm")]
+    assert alarms == [("camera_lost:top", True), ("camera_lost:top", False)]
+    gaps = [(e["reason"], e["first"], e["last"]) for e in line.events("--type", "gap")]
+    assert next(gap for gap in gaps if gap[0] != "full") == ("lost", 7, 8)
+    assert [reason for reason, _, last in gaps if last is None] == ["camera_lost"]
+
+
+def test_what_a_camera_of_another_package_lacks_is_said(
+    make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(extras))
+
+    for source, says in (("raw:x", "frame_px: is needed by a raw: source"), ("raw:x?a=1", "no option 'a'; raw: takes none")):
+        line = make_line(cameras={"top": {"source": source}})
+        assert says in linepipe("validate", str(line.config), code=2).stderr
 
 
 def test_the_schema_lists_what_is_installed(extras: Path, monkeypatch: pytest.MonkeyPatch) -> None:

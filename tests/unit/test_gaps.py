@@ -87,7 +87,7 @@ def test_what_publish_does_not_have_is_sent_again_by_the_next_process_as_it_was(
     drop(gaps, ring, 3)
     ((_, sent),) = gaps.take(MERGE_NS, everything=True)
     drop(gaps, ring, 4)
-    ring.commit(gaps.died(EPOCH, 9, 5))
+    ring.commit(gaps.begin(EPOCH, 9, "capture_died", 5))
 
     again = take(Gaps(ring, "top"))
 

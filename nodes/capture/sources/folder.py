@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes.capture.sources.kinds import FOLDER_SUFFIXES
-from nodes.capture.sources.source import SHORTAGES, SourceFrame, recall, remember
+from nodes.capture.sources.source import ENDED, READY, SHORTAGES, Awaited, SourceFrame, recall, remember
 from pipeline.core.errors import ConfigError
 from pipeline.system.files import open_plain
 
@@ -138,8 +138,18 @@ class FolderSource:
         self._loop, self._max_bytes = loop, max_bytes
         self.size: tuple[int, int] | None = None
         self.fps: float | None = None
+        self.live = False
         # One byte more than the largest file, so that a file that has grown since is noticed.
         self.slot_bytes = min(max_bytes, self._files.largest) + 1
+
+    def fileno(self) -> int | None:
+        return None
+
+    def look(self, frame: int) -> Awaited:
+        return READY if self.has(frame) else ENDED
+
+    def skip(self, frame: int) -> None:
+        pass
 
     def has(self, frame: int) -> bool:
         return self._loop or frame < len(self._files.names)

@@ -19,7 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.sources.source import SourceFrame, recall, remember
+from nodes.capture.sources.source import ENDED, READY, Awaited, SourceFrame, recall, remember
 from nodes.capture.sources.video_index import VideoIdentity, VideoIndex
 from pipeline.core.errors import ConfigError
 
@@ -68,6 +68,7 @@ class VideoSource:
         self.slot_bytes = width * height
         self.size: tuple[int, int] | None = (height, width)
         self.fps: float | None = self._index.fps
+        self.live = False
         self._ahead: queue.Queue[Decoded | Exception] = queue.Queue(AHEAD)
         self._head: Decoded = (-1, None)
         self._closing = threading.Event()
@@ -75,6 +76,15 @@ class VideoSource:
         self._thread.start()
         if self.has(first):
             self._seek(first)
+
+    def fileno(self) -> int | None:
+        return None
+
+    def look(self, frame: int) -> Awaited:
+        return READY if self.has(frame) else ENDED
+
+    def skip(self, frame: int) -> None:
+        pass
 
     def has(self, frame: int) -> bool:
         while self._head[0] < frame and not self._ahead.empty():

@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nodes.capture.sources.sim.strip import Strip, Truth
-from nodes.capture.sources.source import SourceFrame
+from nodes.capture.sources.source import READY, Awaited, SourceFrame
 from pipeline.core.errors import NodeError
 
 
@@ -64,13 +64,20 @@ class StripSource:
         self._shape = (height, width)
         self.size: tuple[int, int] | None = self._shape
         self.fps: float | None = None
+        self.live = False
         self.slot_bytes = width * height
         self._strip, self._truth = Strip(seed, width, height), truth
         self._told: int | None = None
         self._repeat, self._kept = repeat, dict[int, NDArray[np.uint8]]()
 
-    def has(self, frame: int) -> bool:
-        return True
+    def fileno(self) -> int | None:
+        return None
+
+    def look(self, frame: int) -> Awaited:
+        return READY
+
+    def skip(self, frame: int) -> None:
+        pass
 
     def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
         np.copyto(into[: self.slot_bytes].reshape(self._shape), self._picture(frame))

@@ -1,0 +1,159 @@
+"""A camera that lives: it may send nothing yet, lose frames, fall silent, die and come back, and capture's heart beats on."""
+
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from nodes.capture.node import _Capture
+from pipeline.config import Camera, Config, Infer
+from pipeline.config.topology import find_process
+from pipeline.core.frame import Alarm, FrameMeta, Gap, Publishable
+from pipeline.runtime.node import NodeContext
+from pipeline.transport.frame_receiver import FrameReceiver
+from pipeline.transport.messages import Durable, Submit
+from pipeline.transport.ring import Ring, new_memfd
+from pipeline.transport.sockets import Router
+from tests.contract.live_camera import BYTES, LiveCamera, SocketSource
+
+
+class Line:
+    """A capture node on the socket ``camera``, a worker that takes all it gets, and a publish that takes all."""
+
+    def __init__(self, folder: Path, fd: int | None = None) -> None:
+        camera = Camera(source="folder:x", slots=8)
+        config = Config(line="l", cameras={"top": camera}, infer=Infer(model="m"), state_dir=str(folder))
+        self.node = NodeContext(config, find_process(config, "capture.top"), folder)
+        self.publish = Router(self.node.endpoints.publish)
+        self.fd = new_memfd("test") if fd is None else fd
+        self.ring = Ring.create(self.fd, camera.slots, BYTES) if fd is None else Ring.adopt(fd)
+        assert self.ring is not None
+        self.capture = _Capture(self.node, SocketSource(folder / "camera"), self.ring, f"{time.monotonic_ns():032x}")
+        self.worker = FrameReceiver(self.node.endpoints.frames("top"), "inspect", 4, lambda message, _: self._take(message.ref))
+        self.frames: list[tuple[FrameMeta, int]] = []
+        self.records: list[Publishable] = []
+        self.slowest_s = 0.0
+
+    def _take(self, ref: object) -> None:
+        meta, slot = ref.meta, ref.slot  # type: ignore[attr-defined]
+        self.frames.append((meta, int(self.ring.slot(slot)[0])))  # type: ignore[union-attr]
+        self.worker.ack(ref)  # type: ignore[arg-type]
+
+    def wait(self, until: Callable[[], object]) -> None:
+        deadline = time.monotonic() + 30
+        while not until():
+            assert time.monotonic() < deadline
+            began = time.monotonic()
+            assert self.capture.turn()
+            self.slowest_s = max(self.slowest_s, time.monotonic() - began)
+            self.worker.turn(time.monotonic_ns())
+            for address, message, _ in self.publish.receive():
+                assert isinstance(message, Submit)
+                self.records.append(message.record)
+                self.publish.send(address, Durable(keys=(message.record.key,)))
+            self.capture.waiter.wait(min(5, self.capture.wait_ms()))
+
+    def gaps(self) -> list[tuple[int, int | None, str]]:
+        return [(r.first, r.last, r.reason) for r in self.records if isinstance(r, Gap)]
+
+    def alarms(self) -> list[tuple[str, bool]]:
+        return [(r.name, r.active) for r in self.records if isinstance(r, Alarm)]
+
+    def close(self) -> None:
+        self.capture.close()
+        self.publish.close()
+        self.worker.dealer.close()
+        self.node.close()
+
+
+@pytest.fixture
+def line(tmp_path: Path) -> Iterator[Line]:
+    found = Line(tmp_path)
+    yield found
+    found.close()
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[..., LiveCamera]]:
+    made: list[LiveCamera] = []
+
+    def begin(**how: object) -> LiveCamera:
+        made.append(LiveCamera(tmp_path / "camera", **how))  # type: ignore[arg-type]
+        return made[-1]
+
+    yield begin
+    for camera in made:
+        camera.die()
+
+
+def test_frames_come_as_the_camera_sends_them(line: Line, start: Callable[..., LiveCamera]) -> None:
+    start(first=100)
+
+    line.wait(lambda: len(line.frames) >= 20)
+
+    assert [meta.frame for meta, _ in line.frames[:20]] == list(range(20))
+    first = line.frames[0][1]
+    assert [value for _, value in line.frames[:20]] == [(first + k) % 256 for k in range(20)]
+    assert line.gaps() == []
+
+
+def test_frames_that_never_came_are_a_gap_and_counted(line: Line, start: Callable[..., LiveCamera]) -> None:
+    start(skipped=(10, 11, 12, 20))
+
+    line.wait(lambda: len([g for g in line.gaps() if g[2] == "lost"]) == 2)
+
+    assert [g for g in line.gaps() if g[2] == "lost"] == [(10, 12, "lost"), (20, 20, "lost")]
+    assert line.ring is not None
+    account = line.ring.state.account()
+    assert account.dropped == {"lost": 4}
+    assert account.acquired == account.inspected + account.in_flight + 4
+    assert all(meta.frame % 256 == value for meta, value in line.frames), "a frame has the place that the camera gave it"
+
+
+@pytest.mark.parametrize("how", ["die", "stall"])
+def test_a_camera_that_is_lost_is_told_once_and_begins_an_epoch_when_it_is_back(
+    line: Line, start: Callable[..., LiveCamera], how: str
+) -> None:
+    camera = start()
+    line.wait(lambda: len(line.frames) >= 5)
+    line.records.clear()
+    getattr(camera, how)()
+    line.wait(lambda: line.alarms() and any(g[2] == "camera_lost" for g in line.gaps()))
+    before = len(line.frames)
+
+    start() if how == "die" else camera.go_on()
+    line.wait(lambda: len(line.frames) >= before + 5 and len(line.alarms()) == 2)
+
+    assert line.alarms() == [("camera_lost:top", True), ("camera_lost:top", False)]
+    assert [(g[1], g[2]) for g in line.gaps() if g[2] != "lost"] == [(None, "camera_lost")]
+    epochs = [meta.epoch for meta, _ in line.frames]
+    assert len(set(epochs)) == 2
+    assert [meta.frame for meta, _ in line.frames] == list(range(len(line.frames)))
+    assert line.slowest_s < 1, "no turn waits for the camera"
+
+
+def test_what_is_told_of_a_lost_camera_is_told_once_though_capture_dies(
+    tmp_path: Path, line: Line, start: Callable[..., LiveCamera]
+) -> None:
+    """The next capture process tells the same again, which publish knows by its key, and then that the camera is back."""
+    camera = start()
+    line.wait(lambda: len(line.frames) >= 5)
+    line.records.clear()
+    camera.die()
+    line.wait(line.alarms)
+    (begun,) = [r.key for r in line.records if isinstance(r, Alarm)]
+    line.close()
+
+    again = Line(tmp_path, line.fd)
+    try:
+        again.wait(lambda: again.alarms())
+        start()
+        again.wait(lambda: len(again.frames) >= 5 and len(again.alarms()) >= 2)
+        assert [r.key for r in again.records if isinstance(r, Alarm) and r.active] == [begun]
+        assert again.alarms()[-1] == ("camera_lost:top", False)
+        assert again.ring is not None
+        assert again.ring.state.camera_lost == (0, 0)
+    finally:
+        again.close()
+        line.close = lambda: None  # type: ignore[method-assign]
