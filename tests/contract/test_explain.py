@@ -55,7 +55,7 @@ class Lamps(nn.Module):
 @pytest.fixture
 def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path]:
     """Writes a model file of ``Lamps``: lamps(locate=True)."""
-    monkeypatch.setattr("ilcs_model.files.create", lambda *_, locate, **__: Lamps(locate=locate))
+    monkeypatch.setattr("ilcs_model.files.create", lambda *_, locate=False, **__: Lamps(locate=locate))
 
     def write(*, locate: bool, decode: Literal["grey", "rgb"] = "grey") -> Path:
         info = ModelInfo(
