@@ -62,7 +62,7 @@ class Dispatcher:
         return bool(self._workers)
 
     def receive(self, address: bytes, message: Ready | Ack, now_ns: int) -> None:
-        """Take what ``senders.from_worker`` let pass. Raises ``ProtocolError`` if the worker of that name is another process."""
+        """Take what ``messages.from_worker`` let pass. Raises ``ProtocolError`` if the worker of that name is another process."""
         if isinstance(message, Ready):
             self._ready(address, message, now_ns)
         elif (slot := self.table.find(message.held)) is not None:
