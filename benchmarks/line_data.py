@@ -75,7 +75,7 @@ def _neu(out: _Folder, root: Path) -> None:
     with (root / "split.csv").open(newline="") as file:
         rows = [(r["file"], r["class"], r["split"]) for r in csv.DictReader(file)]
     for name, label, split in rows:
-        image = cv2.imread(str(root / "images" / name), cv2.IMREAD_GRAYSCALE)
+        image = np.asarray(cv2.imread(str(root / "images" / name), cv2.IMREAD_GRAYSCALE), np.uint8)
         stem = Path(name).stem
         out.add(f"{stem}.png", image, label, split)
         if split != "train":

@@ -57,7 +57,7 @@ def _draw(neu: Path, folder: Path, frames: int) -> dict[str, list[str]]:
     rng, truth = np.random.default_rng(0), {}
     for frame in range(frames):
         chosen = [rows[int(k)] for k in rng.choice(len(rows), COLUMNS * ROWS, replace=False)]
-        images = [cv2.imread(str(neu / "images" / row["file"]), cv2.IMREAD_GRAYSCALE) for row in chosen]
+        images = [np.asarray(cv2.imread(str(neu / "images" / row["file"]), cv2.IMREAD_GRAYSCALE), np.uint8) for row in chosen]
         cells = [cv2.resize(image, (CELL, CELL), interpolation=cv2.INTER_LINEAR) for image in images]
         picture = np.vstack([np.hstack(cells[k : k + COLUMNS]) for k in range(0, len(cells), COLUMNS)])
         name = f"mosaic_{frame:03}.png"

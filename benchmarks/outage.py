@@ -16,7 +16,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import redis
 
@@ -66,7 +66,8 @@ def _run(folder: Path, away_s: float, fps: float, disturbed: bool) -> dict[str, 
         server = start_server(folder / "redis", port)
     line.wait()
     accepted = [row[0] for row in sqlite3.connect(state / "spool" / "events.db").execute("SELECT id FROM events ORDER BY seq")]
-    sent = [fields[b"id"].decode() for _, fields in redis.Redis(port=port).xrange(STREAM)]
+    entries = cast(list[tuple[bytes, dict[bytes, bytes]]], redis.Redis(port=port).xrange(STREAM))
+    sent = [fields[b"id"].decode() for _, fields in entries]
     server.kill()
     server.wait()
     told = json.loads(summary.read_text())

@@ -74,7 +74,7 @@ def _arguments() -> argparse.Namespace:
 
 
 def _engine(name: str, model: str, folder: str) -> Engine:
-    infer = Infer(model=model, engine=name, max_batch=BATCH)  # type: ignore[arg-type]
+    infer = Infer(model=model, engine=name, max_batch=BATCH)
     return load_engine(Config(line="parity", cameras={"top": Camera(source="folder:x")}, infer=infer, state_dir=folder)).engine
 
 

@@ -99,7 +99,7 @@ def _run(data: Dataset, args: argparse.Namespace, row: str, seed: int, fold: int
 
 def folded(data: Dataset, fold: int, folds: int) -> Dataset:
     """The train rows alone, a fold of each class as ``test``; the real test rows are left out."""
-    rng, part = np.random.default_rng(FOLD_SEED), {}
+    rng, part = np.random.default_rng(FOLD_SEED), dict[int, int]()
     for label in range(len(data.classes)):
         rows = [i for i in data.split("train") if data.labels[i] == label]
         part |= {rows[i]: k % folds for k, i in enumerate(rng.permutation(len(rows)))}

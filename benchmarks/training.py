@@ -50,7 +50,7 @@ class Plain(TorchDataset[tuple[Tensor, int]]):
 
     def __getitem__(self, index: int) -> tuple[Tensor, int]:
         row = self.rows[index]
-        image = cv2.resize(cv2.imread(str(self.data.files[row])), (330, 330))
+        image = cv2.resize(np.asarray(cv2.imread(str(self.data.files[row])), np.uint8), (330, 330))
         top, left = np.random.randint(0, 30, 2)
         image = image[top : top + 300, left : left + 300]
         if np.random.random() < 0.5:

@@ -3,6 +3,7 @@
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,8 +60,8 @@ def _engine(name: str, where: Where) -> None:
         if where.on_gpu:
             torch.cuda.synchronize()
         found["tiles_per_s"][str(size)] = {
-            "engine": _rate(size, lambda gathered=gathered: engine(gathered)),
-            "from_host_tiles": _rate(size, lambda hosted=hosted: engine(engine.gather(hosted))),
+            "engine": _rate(size, partial(engine, gathered)),
+            "from_host_tiles": _rate(size, partial(lambda tiles: engine(engine.gather(tiles)), hosted)),
         }
         where.keep(found)
     if where.on_gpu:
@@ -93,7 +94,7 @@ def _plain(name: str, tiles: Any) -> float:
 
     from nodes.infer.engines.eager import EagerEngine, parts
 
-    network = EagerEngine(find_model(name)).network.cuda().to(memory_format=torch.channels_last)
+    network = EagerEngine(find_model(name)).network.cuda().to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     there = torch.from_numpy(tiles[:, None]).cuda()
 
     def run() -> None:

@@ -3,7 +3,7 @@
 import json
 import sqlite3
 from collections import Counter, defaultdict
-from typing import Any
+from typing import Any, cast
 
 import psutil
 
@@ -14,7 +14,8 @@ from tests.system.line import Line
 
 def violations(line: Line, server: Server, summary: dict[str, Any], accepted: list[dict[str, Any]]) -> list[str]:
     """Everything that is wrong with a run that accepted these events; empty: every promise held."""
-    entries = [json.loads(fields[b"data"]) for _, fields in client(server).xrange(STREAM) if b"data" in fields]
+    stream = cast(list[tuple[bytes, dict[bytes, bytes]]], client(server).xrange(STREAM))
+    entries = [json.loads(fields[b"data"]) for _, fields in stream if b"data" in fields]
     return [*_delivered(spooled(line), entries), *_accounted(accepted, summary), *_left(line), *_quiet(line)]
 
 

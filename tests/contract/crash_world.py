@@ -19,7 +19,7 @@ from pipeline.core.frame import FrameMeta, FrameRef, Gap, Publishable, Verdict
 from pipeline.transport.dispatch import SILENT_NS, Dispatcher
 from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.leases import LeaseTable, holder_id
-from pipeline.transport.messages import Durable, Frame, Message, Ready, Submit
+from pipeline.transport.messages import Ack, Durable, Frame, Message, Ready, Submit
 from pipeline.transport.outbox import Outbox
 from pipeline.transport.ring import Ring, new_memfd
 from pipeline.transport.ring_state import NO_EPOCH, RingState
@@ -183,7 +183,9 @@ class Capture:
     def turn(self, now_ns: int) -> None:
         self.now_ns = now_ns
         while self.heard:
-            self.dispatcher.receive(*self.heard.popleft(), now_ns)
+            address, message = self.heard.popleft()
+            assert isinstance(message, Ready | Ack)
+            self.dispatcher.receive(address, message, now_ns)
         self.dispatcher.expire(now_ns)
         self.begin()
         self.dispatcher.grant(now_ns)

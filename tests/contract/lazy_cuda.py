@@ -12,11 +12,11 @@ import torch
 RUBBISH = 173
 
 
-class Stream:
+class LazyStream:
     """Work in order; ``run`` does what is queued up to a mark."""
 
     def __init__(self) -> None:
-        self.queue: list[Callable[[], None]] = []
+        self.queue: list[Callable[[], object]] = []
         self.done = 0
 
     def run(self, end: int) -> None:
@@ -24,14 +24,14 @@ class Stream:
             self.done += 1
             self.queue[self.done - 1]()
 
-    def wait_event(self, event: "Event") -> None:
+    def wait_event(self, event: "LazyEvent") -> None:
         self.queue.append(event.synchronize)
 
-    def wait_stream(self, other: "Stream") -> None:
+    def wait_stream(self, other: "LazyStream") -> None:
         self.wait_event(other.record_event())
 
-    def record_event(self) -> "Event":
-        event = Event()
+    def record_event(self) -> "LazyEvent":
+        event = LazyEvent()
         event.mark = (self, len(self.queue))
         return event
 
@@ -39,8 +39,8 @@ class Stream:
         self.run(len(self.queue))
 
 
-class Event:
-    mark: tuple[Stream, int] | None = None
+class LazyEvent:
+    mark: tuple[LazyStream, int] | None = None
 
     def __init__(self, blocking: bool = False) -> None:
         pass
@@ -67,7 +67,7 @@ class Lazy(torch.Tensor):
         return there.copy_(self)
 
 
-class Graph:
+class LazyGraph:
     """What ``forward`` did while it was captured; ``replay`` queues it again."""
 
     def __init__(self) -> None:
@@ -85,10 +85,10 @@ class Graph:
 class Cuda:
     """What engines use of ``torch.cuda``."""
 
-    Stream, Event, CUDAGraph = Stream, Event, Graph
-    current: list[Stream]
+    Stream, Event, CUDAGraph = LazyStream, LazyEvent, LazyGraph
+    current: list[LazyStream]
     network: Any
-    graph_now: Graph | None = None
+    graph_now: LazyGraph | None = None
 
     @staticmethod
     def is_bf16_supported(including_emulation: bool = True) -> bool:
@@ -99,19 +99,19 @@ class Cuda:
         return None
 
     @staticmethod
-    def current_stream() -> Stream:
+    def current_stream() -> LazyStream:
         return Cuda.current[-1]
 
     @staticmethod
     @contextmanager
-    def stream(stream: Stream) -> Iterator[None]:
+    def stream(stream: LazyStream) -> Iterator[None]:
         Cuda.current.append(stream)
         yield
         Cuda.current.pop()
 
     @staticmethod
     @contextmanager
-    def graph(graph: Graph, **_: object) -> Iterator[None]:
+    def graph(graph: LazyGraph, **_: object) -> Iterator[None]:
         Cuda.graph_now = graph
         yield
         Cuda.graph_now = None
@@ -137,5 +137,5 @@ class Torch:
     @staticmethod
     def stack(tiles: list[torch.Tensor]) -> Lazy:
         found = torch.full((len(tiles), *tiles[0].shape), RUBBISH, dtype=tiles[0].dtype)
-        Cuda.current[-1].queue.append(lambda: torch.stack([t.as_subclass(torch.Tensor) for t in tiles], out=found))  # type: ignore[arg-type,func-returns-value]
+        Cuda.current[-1].queue.append(lambda: torch.stack([t.as_subclass(torch.Tensor) for t in tiles], out=found))
         return found.as_subclass(Lazy)

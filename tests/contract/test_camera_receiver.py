@@ -127,9 +127,13 @@ def test_a_worker_never_takes_a_frame_from_the_ring_that_was(line: Line) -> None
     line.frame(0, "b")
     ref = line.frame(1, "b")
 
+    def serve_and_send() -> None:
+        line.server.serve()
+        line.send(ref)
+
     line.send(ref)
     line.wait(lambda: line.receiver.frames.dealer.refused)
-    line.wait(lambda: len(line.got) == 2, lambda: (line.server.serve(), line.send(ref)))
+    line.wait(lambda: len(line.got) == 2, serve_and_send)
 
     assert np.array_equal(line.got[1].data, np.full((2, 2), 1, np.uint8))
     assert line.mapped == 2

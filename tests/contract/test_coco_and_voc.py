@@ -37,7 +37,7 @@ def test_boxes_beside_a_split_are_found_and_count_pixels_from_zero(tmp_path: Pat
 
     data = open_dataset(tmp_path)
 
-    assert data.boxes == (((0, 0, 30, 20), (4, 5, 1, 2)), (), None)
+    assert data.boxes == (((0.0, 0.0, 30.0, 20.0), (4.0, 5.0, 1.0, 2.0)), (), None)
     assert data.locates
     assert data.remarks[0].startswith("1 images have boxes of several classes; they keep the class")
 
@@ -162,7 +162,7 @@ def test_a_coco_set_is_read_from_its_own_layout(tmp_path: Path) -> None:
     data = open_dataset(tmp_path)
 
     assert by_name(data) == {"a.png": ("dent", "train"), "b.png": ("burr", "train"), "c.png": ("ok", "train"), "d.png": ("dent", "val")}
-    assert data.boxes == (((0, 0.5, 4, 4), (0, 0, 3, 3)), ((1, 1, 2, 2),), (), ((0, 0, 9, 9),))
+    assert data.boxes == (((0.0, 0.5, 4.0, 4.0), (0.0, 0.0, 3.0, 3.0)), ((1.0, 1.0, 2.0, 2.0),), (), ((0.0, 0.0, 9.0, 9.0),))
     assert data.remarks[0].startswith("1 images have boxes of several classes")
 
 

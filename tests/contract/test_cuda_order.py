@@ -10,7 +10,7 @@ import torch
 
 from nodes.infer.engines.cuda import CudaEngine
 from nodes.infer.engines.eager import EagerEngine, parts
-from tests.contract.lazy_cuda import RUBBISH, Cuda, Lazy, Stream, Torch
+from tests.contract.lazy_cuda import RUBBISH, Cuda, Lazy, LazyStream, Torch
 from tests.contract.tiny import write_locating_model
 
 
@@ -28,9 +28,9 @@ def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
         found = tuple(part.as_subclass(Lazy) for part in network(tiles))
         if Cuda.graph_now is not None:
             Cuda.graph_now.captured.append((tiles, [part.as_subclass(torch.Tensor) for part in found]))
-        return found  # type: ignore[return-value]
+        return found
 
-    Cuda.current, Cuda.network = [Stream()], staticmethod(network)
+    Cuda.current, Cuda.network = [LazyStream()], staticmethod(network)
     monkeypatch.setattr("nodes.infer.engines.cuda.EagerEngine", lambda _: eager)
     monkeypatch.setattr("nodes.infer.engines.cuda.compile_network", lambda *_: forward)
     monkeypatch.setitem(sys.modules, "torch", Torch)

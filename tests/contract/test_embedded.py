@@ -9,6 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import cast
 
 import msgspec
 import pytest
@@ -197,7 +198,8 @@ def test_the_reader_reads_and_the_writer_writes_and_neither_does_more(make: Call
     channel.subscribe(key)
     assert channel.get_message(timeout=5)["type"] == "subscribe"
     with writer.pipeline(transaction=True) as pipe:
-        pipe.xadd(key, {"data": "1"}, id="1-1").publish(key, "1")
+        pipe.xadd(key, {"data": "1"}, id="1-1")
+        pipe.publish(key, "1")
         pipe.execute()
     assert channel.get_message(timeout=5)["data"] == "1"
     channel.close()
@@ -207,15 +209,16 @@ def test_the_reader_reads_and_the_writer_writes_and_neither_does_more(make: Call
     assert writer.xtrim(key, minid="1-0") == 0
 
     reader.xgroup_create(key, "g", "0")
-    ((_, ((first, _),)),) = reader.xreadgroup("g", "c", {key: ">"})
+    groups = cast(list[tuple[str, list[tuple[str, dict[str, str]]]]], reader.xreadgroup("g", "c", {key: ">"}))
+    ((_, ((first, _),)),) = groups
     assert reader.xpending(key, "g")["pending"] == 1
     assert reader.xclaim(key, "g", "d", 0, [first]) and reader.xautoclaim(key, "g", "c", 0)
     assert reader.xack(key, "g", first) == 1
     assert reader.xread({key: "0"}) and reader.info()["process_id"] and reader.xinfo_groups(key)
 
-    refused = (["FLUSHALL"], ["SHUTDOWN"], ["CONFIG", "GET", "requirepass"], ["ACL", "LIST"], ["DEL", key], ["XDEL", key, "1-1"])
-    refused += (["SET", "x", "1"], ["XRANGE", "linepipe:other:events", "-", "+"], ["EVAL", "return 1", "0"])
-    refused += (["REPLICAOF", "NO", "ONE"], ["CLIENT", "KILL", "ID", "1"], ["MODULE", "LIST"], ["KEYS", "*"])
+    refused = [["FLUSHALL"], ["SHUTDOWN"], ["CONFIG", "GET", "requirepass"], ["ACL", "LIST"], ["DEL", key], ["XDEL", key, "1-1"]]
+    refused += [["SET", "x", "1"], ["XRANGE", "linepipe:other:events", "-", "+"], ["EVAL", "return 1", "0"]]
+    refused += [["REPLICAOF", "NO", "ONE"], ["CLIENT", "KILL", "ID", "1"], ["MODULE", "LIST"], ["KEYS", "*"]]
     for who in (reader, writer):
         for command in refused:
             with pytest.raises(NoPermissionError):

@@ -94,7 +94,7 @@ def test_the_first_batches_find_the_code_compiled(kind: str, tmp_path: Path, mon
 
     with torch.compiler.set_stance("fail_on_recompile"):
         for count in (1, 5):
-            engine(engine.gather(engine.golden.tiles[:count]))
+            engine(engine.gather(list(engine.golden.tiles[:count])))
 
 
 def test_a_tile_is_judged_alike_alone_and_in_company(engine: Engine, tiles: np.ndarray) -> None:
@@ -113,7 +113,8 @@ def test_labels_of_real_images_are_the_references(engine: Engine, reference: Eag
     """Ten of each class here; `benchmarks/parity.py` takes all 1,530."""
     files = sorted((neu_dir / "images").glob("*.jpg"))
     chosen = [f for _, group in itertools.groupby(files, lambda f: f.name.rpartition("_")[0]) for f in list(group)[:10]]
-    images = np.stack([cv2.resize(cv2.imread(str(f), cv2.IMREAD_GRAYSCALE), (300, 300)) for f in chosen])
+    pictures = [np.asarray(cv2.imread(str(f), cv2.IMREAD_GRAYSCALE), np.uint8) for f in chosen]
+    images = np.stack([np.asarray(cv2.resize(picture, (300, 300)), np.uint8) for picture in pictures])
 
     assert (engine(images).logits.argmax(1) == reference(images).logits.argmax(1)).all()
 
@@ -126,7 +127,7 @@ def test_a_network_that_locates_gives_a_map_for_each_tile(kind: str, tmp_path: P
 
     right = EagerEngine(path)(tiles)
     for count in (1, 5):
-        logits, maps = found(found.gather(tiles[:count]))
+        logits, maps = found(found.gather(list(tiles[:count])))
         assert maps is not None and right.maps is not None and maps.dtype == np.float32
         assert maps.shape == (count, SIDE // 4, SIDE // 4)
         assert np.abs(maps - right.maps[:count]).max() < 0.02
@@ -172,7 +173,7 @@ def test_a_truncated_model_is_refused_with_its_name(tmp_path: Path, engine_name:
     config = Config(
         line="l",
         cameras={"top": Camera(source="folder:x")},
-        infer=Infer(model=str(broken), engine=engine_name),  # type: ignore[arg-type]
+        infer=Infer(model=str(broken), engine=engine_name),
         state_dir=str(tmp_path),
     )
 

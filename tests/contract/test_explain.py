@@ -6,7 +6,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -96,7 +96,7 @@ def explain(*args: str | Path) -> int:
     return int(ended.value.code or 0)
 
 
-def records(out: Path) -> list[dict[str, object]]:
+def records(out: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (out / "explain.jsonl").read_text().splitlines()]
 
 
@@ -110,12 +110,12 @@ def test_the_box_is_where_the_defect_is_in_pixels_of_the_image(
 
     (found,) = records(tmp_path / "out")
     assert (found["file"], found["label"], found["method"]) == (str(image), "bright", method)
-    (box,) = found["boxes"]  # type: ignore[misc]
+    (box,) = found["boxes"]
     assert box == pytest.approx((160, 0, 40, 20), abs=14)  # a cell is 12.5 x 6.25 pixels, and heat is spread over its neighbours
-    x, y = found["peak"]  # type: ignore[misc]
+    x, y = found["peak"]
     assert 160 <= x < 200 and 0 <= y < 20
     shown = cv2.imread(str(tmp_path / "out" / "a.png"))
-    assert shown.shape[1] > 2 * 300
+    assert shown is not None and shown.shape[1] > 2 * 300
     assert (tmp_path / "out" / "contact-sheet.png").is_file()
 
 
@@ -165,9 +165,10 @@ def test_a_model_of_coloured_images_is_shown_their_colours(lamps: Callable[..., 
 
     (found,) = records(tmp_path / "out")
     assert found["label"] == "bright"
-    (box,) = found["boxes"]  # type: ignore[misc]
+    (box,) = found["boxes"]
     assert box == pytest.approx((160, 0, 40, 20), abs=14)
     shown = cv2.imread(str(tmp_path / "out" / "a.png"))
+    assert shown is not None
     assert (np.ptp(shown[:, : shown.shape[1] // 2].astype(int), axis=2) > 150).any()  # beside the heat lies the image, in colour
 
 
@@ -270,7 +271,8 @@ def test_a_model_is_scored_against_annotated_boxes(lamps: Callable[..., Path], t
 
 def test_the_shipped_model_explains_itself_in_a_process_of_its_own(tmp_path: Path) -> None:
     picture(tmp_path / "in" / "a.png")
-    command = [sys.executable, "-m", "pipeline", "explain", "ilcs-line", tmp_path / "in", "--out", tmp_path / "out", "--json"]
+    images, out = str(tmp_path / "in"), str(tmp_path / "out")
+    command = [sys.executable, "-m", "pipeline", "explain", "ilcs-line", images, "--out", out, "--json"]
 
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=100)
 

@@ -155,7 +155,12 @@ def _swap(network: Locating) -> None:
 
 def _move_maps(network: Locating) -> None:
     """Scores as before; the map everywhere below 0."""
-    network.forward = lambda tiles: (lambda logits, maps: (logits, -maps - 1))(*Locating.forward(network, tiles))  # type: ignore[method-assign]
+
+    def forward(tiles: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        logits, maps = Locating.forward(network, tiles)
+        return logits, -maps - 1
+
+    network.forward = forward  # type: ignore[method-assign]
 
 
 @pytest.fixture

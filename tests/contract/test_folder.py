@@ -21,6 +21,7 @@ from pipeline.config.topology import find_process
 from pipeline.core.errors import ConfigError
 from pipeline.diagnostics.doctor import _memory
 from pipeline.runtime.node import NodeContext
+from pipeline.system.files import open_plain
 
 EPOCH = "a" * 32
 SLOT = 4096
@@ -236,10 +237,10 @@ def test_a_network_folder_that_cannot_be_listed_is_gone(top: Camera1, number: in
 
 def test_a_file_that_is_back_when_its_folder_is_looked_at_is_read(top: Camera1, monkeypatch: pytest.MonkeyPatch) -> None:
     top.add(b"a.jpg")
-    source, opened = top.open(), folder_module.open_plain
+    source = top.open()
 
     def away_once(path: bytes) -> int:
-        monkeypatch.setattr(folder_module, "open_plain", opened)
+        monkeypatch.setattr(folder_module, "open_plain", open_plain)
         raise FileNotFoundError(errno.ENOENT, "No such file or directory")
 
     monkeypatch.setattr(folder_module, "open_plain", away_once)

@@ -14,7 +14,7 @@ import zmq
 from pipeline.transport.dispatch import Dispatcher
 from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.leases import LeaseTable, Slot
-from pipeline.transport.messages import Frame
+from pipeline.transport.messages import Ack, Frame, Ready
 from pipeline.transport.sockets import AT_ONCE, Router
 from tests.unit.frames import meta
 
@@ -65,6 +65,7 @@ class Desk:
                 self.table.ready(slot, meta(self._next))
                 self._next += 1
             for address, message, _ in self.router.receive():
+                assert isinstance(message, Ready | Ack)
                 self.dispatcher.receive(address, message, now)
             self.dispatcher.grant(now)
             for receiver in self.receivers:
@@ -132,7 +133,7 @@ def test_a_worker_that_comes_back_under_its_name_gets_the_frames_it_had(desk: De
 
 def test_garbage_is_counted_and_harms_nobody(desk: Desk, endpoint: str) -> None:
     """Wrong bytes, no parts, too many parts, messages a worker never sends."""
-    peer = zmq.Context.instance().socket(zmq.DEALER)
+    peer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     peer.setsockopt(zmq.LINGER, 0)
     peer.connect(endpoint)
     for parts in ([b""], [b"\x00" * 1000], [b"{}"], [b"x"] * 9, [b"\x93\x01\x02"]):
@@ -146,7 +147,8 @@ def test_garbage_is_counted_and_harms_nobody(desk: Desk, endpoint: str) -> None:
 
 def test_a_flood_holds_nobody_up(tmp_path: Path) -> None:
     """However much arrives, a turn comes to its end: the worker's heartbeat is heard, and the supervisor hears of the node."""
-    router, flood = Router(f"ipc://{tmp_path}/hop"), zmq.Context.instance().socket(zmq.DEALER)
+    router = Router(f"ipc://{tmp_path}/hop")
+    flood: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     flood.setsockopt(zmq.LINGER, 0)
     flood.connect(f"ipc://{tmp_path}/hop")
     stop = threading.Event()
@@ -190,6 +192,7 @@ def test_sockets_carry_large_parts_whole(tmp_path: Path) -> None:
         now = time.monotonic_ns()
         receiver.turn(now)
         for address, message, _ in router.receive():
+            assert isinstance(message, Ready | Ack)
             dispatcher.receive(address, message, now)
         dispatcher.grant(now)
         stop.wait(0.001)

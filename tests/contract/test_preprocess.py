@@ -59,11 +59,11 @@ def noise(height: int, width: int, seed: int = 0) -> Pixels:
     return np.random.default_rng(seed).integers(0, 256, (height, width), np.uint8)
 
 
-def encoded(kind: str, picture: Pixels) -> Pixels:
+def encoded(kind: str, picture: np.ndarray) -> Pixels:
     return cv2.imencode(f".{kind}", picture)[1].reshape(-1)
 
 
-def furthest(one: Pixels, other: Pixels) -> int:
+def furthest(one: Pixels, other: np.ndarray) -> int:
     return int(np.abs(one.astype(int) - other).max())
 
 

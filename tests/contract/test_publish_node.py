@@ -61,7 +61,7 @@ def submitted(node: NodeContext, *verdicts: Verdict) -> list[str]:
     """What publish says of these verdicts, given one after the other, each by a process of its own."""
     path = node.config.state / "spool" / "events.db"
     path.parent.mkdir()
-    work, told = _Publish(node, path, *open_spool(path)), []
+    work, told = _Publish(node, path, *open_spool(path)), list[str]()
     try:
         for verdict in verdicts:
             outbox = Outbox(node.endpoints.publish)

@@ -108,7 +108,11 @@ def cut(name: str, part: float) -> Break:
 
 
 def make_folder(name: str) -> Break:
-    return lambda folder: ((folder / name).unlink(), (folder / name).mkdir())
+    def change(folder: Path) -> None:
+        (folder / name).unlink()
+        (folder / name).mkdir()
+
+    return change
 
 
 def no_folder(folder: Path) -> None:
@@ -175,7 +179,7 @@ def test_whole_data_and_a_log_that_was_cut_short_are_left_alone(damaged: Damaged
     damaged.server.start()
 
     assert damaged.found()[1] == [b"plant"]
-    assert damaged.aside == damaged.news == []
+    assert damaged.aside == [] and damaged.news == []
 
 
 def test_a_repair_that_is_none_is_followed_by_empty_data(damaged: Damaged, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -247,7 +251,7 @@ def test_a_folder_that_takes_the_place_of_the_damaged_one_is_not_touched(
     _wait(lambda: server._mending is not None and server._mending.done)
     server.start()
 
-    assert damaged.news == damaged.aside == []
+    assert damaged.news == [] and damaged.aside == []
     assert damaged.found()[0] > 0
 
 
@@ -282,7 +286,7 @@ def test_a_server_that_lacks_descriptors_keeps_its_data(damaged: Damaged, monkey
         damaged.server.start()
 
     assert content(damaged.data) == before
-    assert damaged.aside == damaged.news == []
+    assert damaged.aside == [] and damaged.news == []
 
 
 @pytest.mark.skipif(os.geteuid() == 0 and shutil.which("setpriv") is None, reason="as root it needs setpriv of util-linux")
@@ -297,7 +301,7 @@ def test_a_server_that_may_not_read_its_data_keeps_them(damaged: Damaged, name: 
     finally:
         (damaged.data / name).chmod(0o700)
 
-    assert damaged.aside == damaged.news == []
+    assert damaged.aside == [] and damaged.news == []
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,8 @@ from typing import Any
 
 import pytest
 
+from nodes.publish.redis.reconcile import Finding
+from nodes.publish.spool.spool import Spool, Spooled
 from pipeline.redis.server import server_program
 from pipeline.runtime import supervisor as alarms
 from tests.conftest import Server
@@ -185,10 +187,10 @@ def beside_a_writer(post: Post, act: Any) -> None:
     """As if somebody wrote all the time; ``act`` is what happens once between look and group."""
     send, once = post.sink._send, [act]
 
-    def trapped(pipe: Any, *args: Any) -> Any:
+    def trapped(pipe: Any, found: Finding, events: list[Spooled], spool: Spool) -> list[Spooled]:
         if not pipe.watching and once:
             once.pop()(post.client)
-        return send(pipe, *args)
+        return send(pipe, found, events, spool)
 
     post.sink._contended = 1000
     post.sink._send = trapped  # type: ignore[method-assign]

@@ -5,6 +5,7 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -32,13 +33,13 @@ def address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
 
-def write(ring: Ring, data: bytes, **more: object) -> FrameRef:
+def write(ring: Ring, data: bytes, shape: tuple[int, int] | None) -> FrameRef:
     """Put a frame into the ring as capture does."""
     table = LeaseTable(ring.slots)
     slot = table.write()
     assert slot is not None
     ring.slot(slot.number)[: len(data)] = np.frombuffer(data, np.uint8)
-    table.ready(slot, meta(0, length=len(data), **more))
+    table.ready(slot, meta(0, length=len(data), shape=shape))
     ring.state.begin_writing(slot)
     ring.state.commit(ring.state.ready(slot), ring.state.acquired())
     return table.lease("w").ref()
@@ -66,7 +67,7 @@ def test_the_decoder_reads_the_bytes_where_capture_wrote_them(ring: Ring, tmp_pa
 
     def spy(data: np.ndarray, *args: object, **kwargs: object) -> np.ndarray:
         given.append(address(data))
-        return real(data, *args, **kwargs)  # type: ignore[arg-type]
+        return real(data, *args, **kwargs)
 
     monkeypatch.setattr(simplejpeg, "decode_jpeg", spy)
     config = Config(
@@ -199,7 +200,7 @@ def test_a_ring_that_was_being_made_is_made_anew(call: str, monkeypatch: pytest.
 
 
 @pytest.mark.parametrize("wrong", [{"length": 10**9}, {"shape": (300, 301), "length": 90_000}, {"shape": (-1, -4)}])
-def test_a_description_that_does_not_fit_is_refused(ring: Ring, wrong: dict[str, object]) -> None:
+def test_a_description_that_does_not_fit_is_refused(ring: Ring, wrong: dict[str, Any]) -> None:
     ref = FrameRef(meta=meta(0, **wrong), slot=0, generation=1, attempt=1)
 
     with pytest.raises(ProtocolError):

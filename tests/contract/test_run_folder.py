@@ -23,6 +23,7 @@ from ilcs_model.commands.train import train as command
 from ilcs_model.data.dataset import open_dataset
 from ilcs_model.errors import DataError
 from ilcs_model.files import load_model
+from ilcs_model.networks.ilcs import ILCS
 from ilcs_model.training.run import train
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import class_weights
@@ -258,7 +259,8 @@ def test_colour_is_seen_and_kept(tmp_path: Path) -> None:
     for label, tint in (("blue", (200, 60, 60)), ("red", (60, 60, 200))):
         (tmp_path / "data" / label).mkdir(parents=True)
         for k in range(10):
-            cv2.imwrite(str(tmp_path / "data" / label / f"{k}.png"), np.uint8(rng.integers(-20, 20, (50, 70, 3)) + np.array(tint)))
+            picture = (rng.integers(-20, 20, (50, 70, 3)) + np.array(tint)).astype(np.uint8)
+            cv2.imwrite(str(tmp_path / "data" / label / f"{k}.png"), picture)
     said: list[str] = []
 
     path = train(open_dataset(tmp_path / "data"), tmp_path / "run", QUICK, report=lambda r: said.append(str(r.get("remark", ""))))
@@ -351,4 +353,4 @@ def test_the_papers_recipe_trains_the_papers_network(folder: Path, tmp_path: Pat
 
     network, info = load_model(path)
     assert not info.invariant
-    assert network.fc1.in_features == 37 * 37 * 256
+    assert isinstance(network, ILCS) and network.fc1.in_features == 37 * 37 * 256

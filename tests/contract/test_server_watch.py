@@ -301,7 +301,7 @@ def test_a_folder_that_cannot_be_looked_at_costs_no_server(watched: Watched, num
         for _ in range(5):
             watched.turn(later_s=1)
 
-    assert watched.said == watched.alarms == []
+    assert watched.said == [] and watched.alarms == []
     assert watched.server.pid == pid and watched.server.answers()
 
 

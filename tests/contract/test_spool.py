@@ -255,5 +255,5 @@ def test_a_held_piece_survives_until_the_event_that_it_is_part_of(tmp_path: Path
     assert again.unsent(9) == []
     (spooled,) = again.settle([(parts[0], [p.id for p in parts])])
 
-    assert [s.id for s in again.unsent(9)] == [spooled.id] == [parts[0].id]
+    assert spooled is not None and [s.id for s in again.unsent(9)] == [spooled.id] == [parts[0].id]
     assert again.held() == []

@@ -16,6 +16,7 @@ from ilcs_model.data.loader import Epoch, train_batches
 from ilcs_model.errors import DataError
 from ilcs_model.files import load_model
 from ilcs_model.info import TileRecipe
+from ilcs_model.networks.ilcs import ILCS
 from ilcs_model.training.processes import joined
 from ilcs_model.training.run import train
 from ilcs_model.training.settings import Settings
@@ -84,6 +85,7 @@ def test_training_may_start_from_a_model_and_other_classes_begin_a_new_last_laye
     assert f"starts from {path}; begin anew: fc2" in said
     (before, _), (after, info) = load_model(path), load_model(second)
     assert info.classes == ("bright", "dark")
+    assert isinstance(before, ILCS) and isinstance(after, ILCS)
     assert torch.allclose(before.fc1.weight, after.fc1.weight, atol=1e-5)
     assert not torch.allclose(before.fc2.weight, after.fc2.weight, atol=1e-5)
 
@@ -178,6 +180,7 @@ def test_augmented_tiles_have_the_models_size_and_keep_most_of_the_picture() -> 
 def test_recomputed_statistics_are_those_of_the_data() -> None:
     """Not the averages of a time when the weights were others."""
     norm = torch.nn.BatchNorm2d(1)
+    assert norm.running_mean is not None
     norm.running_mean.fill_(99)
     batches = [torch.full((2, 1, 2, 2), float(k)) for k in (1, 2, 6)]
 

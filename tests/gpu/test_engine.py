@@ -18,7 +18,7 @@ from nodes.infer.engines.load import load_engine
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.model_file import find_model
 from pipeline.system.cuda import has_cuda
-from tests.contract.tiny import SIDE, write_locating_model
+from tests.contract.tiny import SIDE, Locating, write_locating_model
 
 MODEL = find_model("ilcs-neu")
 MAX_BATCH = 24
@@ -122,6 +122,7 @@ def test_the_golden_tiles_find_damaged_weights(tmp_path: Path, monkeypatch: pyte
     engine = CudaEngine(tmp_path, tmp_path, 2)
     engine.golden.check(engine, 2)
 
+    assert isinstance(eager.network, Locating)
     with torch.no_grad():
         eager.network.fc.weight.mul_(-50)
     torch.cuda.synchronize()

@@ -4,6 +4,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -48,10 +49,10 @@ def test_frames_that_are_dropped_while_capture_is_killed_are_all_told_once(line:
     for death in range(1, 4):
         inspect, before = psutil.Process(line.pid("inspect")), dropped(line.status())
         inspect.send_signal(signal.SIGSTOP)
-        line.wait_until(lambda s, b=before: dropped(s) > b + rng.randrange(40), "dropped frames")
+        line.wait_until(partial(lambda b, s: dropped(s) > b + rng.randrange(40), before), "dropped frames")
         line.kill("capture.top")
         inspect.send_signal(signal.SIGCONT)
-        line.wait_until(lambda s, d=death: s["nodes"]["capture.top"]["restarts"] >= d, "a restart")
+        line.wait_until(partial(lambda d, s: s["nodes"]["capture.top"]["restarts"] >= d, death), "a restart")
         line.wait_until(lambda s: s["nodes"]["capture.top"]["state"] == "running", "a running capture")
 
     top = line.finish()["cameras"]["top"]

@@ -42,7 +42,8 @@ def test_a_folder_is_inspected_to_its_last_image_and_a_second_run_does_the_same(
         for event in events:
             jsonschema.validate(event, schema(), cls=jsonschema.Draft202012Validator)
         for event in defects:
-            assert cv2.imread(str(line.state / "images" / event["image"]), cv2.IMREAD_GRAYSCALE).shape == (64, 64)
+            crop = cv2.imread(str(line.state / "images" / event["image"]), cv2.IMREAD_GRAYSCALE)
+            assert crop is not None and crop.shape == (64, 64)
         ids = {e["id"] for e in events}
         assert len(ids) == len(events)
         assert not ids & seen

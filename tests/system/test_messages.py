@@ -14,9 +14,9 @@ import zmq
 
 from pipeline.config import load
 from pipeline.config.topology import runtime_dir
-from pipeline.transport.messages import encode
+from pipeline.transport.messages import Submit, encode
 from tests.system.line import Line, balanced
-from tests.unit.test_message_checks import READY, TO_DISPATCHER, TO_PUBLISH, TO_SUPERVISOR, VERDICT, Submit, change
+from tests.unit.test_message_checks import READY, TO_DISPATCHER, TO_PUBLISH, TO_SUPERVISOR, VERDICT, change
 
 FRAMES = 200
 IMPOSTORS = [change(READY, worker=name, credits=16) for name in ("inspect", "pre", "gpu")]

@@ -109,7 +109,7 @@ def test_while_publish_is_away_drops_without_end_take_one_place() -> None:
 
     assert not gaps.full
     assert len(sent) == MOST_SENT
-    told, waiting = [], sent
+    told, waiting = list[int](), sent
     while waiting:
         for place, gap in waiting:
             told += range(gap.first, (gap.last or 0) + 1)

@@ -15,6 +15,12 @@ def tiles() -> torch.Tensor:
     return torch.randint(0, 256, (2, 1, 300, 300), dtype=torch.uint8)
 
 
+def first_block(network: ILCS) -> LCSBlock:
+    block = network.blocks[0]
+    assert isinstance(block, LCSBlock)
+    return block
+
+
 def test_it_has_the_papers_number_of_parameters() -> None:
     """Table 3: 2.24 M."""
     assert sum(p.numel() for p in create("ilcs", 6).parameters()) == 2_235_886
@@ -42,6 +48,7 @@ def test_maps_have_the_sizes_of_table_1(tiles: torch.Tensor) -> None:
     network = ILCS().eval()
     sizes = []
     for block in network.blocks:
+        assert isinstance(block, LCSBlock)
         block.conv4.register_forward_hook(lambda _, __, out: sizes.append(tuple(out.shape[1:])))
 
     with torch.inference_mode():
@@ -57,8 +64,9 @@ def test_the_grey_short_cut_gives_the_same_as_three_equal_channels(tiles: torch.
     """Outputs, and in training the batch-norm statistics too."""
     tiles[1] //= 3  # the tiles differ in light
     short = ILCS(invariant=invariant).train(training)
-    nn.init.normal_(short.blocks[0].bn1.weight)  # both signs: max and min pooling
-    nn.init.normal_(short.blocks[0].bn1.bias)
+    norm = first_block(short).bn1
+    nn.init.normal_(norm.weight)  # both signs: max and min pooling
+    nn.init.normal_(norm.bias)
     full = ILCS(invariant=invariant).train(training)
     full.load_state_dict(short.state_dict())
 
@@ -75,10 +83,11 @@ def test_the_short_cut_has_the_same_gradient(tiles: torch.Tensor) -> None:
     full = ILCS().train()
     full.load_state_dict(short.state_dict())
 
-    short.blocks[0].tail(short.grey(tiles, short.blocks[0])).square().mean().backward()
+    first = first_block(short)
+    first.tail(short.grey(tiles, first)).square().mean().backward()
     full.blocks[0]((tiles.repeat(1, 3, 1, 1).float() / 255 - 0.4) / 0.2).square().mean().backward()
 
-    for (name, a), b in zip(short.blocks[0].named_parameters(), full.blocks[0].parameters(), strict=True):
+    for (name, a), b in zip(first.named_parameters(), full.blocks[0].parameters(), strict=True):
         assert a.grad is not None and b.grad is not None
         assert torch.allclose(a.grad, b.grad, rtol=2e-2, atol=1e-4), name
 

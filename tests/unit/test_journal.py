@@ -78,7 +78,7 @@ def test_a_reader_in_another_process_sees_one_moment() -> None:
         for value in range(1, 4001):
             writer.commit(dict.fromkeys(range(MOST), value))
         os._exit(0)
-    reader, seen = Journal(shared, MOST), set()  # type: ignore[arg-type]
+    reader, seen = Journal(shared, MOST), set[int]()  # type: ignore[arg-type]
     while max(seen, default=0) < 4000:
         (value,) = set(reader.read(0, MOST))
         seen.add(value)

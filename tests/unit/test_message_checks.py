@@ -43,6 +43,7 @@ ACCOUNT = ledger.NOTHING_YET
 COVERAGE = Coverage(camera="top", epoch="e", number=1, account=ACCOUNT, at_ns=1)
 ALARM = Alarm(name="n", active=True, text="t", at_ns=1)
 HUGE, LONG = 1 << 63, "x" * 100_000
+NO_LIST, NO_MAP = list[object](), dict[str, object]()
 
 
 def change(message: Any, **fields: Any) -> Any:
@@ -79,7 +80,7 @@ TO_DISPATCHER: list[Any] = [
     *(change(READY, boot=b) for b in ("", LONG, None)),
     *(change(READY, pid=p) for p in (-1, HUGE, "1", None)),
     *(change(READY, credits=c) for c in (-1, HUGE, 1 << 31, 1.5, "3")),
-    *(change(READY, held=h) for h in (("x",), (change(HELD, slot=-1),), (change(HELD, slot=HUGE),), (change(HELD, epoch=""),), {})),
+    *(change(READY, held=h) for h in (("x",), (change(HELD, slot=-1),), (change(HELD, slot=HUGE),), (change(HELD, epoch=""),), NO_MAP)),
     *(change(READY, ended=e) for e in (("",), (1,), ("e",) * 70_000, "e")),
     *(change(ACK, held=change(HELD, **{name: value})) for name in ("frame", "slot", "generation") for value in (-1, HUGE, "0", None)),
     *(change(ACK, invalid=i) for i in ("because", LONG, 1)),
@@ -114,7 +115,7 @@ RECORDS: list[Any] = [
     *(change(COVERAGE, number=n) for n in (-1, HUGE)),
     *(change(COVERAGE, account=a) for a in ({}, {"acquired": 1}, None, "all fine", 5)),
     *(account(acquired=n) for n in (-1, 5, HUGE, "0", None)),
-    *(account(dropped=d) for d in ({"full": -1}, {"full": 1}, {"because": 0}, {"full": "0"}, [], 3)),
+    *(account(dropped=d) for d in ({"full": -1}, {"full": 1}, {"because": 0}, {"full": "0"}, NO_LIST, 3)),
     *(account(invalid=i) for i in ({"nothing": 0}, {"empty": None})),
     account(in_flight=-1),
     account(inspected=1, in_flight=-1),
@@ -130,10 +131,10 @@ TO_SUPERVISOR: list[Any] = [
     *(change(STATUS, boot=b) for b in ("", LONG, 1)),
     *(change(STATUS, state=s) for s in ("", LONG, None)),
     *(change(STATUS, progress=p) for p in (-1, HUGE, "3", None)),
-    *(change(STATUS, facts=f) for f in ([], None, 5, "events", {1: 2})),
-    *(change(STATUS, facts={"events": e}) for e in (5, None, [], {"defect": -1}, {"defect": "many"}, {"defect": HUGE}, {3: 3})),
+    *(change(STATUS, facts=f) for f in (NO_LIST, None, 5, "events", {1: 2})),
+    *(change(STATUS, facts={"events": e}) for e in (5, None, NO_LIST, {"defect": -1}, {"defect": "many"}, {"defect": HUGE}, {3: 3})),
     *(change(STATUS, facts={"latency": v}) for v in (5, {"total": 5}, {"total": {"x": 1}}, {"total": {3: -1}}, {"total": {-3: 1}})),
-    *(change(STATUS, facts={name: v}) for name in Facts.__annotations__ for v in (-1, [], {"x": []}, True)),
+    *(change(STATUS, facts={name: v}) for name in Facts.__annotations__ for v in (-1, NO_LIST, {"x": NO_LIST}, True)),
     READY,
     ACK,
     Submit(record=ALARM),

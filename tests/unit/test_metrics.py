@@ -38,7 +38,8 @@ def test_figures_are_those_counted_by_hand() -> None:
     assert found.confusion == ((1, 1, 0), (1, 2, 0), (0, 0, 0))
     a, b, c = found.classes
     assert (a.name, a.support, a.predicted, a.precision, a.recall, a.f1) == ("a", 2, 2, 0.5, 0.5, 0.5)
-    assert (b.support, b.predicted, b.precision, b.recall, b.f1) == (3, 3, pytest.approx(2 / 3), pytest.approx(2 / 3), pytest.approx(2 / 3))
+    assert (b.support, b.predicted) == (3, 3)
+    assert (b.precision, b.recall, b.f1) == pytest.approx((2 / 3, 2 / 3, 2 / 3))
     assert (c.support, c.predicted, c.precision, c.recall, c.f1) == (0, 0, None, None, None)
 
 
@@ -82,7 +83,7 @@ def test_with_a_class_ok_the_curve_counts_misses_and_false_alarms() -> None:
     assert isinstance(found, MissCurve)
     half = next(p for p in found.points if p.min_score == 0.5)
     assert (half.misses, half.false_alarms) == (1, 1)
-    assert (half.miss_share, half.false_alarm_share) == (pytest.approx(1 / 3), pytest.approx(1 / 3))
+    assert (half.miss_share, half.false_alarm_share) == pytest.approx((1 / 3, 1 / 3))
     assert found.no_miss is not None and (found.no_miss.min_score, found.no_miss.false_alarms) == (0.4, 1)
     assert found.no_false_alarm is not None and (found.no_false_alarm.min_score, found.no_false_alarm.misses) == (0.901, 2)
 
@@ -101,7 +102,8 @@ def test_without_a_class_ok_the_curve_counts_coverage_and_errors() -> None:
 
     assert isinstance(found, ErrorCurve)
     at = {p.min_score: p for p in found.points}
-    assert (at[0.6].accepted, at[0.6].coverage, at[0.6].wrong, at[0.6].error) == (3, 0.6, 1, pytest.approx(1 / 3))
+    assert (at[0.6].accepted, at[0.6].coverage, at[0.6].wrong) == (3, 0.6, 1)
+    assert at[0.6].error == pytest.approx(1 / 3)
     assert (at[0.95].accepted, at[0.95].coverage, at[0.95].error) == (0, 0.0, None)
     assert found.no_error is not None and (found.no_error.min_score, found.no_error.coverage) == (0.701, 0.4)
 

@@ -9,6 +9,10 @@ from ilcs_model.evaluation.cost import Row, cost, parameters, table3_rows
 from ilcs_model.export import fold_norms
 from ilcs_model.info import options
 from ilcs_model.networks.attention import MIAM
+from ilcs_model.networks.effnet import EffNet
+from ilcs_model.networks.ilcs import ILCS
+from ilcs_model.networks.mobilenet_v2 import MobileNetV2
+from ilcs_model.networks.resnet50 import ResNet50
 
 OTHERS = ("resnet50", "mobilenet_v2", "effnet")
 
@@ -80,6 +84,7 @@ def test_costs_are_the_papers_where_they_can_be_derived(rows: dict[str, Row]) ->
 
 def test_convolutions_of_ilcs_cost_what_the_paper_says() -> None:
     network = create("ilcs", 6)
+    assert isinstance(network, ILCS)
     counted = cost(network, torch.zeros(1, 3, 224, 224, dtype=torch.uint8), lambda x: network.miam(network.features(x)))
 
     assert 16 * counted.convolutions / 1e9 == pytest.approx(4.2646, abs=1e-4)
@@ -113,6 +118,7 @@ def test_colours_are_told_apart() -> None:
 def test_logits_are_the_classified_features(name: str, shape: tuple[int, ...]) -> None:
     """What a heat map relies on: the map before MIAM, and the way from there to the logits."""
     network, tiles = lively(name, miam=True)
+    assert isinstance(network, ResNet50 | MobileNetV2 | EffNet)
 
     with torch.no_grad():
         features = network.features(tiles)

@@ -138,7 +138,7 @@ def test_a_node_that_computes_for_long_is_left_in_peace(watch: Callable[..., Wat
 
 def test_time_in_which_the_supervisor_stood_still_is_nobodys_silence(monkeypatch: pytest.MonkeyPatch) -> None:
     now = [5 * SECOND]
-    monkeypatch.setattr(module.time, "monotonic_ns", lambda: now[0])
+    monkeypatch.setattr(time, "monotonic_ns", lambda: now[0])
     clock = AwakeClock()
     begin = clock.turn()
     for step in (50_000_000, 300 * SECOND, 50_000_000):

@@ -1,5 +1,7 @@
 """Corruptions: the same for the same tile, stronger at a higher strength, and counted by kind."""
 
+from collections.abc import Sequence
+
 import cv2
 import numpy as np
 import pytest
@@ -48,7 +50,7 @@ def test_a_tile_keeps_size_and_type_and_the_original_is_left_alone(kind: str, sh
 
     for strength in STRENGTHS:
         found = corrupted(tile, kind, strength)
-        assert (found.shape, found.dtype) == (tile.shape, np.uint8)
+        assert found.shape == tile.shape and found.dtype == np.uint8
     assert np.array_equal(tile, before)
 
 
@@ -77,7 +79,7 @@ def test_each_kind_and_strength_is_counted_apart(pictures: list[Tile]) -> None:
     spoiled = {kind: {s: {corrupted(t, kind, s).tobytes() for t in pictures} for s in STRENGTHS} for kind in KINDS}
     calls = []
 
-    def judge(tiles: list[Tile]) -> NDArray[np.float32]:
+    def judge(tiles: Sequence[Tile]) -> NDArray[np.float32]:
         calls.append(len(tiles))
         wrong = [t.tobytes() in spoiled["jpeg"][5] or (k % 2 and t.tobytes() in spoiled["noise"][2]) for k, t in enumerate(tiles)]
         return np.array([[0.0, 1.0] if w else [1.0, 0.0] for w in wrong], np.float32)
@@ -86,10 +88,10 @@ def test_each_kind_and_strength_is_counted_apart(pictures: list[Tile]) -> None:
     found = robustness([(pictures[:4], labels[:4]), (pictures[4:], labels[4:])], judge, progress=told.append)
 
     assert sum(calls) == sum(told) == CASES * len(pictures)
-    assert found.kinds["jpeg"].strengths == (1, 1, 1, 1, 0)
+    assert found.kinds["jpeg"].strengths == (1.0, 1.0, 1.0, 1.0, 0.0)
     assert found.kinds["jpeg"].mean == pytest.approx(0.8)
-    assert found.kinds["noise"].strengths == (1, 0.5, 1, 1, 1)
-    assert found.held_out.strengths == (1, 1, 1, 1, 0.5)
+    assert found.kinds["noise"].strengths == (1.0, 0.5, 1.0, 1.0, 1.0)
+    assert found.held_out.strengths == (1.0, 1.0, 1.0, 1.0, 0.5)
     assert found.trained.strengths == pytest.approx((1, 0.9, 1, 1, 1))
     assert found.all.strengths == pytest.approx((1, 1 - 0.5 / 7, 1, 1, 1 - 1 / 7))
     assert found.all.mean == pytest.approx(1 - 1.5 / CASES)
