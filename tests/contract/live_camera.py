@@ -59,9 +59,11 @@ class LiveCamera:
 class SocketSource:
     """A source for it. Its descriptor is an epoll's, which stays the same whatever becomes of the connection."""
 
-    slot_bytes, size, fps, live = BYTES, SIZE, None, True
+    slot_bytes, live = BYTES, True
 
     def __init__(self, path: Path) -> None:
+        self.size: tuple[int, int] | None = SIZE
+        self.fps: float | None = None
         self._path, self._epoll = path, select.epoll()
         self._socket: socket.socket | None = None
         self._data = bytearray()

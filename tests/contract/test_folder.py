@@ -69,7 +69,7 @@ def read(source: Source, number: int) -> tuple[SourceFrame, bytes]:
 def contents(source: Source) -> list[bytes]:
     """What the source gives, until it ends."""
     number, found = 0, []
-    while source.has(number):
+    while source.look(number).ready:
         found.append(read(source, number)[1])
         number += 1
     return found
