@@ -10,6 +10,9 @@ from pipeline.core.frame import Alarm
 from pipeline.transport.outbox import Then
 from pipeline.transport.ring_state import RingState
 
+MOST_MISSING = 1_000_000
+"""Frames that can be missing between two. A larger step of a device's numbers is that of a device that counts anew."""
+
 
 class CameraWatch:
     """The ring's memory says what has been told, so a capture process that comes after tells each thing once."""
@@ -19,23 +22,40 @@ class CameraWatch:
     ) -> None:
         self._camera, self._state, self._outcomes, self._submit, self._log = camera, state, outcomes, submit, log
         self._number: int | None = None  # the device's own, of the last frame
+        self._why = ""  # a loss that is not told yet
         lost_ns, back_ns = state.camera_lost
         if lost_ns:
             self._alarm(lost_ns, "an earlier capture process lost it")
         if back_ns:
             self._tell_back(back_ns)
 
-    def comes(self, awaited: Awaited) -> bool:
-        """Whether a frame can be taken now; counts those that were lost before it."""
+    def comes(self, awaited: Awaited, most: int | None) -> bool:
+        """Whether a frame can be taken now. Counts those that were lost before it, ``most`` at most; the ring's next number tells."""
+        if not self._gone:
+            self._why = self._why or awaited.lost or self._jump(awaited.number)
+        if self._why:
+            if self._state.camera_lost != (0, 0) or self._outcomes.gaps_full:
+                return False  # until what was told before is durable, and there is room
+            self._lose(self._why)
+            self._why = ""
+        if not awaited.ready:
+            return False
+        if self._gone:
+            self._return()
+        return self._count_missing(awaited.number, most)
+
+    @property
+    def _gone(self) -> bool:
+        """Whether it was told that the camera is lost, and not yet that it is back."""
         lost_ns, back_ns = self._state.camera_lost
-        gone = bool(lost_ns and not back_ns)
-        if awaited.lost:
-            if not lost_ns and not self._outcomes.gaps_full:
-                self._lose(awaited.lost)
-            return False
-        if not awaited.ready or (gone and not self._return()):
-            return False
-        return self._no_frame_missing(awaited.number)
+        return bool(lost_ns and not back_ns)
+
+    def _jump(self, number: int | None) -> str:
+        """Why a device's number cannot go on from the one before; empty: it can."""
+        before = self._number
+        if number is None or before is None or before < number <= before + MOST_MISSING:
+            return ""
+        return f"its frame numbers go on with {number} after {before}"
 
     def _lose(self, why: str) -> None:
         self._outcomes.camera_lost()
@@ -43,10 +63,22 @@ class CameraWatch:
         self._log.warning("camera %s is lost: %s", self._camera, why)
         self._alarm(self._state.camera_lost[0], why)
 
-    def _return(self) -> bool:
+    def _return(self) -> None:
         self._outcomes.camera_back(uuid.uuid4().hex)
         self._log.info("camera %s is back", self._camera)
         self._tell_back(self._state.camera_lost[1])
+
+    def _count_missing(self, number: int | None, most: int | None) -> bool:
+        """Count what is missing before a frame with the device's ``number``; False while there is no place for that gap."""
+        missing = 0 if number is None or self._number is None else number - self._number - 1
+        if missing and most is not None:
+            missing = min(missing, most)
+        if missing and self._outcomes.gaps_full:
+            return False
+        if missing:
+            self._outcomes.never_came(missing)
+        # After lost frames the caller looks again, at the same frame by its new number.
+        self._number = number - 1 if missing and number is not None else number
         return True
 
     def _alarm(self, at_ns: int, why: str) -> None:
@@ -57,18 +89,3 @@ class CameraWatch:
     def _tell_back(self, at_ns: int) -> None:
         alarm = Alarm(name=f"camera_lost:{self._camera}", active=False, text=f"camera {self._camera} is back", at_ns=at_ns)
         self._submit(alarm, lambda _: self._state.commit(self._state.set_camera_lost(0, 0)))
-
-    def _no_frame_missing(self, number: int | None) -> bool:
-        """Count what is missing before a frame with the device's ``number``; False while there is no place for that gap."""
-        before, missing = self._number, 0
-        if number is not None and before is not None:
-            missing = max(0, number - before - 1)
-        if missing:
-            if self._outcomes.gaps_full:
-                return False
-            self._outcomes.never_came(missing)
-            assert number is not None
-            self._number = number - 1  # the caller asks again, by the frame's new number
-        else:
-            self._number = number
-        return True

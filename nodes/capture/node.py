@@ -5,7 +5,7 @@ import uuid
 
 from nodes.capture.camera_watch import CameraWatch
 from nodes.capture.frame_outcomes import FrameOutcomes
-from nodes.capture.sources.source import NoSource, Source, SourceFrame
+from nodes.capture.sources.source import ENDED, NoSource, Source, SourceFrame
 from pipeline.config import Camera
 from pipeline.config.topology import frame_rate, workers
 from pipeline.config.urls import Opening, SourceUrl
@@ -21,6 +21,8 @@ from pipeline.transport.sockets import Router, Waiter
 COVERAGE_NS = 1_000_000_000
 TURN_FRAMES = 8  # frames acquired before the sockets are looked at again
 IDLE_MS = 50.0
+LOOK_MS = 2.0
+"""How long a live source without a descriptor is not looked at."""
 
 
 def capture(node: NodeContext) -> None:
@@ -37,7 +39,7 @@ def capture(node: NodeContext) -> None:
     work = _Capture(node, source, left or Ring.create(fd, camera.slots, source.slot_bytes), epoch)
     try:
         while work.turn():
-            work.waiter.wait(work.wait_ms())
+            work.wait()
         node.beat("ended", work.facts, now=True)
     finally:
         work.close()
@@ -73,7 +75,12 @@ class _Capture:
         self._dispatcher = Dispatcher(self._table, self._send, self._outcomes.done)
         self._watch = CameraWatch(self._name, ring.state, self._outcomes, self._submit, node.log)
         news = source.fileno()
-        self.waiter = Waiter(self._router, self._server.fileno(), self._outbox.dealer, *([] if news is None else [news]))
+        self._has_news = news is not None
+        sockets = (self._router, self._server.fileno(), self._outbox.dealer)
+        self._without_source = Waiter(*sockets)
+        self.waiter = Waiter(*sockets, *([] if news is None else [news]))
+        self._more = False  # whether the source may have further frames at once
+        self._blocked = False  # whether a frame waits that cannot be taken yet
         self._first_ns = 0  # when the first frame of this epoch was due; 0: not armed
         self._first_frame = 0
         self._ended = False
@@ -107,9 +114,20 @@ class _Capture:
         """How long nothing is due."""
         if self._ended or not self._first_ns:
             return 5.0 if self._ended else IDLE_MS
-        if self._table.free == 0 and not self._may_drop:
+        if self._full:
             return IDLE_MS
+        if self._source.live:
+            return 0.0 if self._more else IDLE_MS if self._has_news else LOOK_MS
         return min(IDLE_MS, (self._due_ns() - time.monotonic_ns()) / 1e6)
+
+    def wait(self) -> None:
+        """Until something is due or comes; news of the source is none while there is no room for its frames."""
+        (self._without_source if self._full or not self._first_ns else self.waiter).wait(self.wait_ms())
+
+    @property
+    def _full(self) -> bool:
+        """Whether no frame can be taken: there is no room for it, or for what must be told before it."""
+        return self._blocked or (self._table.free == 0 and not self._may_drop)
 
     @property
     def _may_drop(self) -> bool:
@@ -124,15 +142,19 @@ class _Capture:
 
     def _acquire(self) -> None:
         """Take the frames that are due; stop at a full ring or after a few."""
+        self._more = False
         if not self._first_ns:
             self._first_ns, self._first_frame = time.monotonic_ns(), self._ring.state.next_frame
         for _ in range(TURN_FRAMES):
             number = self._ring.state.next_frame
-            awaited = self._source.look(number)
-            if number == self._node.frames or awaited.ended:
+            left = None if self._node.frames is None else self._node.frames - number
+            awaited = ENDED if left == 0 else self._source.look(number)
+            if awaited.ended:
                 self._end()
                 return
-            if not self._watch.comes(awaited) or time.monotonic_ns() < self._due_ns():
+            comes = self._watch.comes(awaited, left)
+            self._blocked = awaited.ready and not comes
+            if not comes or time.monotonic_ns() < self._due_ns():
                 return
             if self._ring.state.next_frame != number:  # frames before it were lost
                 continue
@@ -141,6 +163,7 @@ class _Capture:
                     return
                 self._outcomes.drop_oldest()
             self._take(number)
+        self._more = True
 
     def _end(self) -> None:
         """There is no further frame."""

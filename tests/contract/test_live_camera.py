@@ -22,10 +22,10 @@ from tests.contract.live_camera import BYTES, LiveCamera, SocketSource
 class Line:
     """A capture node on the socket ``camera``, a worker that takes all it gets, and a publish that takes all."""
 
-    def __init__(self, folder: Path, fd: int | None = None) -> None:
+    def __init__(self, folder: Path, fd: int | None = None, frames: int | None = None) -> None:
         camera = Camera(source="folder:x", slots=8)
         config = Config(line="l", cameras={"top": camera}, infer=Infer(model="m"), state_dir=str(folder))
-        self.node = NodeContext(config, find_process(config, "capture.top"), folder)
+        self.node = NodeContext(config, find_process(config, "capture.top"), folder, frames=frames)
         self.publish = Router(self.node.endpoints.publish)
         self.fd = new_memfd("test") if fd is None else fd
         ring = Ring.create(self.fd, camera.slots, BYTES) if fd is None else Ring.adopt(fd)
@@ -53,7 +53,7 @@ class Line:
                 assert isinstance(message, Submit)
                 self.records.append(message.record)
                 self.publish.send(address, Durable(keys=(message.record.key,)))
-            self.capture.waiter.wait(min(5, self.capture.wait_ms()))
+            self.capture.wait()
 
     def gaps(self) -> list[tuple[int, int | None, str]]:
         return [(r.first, r.last, r.reason) for r in self.records if isinstance(r, Gap)]
@@ -156,3 +156,73 @@ def test_what_is_told_of_a_lost_camera_is_told_once_though_capture_dies(
     finally:
         again.close()
         line.close = lambda: None  # type: ignore[method-assign]
+
+
+def test_a_loss_is_told_although_the_camera_is_back_before_there_is_room_for_it(
+    line: Line, start: Callable[..., LiveCamera], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No frame is taken until then, and the loop rests although the camera sends."""
+    camera = start()
+    line.wait(lambda: len(line.frames) >= 5)
+    line.records.clear()
+    before = len(line.frames)
+    with monkeypatch.context() as full:
+        full.setattr("nodes.capture.frame_outcomes.FrameOutcomes.gaps_full", True)
+        camera.die()
+        line.wait(lambda: line.capture._watch._why)
+        start()
+        line.wait(lambda: line.capture._source.look(0).ready and line.capture.wait_ms() > 0)
+        line.wait(lambda: len(line.frames) == line.ring.state.next_frame)
+    assert line.alarms() == []
+    told = len(line.frames)
+
+    line.wait(lambda: len(line.frames) >= before + 10 and len(line.alarms()) == 2)
+
+    assert [g for g in line.gaps() if g[2] == "camera_lost"] == [(told, None, "camera_lost")]
+
+
+def test_a_second_loss_waits_until_the_end_of_the_first_is_durable(line: Line, start: Callable[..., LiveCamera]) -> None:
+    camera = start()
+    line.wait(lambda: len(line.frames) >= 5)
+    line.records.clear()
+    for _ in range(3):
+        camera.die()
+        before = len(line.frames)
+        line.wait(lambda: line.capture._watch._why or len(line.alarms()) % 2)
+        camera = start()
+        line.wait(lambda b=before: len(line.frames) > b)  # type: ignore[misc]
+    line.wait(lambda: len(line.alarms()) == 6)
+
+    assert line.alarms() == [("camera_lost:top", True), ("camera_lost:top", False)] * 3
+    assert [g[1:] for g in line.gaps() if g[2] == "camera_lost"] == [(None, "camera_lost")] * 3
+
+
+def test_numbers_of_a_device_that_count_anew_are_a_loss_and_not_a_million_frames(line: Line, start: Callable[..., LiveCamera]) -> None:
+    start(first=10)
+    line.wait(lambda: len(line.frames) >= 5)
+    line.records.clear()
+    line.capture._watch._number = 5_000_000
+
+    line.wait(lambda: len(line.alarms()) == 2)
+
+    assert [g[2] for g in line.gaps()] == ["camera_lost"]
+    assert line.ring.state.account().dropped == {}
+
+
+def test_lost_frames_beyond_those_that_were_asked_for_do_not_count(tmp_path: Path, start: Callable[..., LiveCamera]) -> None:
+    line = Line(tmp_path, frames=8)
+    start(skipped=tuple(range(5, 50)), every_s=0.001)
+    try:
+        line.wait(lambda: line.ring.state.ended)
+        assert line.ring.state.account().acquired == 8
+        assert line.ring.state.account().dropped == {"lost": 3}
+    finally:
+        line.close()
+
+
+def test_the_loop_rests_while_the_camera_sends_nothing(line: Line, start: Callable[..., LiveCamera]) -> None:
+    start(every_s=1000)
+    line.wait(lambda: len(line.frames) >= 1)
+
+    assert line.capture.turn()
+    assert line.capture.wait_ms() > 0
