@@ -56,4 +56,7 @@ def _load(name: str) -> Any:
     found = [point for point in entry_points(group=GROUP) if point.name == name]
     if len({point.value for point in found}) > 1:
         raise ValueError(f"two packages offer the model {name}: {' and '.join(sorted(p.value for p in found))}; uninstall one of them")
-    return found[0].load()
+    try:
+        return found[0].load()
+    except (Exception, SystemExit) as exc:  # another package's code
+        raise ValueError(f"the model {name} ({found[0].value}) cannot be imported: {exc!r}; mend or remove that package") from exc

@@ -29,8 +29,11 @@ class CameraWatch:
         if back_ns:
             self._tell_back(back_ns)
 
-    def comes(self, awaited: Awaited, most: int | None) -> bool:
-        """Whether a frame can be taken now. Counts those that were lost before it, ``most`` at most; the ring's next number tells."""
+    def admit(self, awaited: Awaited, most: int | None) -> bool:
+        """Whether a frame can be taken now, and all that must be told before it is told.
+
+        Counts frames that were lost before it, ``most`` at most: if there were any, the ring's next number has grown.
+        """
         if not self._gone:
             self._why = self._why or awaited.lost or self._jump(awaited.number)
         if self._why:
@@ -53,7 +56,7 @@ class CameraWatch:
     def _jump(self, number: int | None) -> str:
         """Why a device's number cannot go on from the one before; empty: it can."""
         before = self._number
-        if number is None or before is None or before < number <= before + MOST_MISSING:
+        if number is None or before is None or before <= number <= before + MOST_MISSING:
             return ""
         return f"its frame numbers go on with {number} after {before}"
 
@@ -70,7 +73,7 @@ class CameraWatch:
 
     def _count_missing(self, number: int | None, most: int | None) -> bool:
         """Count what is missing before a frame with the device's ``number``; False while there is no place for that gap."""
-        missing = 0 if number is None or self._number is None else number - self._number - 1
+        missing = 0 if number is None or self._number is None else max(0, number - self._number - 1)
         if missing and most is not None:
             missing = min(missing, most)
         if missing and self._outcomes.gaps_full:

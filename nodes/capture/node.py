@@ -97,7 +97,7 @@ class _Capture:
         self._dispatcher.expire(now)
         self._server.serve()
         self._ended = self._ended or self._node.stopping
-        self._begun = self._begun or self._outcomes.begin(self._epoch, live=self._live)
+        self._begun = self._begun or self._outcomes.begin(self._epoch, live=self._live or self._source.live)
         if self._begun and not self._ended and (self._first_ns or self._dispatcher.has_worker):  # once armed, it waits for nobody
             self._acquire()
         self._dispatcher.grant(now)
@@ -122,7 +122,7 @@ class _Capture:
 
     def wait(self) -> None:
         """Until something is due or comes; news of the source is none while there is no room for its frames."""
-        (self._without_source if self._full or not self._first_ns else self.waiter).wait(self.wait_ms())
+        (self._without_source if self._ended or self._full or not self._first_ns else self.waiter).wait(self.wait_ms())
 
     @property
     def _full(self) -> bool:
@@ -147,14 +147,14 @@ class _Capture:
             self._first_ns, self._first_frame = time.monotonic_ns(), self._ring.state.next_frame
         for _ in range(TURN_FRAMES):
             number = self._ring.state.next_frame
-            left = None if self._node.frames is None else self._node.frames - number
-            awaited = ENDED if left == 0 else self._source.look(number)
+            remaining = None if self._node.frames is None else self._node.frames - number
+            awaited = ENDED if remaining == 0 else self._source.look(number)
             if awaited.ended:
                 self._end()
                 return
-            comes = self._watch.comes(awaited, left)
-            self._blocked = awaited.ready and not comes
-            if not comes or time.monotonic_ns() < self._due_ns():
+            admitted = self._watch.admit(awaited, remaining)
+            self._blocked = awaited.ready and not admitted
+            if not admitted or time.monotonic_ns() < self._due_ns():
                 return
             if self._ring.state.next_frame != number:  # frames before it were lost
                 continue
@@ -245,7 +245,7 @@ class _Capture:
         }
 
     def close(self) -> None:
-        self._source.close()
         self._server.close()
         self._router.close(flush_ms=200)
         self._outbox.dealer.close(flush_ms=200)
+        self._source.close()

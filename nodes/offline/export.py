@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from ilcs_model.info import ModelInfo
     from nodes.infer.engines.eager import EagerEngine
 
-ENGINES = {
+FORMS = {
     "onnx": "nodes.infer.engines.onnx:onnx_form",
     "openvino": "nodes.infer.engines.openvino:openvino_form",
     "compiled": "nodes.infer.engines.package:package_form",
@@ -52,7 +52,7 @@ class Images(NamedTuple):
 
 @click.command()
 @click.argument("model")
-@click.option("--engine", type=click.Choice(tuple(ENGINES)), required=True, help="What shall run it.")
+@click.option("--engine", type=click.Choice(tuple(FORMS)), required=True, help="What shall run it.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the exported files; new or empty.")
 @click.option("--data", type=click.Path(path_type=Path), help="Labelled images to prove it on; without, golden tiles alone.")
 @click.option("--split", help="Which images of --data; default: all.")
@@ -122,7 +122,7 @@ def _images(data: Path | None, split: str | None) -> Images | None:
 
 
 def _form(engine: str) -> Conversion[Any]:
-    module, _, function = ENGINES[engine].partition(":")
+    module, _, function = FORMS[engine].partition(":")
     form: Conversion[Any] = getattr(import_module(module), function)()
     return form
 

@@ -6,6 +6,7 @@ A package offers, say, an engine by a line in its own ``pyproject.toml``, and is
     tensorrt = "my_package.engine:TensorRtEngine"
 """
 
+import functools
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -56,7 +57,13 @@ class Kind:
         return found[0]
 
     def _offered(self) -> tuple[EntryPoint, ...]:
-        return tuple(entry_points(group=self.group))
+        return _entry_points(self.group)
+
+
+@functools.cache
+def _entry_points(group: str) -> tuple[EntryPoint, ...]:
+    """Once in a process: a line goes on with the packages that it began with, and looking takes milliseconds."""
+    return tuple(entry_points(group=group))
 
 
 ENGINES = Kind(

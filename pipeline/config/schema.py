@@ -15,7 +15,7 @@ import msgspec
 import yaml
 from msgspec import Meta
 
-from pipeline.config.plugins import ENGINES
+from pipeline.config.plugins import ENGINES, SOURCES
 from pipeline.config.urls import SourceUrl, redis_mistake
 from pipeline.config.yaml_lines import parse_yaml
 from pipeline.core.errors import ConfigError
@@ -38,7 +38,7 @@ class Camera(_Tree, frozen=True, kw_only=True):
     """One camera. Its frames are numbered from 0 in each run."""
 
     source: str
-    """``folder:PATH[?loop=true&fps=N]``, ``video:PATH[?loop=true&fps=N]`` or ``sim:strip[?seed=N&fps=N&repeat=N]``."""
+    """``folder:PATH[?loop=true&fps=N]``, ``video:PATH[?loop=true&fps=N]``, ``sim:strip[?seed=N&fps=N&repeat=N]``, or of another package."""
     speed_mps: Positive | None = None
     """Speed of the material in metres a second; with frame height and pixel size it gives the frame rate."""
     frame_px: tuple[Annotated[int, Meta(ge=1)], Annotated[int, Meta(ge=1)]] | None = None
@@ -46,7 +46,8 @@ class Camera(_Tree, frozen=True, kw_only=True):
     pixel_mm: tuple[Positive, Positive] | None = None
     """Size of a pixel in mm, across and along the strip; None: no positions in mm."""
     when_full: Literal["block", "drop_oldest"] = "drop_oldest"
-    """What a full ring does: ``block`` makes the source wait (replay), ``drop_oldest`` drops and says so (live)."""
+    """What a full ring does: ``block`` makes the source wait (replay; a live camera loses what it cannot hold, which is a gap),
+    ``drop_oldest`` drops and says so (live)."""
     slots: Annotated[int, Meta(ge=2, le=4096)] = 64
     """Frames the ring holds."""
     edges: Literal["none", "auto"] = "none"
@@ -233,7 +234,7 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
     for name, camera in config.cameras.items():
         key = f"cameras.{name}"
         try:
-            url = SourceUrl.parse(camera.source)
+            found += [(f"{key}.{below}", problem) for below, problem in _of_source(camera)]
         except ConfigError as exc:
             found.append((f"{key}.source", str(exc)))
             continue
@@ -241,7 +242,6 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
             found.append((f"{key}.frame_px", f"is more than limits.max_pixels ({config.limits.max_pixels})"))
         if camera.frame_px is not None and any(_covers(box, camera.frame_px) for box in camera.ignore_px):
             found.append((f"{key}.ignore_px", "a box covers the whole frame: nothing would be judged"))
-        found += [(f"{key}.{below}", problem) for below, problem in url.kind.contradictions(url, camera)]
     grid = config.preprocess
     if grid.layout == "grid" and grid.overlap_px >= grid.tile_px:
         found.append(("preprocess.overlap_px", f"must be smaller than tile_px ({grid.tile_px})"))
@@ -256,6 +256,18 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
     if problem := redis_mistake(config.publish.redis):
         found.append(("publish.redis", problem))
     return found
+
+
+def _of_source(camera: Camera) -> list[tuple[str, str]]:
+    """What a source of linepipe's own lacks. Raises ``ConfigError`` for one that is not there.
+
+    One of another package is not imported here: most processes of a line do not need it, and its package may be broken.
+    """
+    scheme = camera.source.partition(":")[0]
+    if not SOURCES.is_own(scheme) and SOURCES.knows(scheme):
+        return []
+    url = SourceUrl.parse(camera.source)
+    return list(url.kind.lacks(url, camera))
 
 
 def _misnamed(config: Config) -> list[tuple[str, str]]:

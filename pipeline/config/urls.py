@@ -44,11 +44,11 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """Of a source that takes none."""
 
 
-def _nothing_lacks(url: "SourceUrl", camera: "Camera") -> Iterator[tuple[str, str]]:
+def _lacks_nothing(url: "SourceUrl", camera: "Camera") -> Iterator[tuple[str, str]]:
     return iter(())
 
 
-def _nothing_missing(url: "SourceUrl") -> str:
+def _readable(url: "SourceUrl") -> str:
     return ""
 
 
@@ -79,9 +79,9 @@ class SourceKind(NamedTuple):
     """Whether frames come at a rate of the source's own."""
     follows_strip: bool = False
     """Whether frames come as fast as the strip moves, without being asked."""
-    contradictions: Callable[["SourceUrl", "Camera"], Iterator[tuple[str, str]]] = _nothing_lacks
+    lacks: Callable[["SourceUrl", "Camera"], Iterator[tuple[str, str]]] = _lacks_nothing
     """What the other keys of the camera lack for it: (key, sentence)."""
-    missing: Callable[["SourceUrl"], str] = _nothing_missing
+    unreadable: Callable[["SourceUrl"], str] = _readable
     """Why there is nothing to read here, and what to do; empty: nothing is known. Must not take long."""
     ends: Callable[["SourceUrl"], bool] = _never
     """Whether it ends by itself."""
@@ -103,22 +103,26 @@ class SourceUrl(NamedTuple):
         """Raises ``ConfigError`` (without a place) for an unknown scheme or option, or a malformed value."""
         scheme, colon, rest = text.partition(":")
         if not colon or not SOURCES.knows(scheme):
-            known: list[SourceKind] = [SOURCES.load(name) for name in SOURCES.names()]
-            raise ConfigError(f"{text!r} is not a known source; write {' or '.join(kind.example for kind in known)}")
-        kind: SourceKind = SOURCES.load(scheme)
+            known = [SOURCES.load(name).example if SOURCES.is_own(name) else f"{name}:..." for name in SOURCES.names()]
+            raise ConfigError(f"{text!r} is not a known source; write {' or '.join(known)}")
+        kind = SOURCES.load(scheme)
+        if not isinstance(kind, SourceKind):
+            raise ConfigError(f"the source {scheme} is no SourceKind, but {kind!r}; mend or remove its package")
         path, _, query = rest.partition("?")
         if not path or (kind.paths and path not in kind.paths):
             raise ConfigError(f"{text!r}: write {kind.example}")
         options = dict(parse_qsl(query, keep_blank_values=True))
         fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind.options)}
+        typed = {}
         for name, value in options.items():
             if name not in fields:
                 raise ConfigError(f"{text!r}: no option {name!r}; {scheme}: takes {', '.join(fields) or 'none'}")
             try:
-                msgspec.convert({name: value}, kind.options, strict=False)
-            except msgspec.ValidationError as exc:
+                typed[name] = _typed(value, fields[name])
+                msgspec.convert({name: typed[name]}, kind.options)
+            except ValueError as exc:  # also msgspec's
                 raise ConfigError(f"{text!r}: {name}={value} should be {_described(fields[name])}") from exc
-        return cls(scheme, path, msgspec.convert(options, kind.options, strict=False), kind)
+        return cls(scheme, path, msgspec.convert(typed, kind.options), kind)
 
     @property
     def fps(self) -> float | None:
@@ -127,9 +131,29 @@ class SourceUrl(NamedTuple):
         return asked
 
 
+def _typed(value: str, kind: Any) -> str | bool | int | float:
+    """The text of an option as its field's type. Raises ``ValueError``."""
+    if bool in (types := _types(kind)):
+        if value not in ("true", "false"):
+            raise ValueError(value)
+        return value == "true"
+    if float in types:
+        return float(value)
+    if int in types:
+        if not value.isdecimal():
+            raise ValueError(value)
+        return int(value)
+    return value
+
+
+def _types(kind: Any) -> set[Any]:
+    """Every plain type in an annotation."""
+    return set().union(*map(_types, inner)) if (inner := get_args(kind)) else {kind}
+
+
 def _described(kind: Any) -> str:
     metas = [meta for meta in get_args(kind)[1:] if isinstance(meta, Meta)] if get_origin(kind) is Annotated else []
-    return next((meta.description for meta in metas if meta.description), "another value")
+    return next((meta.description for meta in metas if meta.description), f"{kind}")
 
 
 PASSWORD_ELSEWHERE = "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file"

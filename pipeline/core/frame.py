@@ -20,7 +20,7 @@ class FrameMeta(Record, frozen=True, kw_only=True):
 
     camera: Word
     epoch: Word
-    """Life of the capture node that acquired it."""
+    """Life of the capture node that acquired it, or of its connection to a live camera."""
     frame: Count
     """Number within the run, from 0, dropped frames included."""
     shape: tuple[Number, Number] | None

@@ -31,8 +31,13 @@ def check_line(config: Config) -> list[str]:
     found = []
     for name, camera in config.cameras.items():
         key = f"cameras.{name}.source"
-        url = SourceUrl.parse(camera.source)
-        if problem := url.kind.missing(url):
+        try:
+            url = SourceUrl.parse(camera.source)
+        except ConfigError as exc:  # of another package; others were refused as the configuration was read
+            found.append(f"{key}: {exc}")
+            continue
+        found += [f"cameras.{name}.{below}: {problem}" for below, problem in url.kind.lacks(url, camera)]
+        if problem := url.kind.unreadable(url):
             found.append(f"{key}: {problem}")
         if not url.kind.has_rate and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")

@@ -29,7 +29,7 @@ from pipeline.core.frame import FrameMeta, FrameRef
 from pipeline.core.ledger import NOTHING_YET, Account
 from pipeline.transport.ring_state import NO_EPOCH, RingState, Words, state_words
 
-MAGIC = 0x334B4E494C50494C  # "LIPLINK3"
+MAGIC = 0x344B4E494C50494C  # "LIPLINK4"
 PAGE = mmap.PAGESIZE
 LOOK_NS = 1_000_000_000
 _HEADER = struct.Struct("=QQQ")  # magic, slots, bytes of a slot
@@ -253,7 +253,7 @@ class LineRings:
     def __init__(self, cameras: Iterable[str]) -> None:
         self.fds = {camera: new_memfd(f"linepipe-{camera}") for camera in cameras}
         self.epochs: dict[str, list[str]] = {camera: [] for camera in self.fds}
-        """Lives of each camera's capture node, as far as ``note_epochs`` has seen them."""
+        """Lives of each camera's capture node, and of its connections, as far as ``note_epochs`` has seen them."""
         self._mapped: dict[str, Ring] = {}
 
     def exists(self, camera: str) -> bool:
@@ -275,7 +275,10 @@ class LineRings:
         return [row.meta for row in ring.state.rows() if row.meta is not None] if ring is not None else []
 
     def note_epochs(self) -> None:
-        """Called each turn: a capture node begins its epoch in its ring, and cannot be restarted before this has been seen."""
+        """Called each turn: a capture node begins its epoch in its ring, and cannot be restarted before this has been seen.
+
+        Of two that a live camera begins within one turn the first is not seen; its frames and events are whole.
+        """
         for camera, epochs in self.epochs.items():
             ring = self._ring(camera)
             if ring is not None and (epoch := ring.state.epoch) != NO_EPOCH and epoch not in epochs:

@@ -22,8 +22,8 @@ from tests.contract.live_camera import BYTES, LiveCamera, SocketSource
 class Line:
     """A capture node on the socket ``camera``, a worker that takes all it gets, and a publish that takes all."""
 
-    def __init__(self, folder: Path, fd: int | None = None, frames: int | None = None) -> None:
-        camera = Camera(source="folder:x", slots=8)
+    def __init__(self, folder: Path, fd: int | None = None, frames: int | None = None, **more: Any) -> None:
+        camera = Camera(source="folder:x", slots=8, **more)
         config = Config(line="l", cameras={"top": camera}, infer=Infer(model="m"), state_dir=str(folder))
         self.node = NodeContext(config, find_process(config, "capture.top"), folder, frames=frames)
         self.publish = Router(self.node.endpoints.publish)
@@ -36,10 +36,21 @@ class Line:
         self.frames: list[tuple[FrameMeta, int]] = []
         self.records: list[Publishable] = []
         self.slowest_s = 0.0
+        self.takes = True
+        self.held: list[FrameRef] = []
+        self.slow_turns = 0
+        """Waits that lasted longer than a look at the sockets."""
 
     def _take(self, ref: FrameRef) -> None:
         self.frames.append((ref.meta, int(self.ring.slot(ref.slot)[0])))
-        self.worker.ack(ref)
+        self.held.append(ref)
+        if self.takes:
+            self.give_back()
+
+    def give_back(self) -> None:
+        for ref in self.held:
+            self.worker.ack(ref)
+        self.held.clear()
 
     def wait(self, until: Callable[[], object]) -> None:
         deadline = time.monotonic() + 30
@@ -53,7 +64,9 @@ class Line:
                 assert isinstance(message, Submit)
                 self.records.append(message.record)
                 self.publish.send(address, Durable(keys=(message.record.key,)))
+            began = time.monotonic()
             self.capture.wait()
+            self.slow_turns += time.monotonic() - began > 0.003
 
     def gaps(self) -> list[tuple[int, int | None, str]]:
         return [(r.first, r.last, r.reason) for r in self.records if isinstance(r, Gap)]
@@ -171,7 +184,7 @@ def test_a_loss_is_told_although_the_camera_is_back_before_there_is_room_for_it(
         camera.die()
         line.wait(lambda: line.capture._watch._why)
         start()
-        line.wait(lambda: line.capture._source.look(0).ready and line.capture.wait_ms() > 0)
+        line.wait(lambda: line.capture._source.look(0).ready and line.capture._full)
         line.wait(lambda: len(line.frames) == line.ring.state.next_frame)
     assert line.alarms() == []
     told = len(line.frames)
@@ -226,3 +239,52 @@ def test_the_loop_rests_while_the_camera_sends_nothing(line: Line, start: Callab
 
     assert line.capture.turn()
     assert line.capture.wait_ms() > 0
+
+
+def test_a_full_ring_that_waits_is_no_loss(tmp_path: Path, start: Callable[..., LiveCamera]) -> None:
+    """The frame that waits is looked at again and again, and the loop rests although the camera sends."""
+    line = Line(tmp_path, when_full="block")
+    line.takes = False
+    start()
+    try:
+        line.wait(lambda: line.capture._table.free == 0)
+        for _ in range(50):
+            line.capture.turn()
+        assert line.capture.wait_ms() > 0
+        assert line.alarms() == []
+
+        line.takes = True
+        line.give_back()
+        line.wait(lambda: len(line.frames) >= 30)
+        assert {g[2] for g in line.gaps()} <= {"lost"}
+        assert line.alarms() == []
+    finally:
+        line.close()
+
+
+def test_what_a_live_camera_sent_while_capture_was_dead_is_a_gap_also_where_the_ring_may_block(
+    tmp_path: Path, start: Callable[..., LiveCamera]
+) -> None:
+    line = Line(tmp_path, when_full="block")
+    start()
+    line.wait(lambda: len(line.frames) >= 5)
+    line.close()
+
+    again = Line(tmp_path, line.fd, when_full="block")
+    try:
+        start()
+        again.wait(lambda: len(again.frames) >= 5 and again.gaps())
+        assert again.gaps()[0][1:] == (None, "capture_died")
+    finally:
+        again.close()
+
+
+def test_a_line_that_stops_does_not_listen_to_the_camera_any_more(line: Line, start: Callable[..., LiveCamera]) -> None:
+    start()
+    line.takes = False
+    line.wait(lambda: len(line.held) >= 4)
+    line.node.stop()
+    assert line.capture.turn()
+
+    line.slow_turns = 0
+    line.wait(lambda: line.slow_turns >= 5)

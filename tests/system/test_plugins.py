@@ -93,6 +93,21 @@ def test_a_line_runs_a_camera_of_another_package_that_dies_and_comes_back(
     assert [reason for reason, _, last in gaps if last is None] == ["camera_lost"]
 
 
+def test_a_line_whose_camera_is_lost_stops_in_order(
+    make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("PYTHONPATH", str(extras))
+    line = make_line(cameras={"top": {"source": f"raw:{tmp_path / 'camera'}", "frame_px": [40, 30]}})
+    line.start()
+    line.wait_until(lambda _: "camera top is lost" in line.log, "a word about the camera that is not there")
+    assert line.process is not None
+    line.process.terminate()
+
+    assert line.finish()["restarts"] == {}
+    assert "Traceback" not in line.log
+    assert line.events("--type", "alarm")[-1]["name"] == "camera_lost:top"
+
+
 def test_what_a_camera_of_another_package_lacks_is_said(
     make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -153,6 +168,26 @@ def test_a_plug_in_that_does_not_work_is_refused_in_a_sentence(
     line = make_line(infer={"model": "ilcs-neu", "engine": engine})
 
     assert says in linepipe("validate", str(line.config), code=2).stderr
+
+
+def test_a_source_that_is_none_and_a_network_that_does_not_load_are_refused_in_a_sentence(
+    make_line: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = OFFERS.format(name="odd", engine="odd") + '[project.entry-points."linepipe.sources"]\nodd = "odd:Odd"\n'
+    project += '[project.entry-points."linepipe.models"]\nodd = "odd:Missing"\n'
+    (tmp_path / "odd").mkdir()
+    install(tmp_path / "odd", tmp_path / "installed", project, {"odd.py": "class Odd: pass"})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    rng = np.random.default_rng(0)
+    for k in range(8):
+        (tmp_path / "images" / f"c{k % 2}").mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(tmp_path / "images" / f"c{k % 2}" / f"{k}.png"), rng.integers(0, 256, (64, 64), np.uint8))
+
+    for source, says in (("odd:x", "the source odd is no SourceKind"), ("foldr:x", "is not a known source; write folder:PATH")):
+        line = make_line(cameras={"top": {"source": source}})
+        assert says in linepipe("validate", str(line.config), code=2).stderr
+    options = ("--data", str(tmp_path / "images"), "--out", str(tmp_path / "run"), "--model", "odd", "--epochs", "1")
+    assert "the model odd (odd:Missing) cannot be imported" in linepipe("train", *options, code=2).stderr
 
 
 def test_a_name_of_ours_cannot_be_taken(make_line: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -131,7 +131,7 @@ FOLDER = SourceKind(
     open=_open_folder,
     options=FileOptions,
     has_rate=False,
-    missing=_no_folder,
+    unreadable=_no_folder,
     ends=_unless_looped,
     slot_bytes=_largest_file,
 )
@@ -140,7 +140,7 @@ VIDEO = SourceKind(
     example="video:PATH[?loop=true&fps=N]",
     open=_open_video,
     options=FileOptions,
-    missing=_no_video,
+    unreadable=_no_video,
     ends=_unless_looped,
 )
 """A video file."""
@@ -150,6 +150,6 @@ SIM = SourceKind(
     options=SimOptions,
     paths=("strip",),
     follows_strip=True,
-    contradictions=_sim_lacks,
+    lacks=_sim_lacks,
 )
 """Strip that is drawn, with its truth in ``STATE_DIR/truth/CAMERA.jsonl``."""

@@ -31,7 +31,10 @@ class Awaited(msgspec.Struct, frozen=True, kw_only=True):
     ready: bool = False
     """A frame can be read, at once."""
     number: int | None = None
-    """The device's own number of that frame, where it counts them: what is left out between two was lost on the way."""
+    """The device's own number of that frame, where it counts them: what is left out between two was lost on the way.
+
+    It never wraps: a source whose device counts round counts on by itself.
+    """
     ended: bool = False
     """There is no further frame, and will be none."""
     lost: str = ""
@@ -55,7 +58,10 @@ class Source(Protocol):
     """Whether frames come when the device sends them; else the caller sets their pace."""
 
     def fileno(self) -> int | None:
-        """A descriptor, the same all the time, that can be read when ``look`` may have news; None: there is none."""
+        """A descriptor, the same all the time, that can be read when ``look`` may have news; None: there is none.
+
+        ``look`` is asked at least every 50 ms, but not before a worker is there, nor while the ring is full, nor after the end.
+        """
         ...
 
     def look(self, frame: int) -> Awaited:

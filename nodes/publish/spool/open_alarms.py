@@ -22,7 +22,7 @@ OWN = frozenset(
         "image_not_kept",
     }
 )
-"""Raised by publish: its next life goes on with them. All others are the supervisor's and end with its run."""
+"""Raised by publish: its next life goes on with them. All others are the supervisor's or capture's, and end with the run."""
 _NOTED = "alarms"  # fact: what the events say is noted
 
 
