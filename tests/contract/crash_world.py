@@ -14,13 +14,15 @@ from typing import Any
 import numpy as np
 
 import pipeline.transport.frame_receiver
+from nodes.capture.camera_watch import CameraWatch
 from nodes.capture.frame_outcomes import FrameOutcomes
-from pipeline.core.frame import FrameMeta, FrameRef, Gap, Publishable, Verdict
+from nodes.capture.sources.source import READY, Awaited
+from pipeline.core.frame import Alarm, FrameMeta, FrameRef, Gap, Publishable, Verdict
 from pipeline.transport.dispatch import SILENT_NS, Dispatcher
 from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.leases import LeaseTable, holder_id
 from pipeline.transport.messages import Ack, Durable, Frame, Message, Ready, Submit
-from pipeline.transport.outbox import Outbox
+from pipeline.transport.outbox import Outbox, Then
 from pipeline.transport.ring import Ring, new_memfd
 from pipeline.transport.ring_state import NO_EPOCH, RingState
 
@@ -164,14 +166,16 @@ class Capture:
         self.table = LeaseTable(SLOTS)
         self.outbox = Outbox("")
         self.sent: list[tuple[str, Message]] = []
-        self.outcomes = FrameOutcomes(
-            self.state, self.table, "top", lambda record, then: self.outbox.submit(record, self.now_ns, then), LOG
-        )
-        self.dispatcher = Dispatcher(self.table, self._send, self.outcomes.done, lives=lambda _: False)
         self.now_ns = 0
+        self.outcomes = FrameOutcomes(self.state, self.table, "top", self._submit, LOG)
+        self.watch = CameraWatch("top", self.state, self.outcomes, self._submit, LOG)
+        self.dispatcher = Dispatcher(self.table, self._send, self.outcomes.done, lives=lambda _: False)
         self.begun = False
         if self.state.epoch != NO_EPOCH:
             found.setdefault(self.state.next_frame, self.state.epoch)
+
+    def _submit(self, record: Publishable, then: Then | None) -> None:
+        self.outbox.submit(record, self.now_ns, then)
 
     def _send(self, address: bytes, message: Message) -> None:
         if isinstance(message, Frame):
@@ -196,9 +200,9 @@ class Capture:
         self.begun = self.begun or self.outcomes.begin(self.epoch, live=self.live)
         return self.begun
 
-    def acquire(self) -> None:
+    def acquire(self, awaited: Awaited = READY) -> None:
         """As the node does it: the source's next frame, for which a full ring makes room, or waits."""
-        if not self.begin():
+        if not self.begin() or not self.watch.admit(awaited, None):
             return
         if self.table.free == 0:
             if not self.live or self.outcomes.gaps_full:
@@ -220,6 +224,7 @@ class World:
     def __init__(self, seed: int, steps: int, cuts: tuple[int, ...]) -> None:
         self.rng, self._steps, self.knife = random.Random(seed), steps, Knife(cuts)
         self.live, self.hurry = seed % 4 != 0, seed % 5 == 1
+        self.device, self.number = random.Random(seed) if seed % 3 == 0 else None, 0
         self.publish, self.now_ns, self.boots, self.epochs = Publish(), 1, 0, 0
         self.fd = new_memfd("crash")
         Ring.create(self.fd, SLOTS, 4)
@@ -297,7 +302,7 @@ class World:
         worker = self.rng.choice(self.workers)
         self.now_ns += self.rng.choice([0, 1_000_000, 400_000_000])
         if action == "a":
-            capture.acquire()
+            capture.acquire(self._look())
         elif action == "c":
             self._turn_capture(capture, delayed=True)
         elif action == "w":
@@ -319,6 +324,13 @@ class World:
             raise KilledError
         elif action == "g" and self.hurry:
             capture.outcomes.give_up()
+
+    def _look(self) -> Awaited:
+        """What the camera says: of every third seed it is a live one, that loses frames, and is lost itself."""
+        if self.device is None:
+            return READY
+        self.number += self.device.choice((1, 1, 1, 1, 3))
+        return Awaited(lost="gone") if self.device.random() < 0.15 else Awaited(ready=True, number=self.number)
 
     def _turn_capture(self, capture: Capture, *, delayed: bool = False) -> None:
         """``delayed``: some of what was sent arrives only next time."""
@@ -375,5 +387,10 @@ class World:
         assert account.in_flight == 0
         poison = {k for k, f in outcomes.items() if f == ["poison"]}
         assert not {k for k in poison if self.deaths[k] < 2}, "poison, though two workers did not die over it"
-        told = {r.epoch for r in self.publish.records.values() if isinstance(r, Gap) and r.last is None}
+        told = {r.epoch for r in self.publish.records.values() if isinstance(r, Gap) and r.reason == "capture_died"}
         assert told == (set(self.found.values()) if self.live else set()), "deaths of nodes that had a frame, each told"
+        alarms = sorted((r.at_ns, r.active) for r in self.publish.records.values() if isinstance(r, Alarm))
+        assert [active for _, active in alarms] == [k % 2 == 0 for k in range(len(alarms))], "an alarm begins and ends, each once"
+        assert sum(active for _, active in alarms) == sum(
+            isinstance(r, Gap) and r.reason == "camera_lost" for r in self.publish.records.values()
+        ), "a lost camera is a gap and an alarm"

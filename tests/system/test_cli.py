@@ -28,7 +28,7 @@ def linepipe(*args: str) -> subprocess.CompletedProcess[str]:
     ("options", "says"),
     [
         (["nowhere.yaml"], "nowhere.yaml: cannot be read"),
-        (["deploy/line1.yaml", "--set", "infer.engine=tensorrt"], "--set infer.engine: infer.engine: invalid enum value"),
+        (["deploy/line1.yaml", "--set", "infer.engine=tensorrt"], "--set infer.engine: infer.engine: there is no engine"),
         (["deploy/line1.yaml", "--set", "publish.redis=http://x"], "is not a Redis URL"),
         (["deploy/line1.yaml", "--set", "nonsense"], "write --set KEY.SUB=VALUE"),
     ],
@@ -65,7 +65,7 @@ def test_what_is_not_there_is_said_before_anything_starts(change: str, says: str
 @pytest.mark.parametrize(
     ("options", "code", "says"),
     [
-        (["--set", "infer.engine=tensorrt"], 2, "--set infer.engine: infer.engine: invalid enum value"),
+        (["--set", "infer.engine=tensorrt"], 2, "--set infer.engine: infer.engine: there is no engine"),
         (["--set", "cameras.top.source=folder:nowhere"], 2, "cameras.top.source: no folder nowhere"),
         (["--set", "infer.classes={rust: {min_score: 0.5}}"], 2, "infer.classes: ilcs-line knows no rust"),
         (["--set", "infer.classes={ok: {min_score: 0.5}}"], 2, "infer.classes: ok is no defect"),
