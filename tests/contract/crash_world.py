@@ -394,3 +394,4 @@ class World:
         assert sum(active for _, active in alarms) == sum(
             isinstance(r, Gap) and r.reason == "camera_lost" for r in self.publish.records.values()
         ), "a lost camera is a gap and an alarm"
+        assert not self.view.camera_lost[1], "a camera that is back is told"
