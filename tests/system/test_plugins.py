@@ -118,6 +118,20 @@ def test_what_a_camera_of_another_package_lacks_is_said(
         assert says in linepipe("validate", str(line.config), code=2).stderr
 
 
+def test_a_camera_whose_package_is_broken_ends_no_process_that_does_not_need_it(
+    make_line: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Publish and readers of a line that runs read its configuration too."""
+    project = OFFERS.format(name="torn", engine="torn") + '[project.entry-points."linepipe.sources"]\ntorn = "torn:KIND"\n'
+    (tmp_path / "torn").mkdir()
+    install(tmp_path / "torn", tmp_path / "installed", project, {"torn.py": "raise OSError('half an upgrade')"})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    line = make_line(cameras={"top": {"source": "torn:x"}})
+
+    assert "has never run" in linepipe("status", str(line.config), code=1).stderr
+    assert "half an upgrade" in linepipe("validate", str(line.config), code=2).stderr
+
+
 def test_the_schema_lists_what_is_installed(extras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = json.loads(linepipe("schema", "config").stdout)["$defs"]["Infer"]["properties"]["engine"]["enum"]
     monkeypatch.setenv("PYTHONPATH", str(extras))
