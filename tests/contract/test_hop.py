@@ -14,7 +14,7 @@ import zmq
 from pipeline.transport.dispatch import Dispatcher
 from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.leases import LeaseTable, Slot
-from pipeline.transport.messages import Ack, Frame, Ready
+from pipeline.transport.messages import Ack, Durable, Frame, Message, Ready, encode, from_worker
 from pipeline.transport.sockets import AT_ONCE, Router
 from tests.unit.frames import meta
 
@@ -27,6 +27,9 @@ def endpoint(request: pytest.FixtureRequest, tmp_path: Path) -> str:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
     return {"inproc": "inproc://hop", "ipc": f"ipc://{tmp_path}/hop", "tcp": f"tcp://127.0.0.1:{port}"}[request.param]
+
+
+WORKERS = ("w", "a", "b")
 
 
 class Desk:
@@ -56,6 +59,9 @@ class Desk:
         self.ended.append(slot.meta.frame)
         self.table.release(slot)
 
+    def _hear(self, address: bytes, message: Message) -> None:
+        self.dispatcher.receive(address, from_worker(message, WORKERS), time.monotonic_ns())
+
     def pump(self, until: Callable[[], bool]) -> None:
         deadline = time.monotonic() + 20
         while not until():
@@ -64,9 +70,7 @@ class Desk:
             while self._next < self._frames and (slot := self.table.write()) is not None:
                 self.table.ready(slot, meta(self._next))
                 self._next += 1
-            for address, message, _ in self.router.receive():
-                assert isinstance(message, Ready | Ack)
-                self.dispatcher.receive(address, message, now)
+            self.router.deliver(self._hear)
             self.dispatcher.grant(now)
             for receiver in self.receivers:
                 receiver.turn(now)
@@ -136,11 +140,11 @@ def test_garbage_is_counted_and_harms_nobody(desk: Desk, endpoint: str) -> None:
     peer: zmq.Socket[bytes] = zmq.Context.instance().socket(zmq.DEALER)
     peer.setsockopt(zmq.LINGER, 0)
     peer.connect(endpoint)
-    for parts in ([b""], [b"\x00" * 1000], [b"{}"], [b"x"] * 9, [b"\x93\x01\x02"]):
+    for parts in ([b""], [b"\x00" * 1000], [b"{}"], [b"x"] * 9, [b"\x93\x01\x02"], [encode(Durable(keys=("k",)))]):
         peer.send_multipart(parts)
     desk.receiver(endpoint, "w")
 
-    desk.pump(lambda: len(desk.ended) == FRAMES and desk.router.refused == 5)
+    desk.pump(lambda: len(desk.ended) == FRAMES and desk.router.refused == 6)
 
     peer.close()
 
