@@ -1,7 +1,9 @@
 """Whether a live camera is there, and which of its frames never came: told as gaps, an alarm, and a new epoch when it is back."""
 
 import logging
+import time
 import uuid
+from collections import deque
 from collections.abc import Callable
 
 from nodes.capture.frame_outcomes import FrameOutcomes
@@ -14,12 +16,25 @@ MOST_MISSING = 1_000_000
 """Frames that can be missing between two. A larger step of a device's numbers is that of a device that counts anew."""
 
 
+MOST_LOSSES, CALM_S = 5, 60.0
+"""A camera that is lost so often within that time is taken back only when it is over: one that flaps is no storm of alarms."""
+
+
 class CameraWatch:
     """The ring's memory says what has been told, so a capture process that comes after tells each thing once."""
 
     def __init__(
-        self, camera: str, state: RingState, outcomes: FrameOutcomes, submit: Callable[[Alarm, Then | None], None], log: logging.Logger
+        self,
+        camera: str,
+        state: RingState,
+        outcomes: FrameOutcomes,
+        submit: Callable[[Alarm, Then | None], None],
+        log: logging.Logger,
+        silent_s: float | None = None,
     ) -> None:
+        """``silent_s``: a camera that has sent nothing for so long is lost; None: its source tells."""
+        self._silent_s, self._heard = silent_s, time.monotonic()
+        self._losses: deque[float] = deque(maxlen=MOST_LOSSES)  # when the last ones were told
         self._camera, self._state, self._outcomes, self._submit, self._log = camera, state, outcomes, submit, log
         self._number: int | None = None  # the device's own, of the last frame
         self._why = ""  # a loss that is not told yet
@@ -35,13 +50,13 @@ class CameraWatch:
         Counts frames that were lost before it, ``most`` at most: if there were any, the ring's next number has grown.
         """
         if not self._gone:
-            self._why = self._why or awaited.lost or self._jump(awaited.number)
+            self._why = self._why or awaited.lost or self._jump(awaited.number) or self._silence(awaited.ready)
         if self._why:
             if self._state.camera_lost != (0, 0) or self._outcomes.gaps_full:
                 return False  # until what was told before is durable, and there is room
             self._lose(self._why)
             self._why = ""
-        if not awaited.ready:
+        if not awaited.ready or self.resting:
             return False
         if self._gone:
             self._return()
@@ -53,6 +68,18 @@ class CameraWatch:
         lost_ns, back_ns = self._state.camera_lost
         return bool(lost_ns and not back_ns)
 
+    @property
+    def resting(self) -> bool:
+        """Whether a camera that was lost again and again is not believed yet: its frames belong to the gap."""
+        return self._gone and len(self._losses) == MOST_LOSSES and time.monotonic() - self._losses[0] < CALM_S
+
+    def _silence(self, ready: bool) -> str:
+        now = time.monotonic()
+        if ready:
+            self._heard = now
+        quiet = self._silent_s is not None and now - self._heard > self._silent_s
+        return f"it has sent nothing for {self._silent_s:g} s" if quiet else ""
+
     def _jump(self, number: int | None) -> str:
         """Why a device's number cannot go on from the one before; empty: it can."""
         before = self._number
@@ -62,11 +89,13 @@ class CameraWatch:
 
     def _lose(self, why: str) -> None:
         self._outcomes.camera_lost()
+        self._losses.append(time.monotonic())
         self._number = None
         self._log.warning("camera %s is lost: %s", self._camera, why)
         self._alarm(self._state.camera_lost[0], why)
 
     def _return(self) -> None:
+        self._heard = time.monotonic()
         self._outcomes.camera_back(uuid.uuid4().hex)
         self._log.info("camera %s is back", self._camera)
         self._tell_back(self._state.camera_lost[1])

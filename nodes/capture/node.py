@@ -5,8 +5,9 @@ import uuid
 
 from nodes.capture.camera_watch import CameraWatch
 from nodes.capture.frame_outcomes import FrameOutcomes
-from nodes.capture.sources.source import ENDED, NoSource, Source, SourceFrame
+from nodes.capture.sources.source import ENDED, CheckedSource, NoSource, Source, SourceFrame
 from pipeline.config import Camera
+from pipeline.config.plugins import SOURCES
 from pipeline.config.topology import frame_rate, workers
 from pipeline.config.urls import Opening, SourceUrl
 from pipeline.core.frame import Alarm, Coverage, FrameMeta, Gap, Verdict
@@ -52,8 +53,9 @@ def open_source(node: NodeContext, camera: Camera, epoch: str, left_at: int | No
     """
     url = SourceUrl.parse(camera.source)
     name = node.process.camera or ""
-    source: Source = url.kind.open(url, Opening(name, node.config, epoch, node.endpoints.files(name), left_at, node.log))
-    return source
+    opening = Opening(name, node.config, epoch, node.endpoints.files(name), left_at, node.log)
+    blame = "" if SOURCES.is_own(url.scheme) else f"the source {url.scheme}: of camera {name}"
+    return CheckedSource(lambda: url.kind.open(url, opening), blame)
 
 
 class _Capture:
@@ -73,7 +75,8 @@ class _Capture:
         self._server = RingServer(node.endpoints.ring(self._name), ring)
         self._outcomes = FrameOutcomes(ring.state, self._table, self._name, self._submit, node.log)
         self._dispatcher = Dispatcher(self._table, self._send, self._outcomes.done)
-        self._watch = CameraWatch(self._name, ring.state, self._outcomes, self._submit, node.log)
+        silent_s = SourceUrl.parse(self._camera.source).kind.silent_s
+        self._watch = CameraWatch(self._name, ring.state, self._outcomes, self._submit, node.log, silent_s)
         news = source.fileno()
         self._has_news = news is not None
         sockets = (self._router, self._server.fileno(), self._outbox.dealer)
@@ -153,6 +156,9 @@ class _Capture:
                 self._end()
                 return
             admitted = self._watch.admit(awaited, remaining)
+            if awaited.ready and self._watch.resting:
+                self._source.skip(number)
+                continue
             self._blocked = awaited.ready and not admitted
             if not admitted or time.monotonic_ns() < self._due_ns():
                 return

@@ -7,6 +7,7 @@ A package offers, say, an engine by a line in its own ``pyproject.toml``, and is
 """
 
 import functools
+import re
 from collections.abc import Mapping
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
@@ -62,8 +63,11 @@ class Kind:
 
 @functools.cache
 def _entry_points(group: str) -> tuple[EntryPoint, ...]:
-    """Once in a process: a line goes on with the packages that it began with, and looking takes milliseconds."""
-    return tuple(entry_points(group=group))
+    """Once in a process: a line goes on with the packages that it began with, and looking takes milliseconds.
+
+    A name that no configuration can hold is passed over.
+    """
+    return tuple(point for point in entry_points(group=group) if re.fullmatch(r"[a-z][a-z0-9_-]*", point.name))
 
 
 ENGINES = Kind(

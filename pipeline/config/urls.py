@@ -79,6 +79,8 @@ class SourceKind(NamedTuple):
     """Whether frames come at a rate of the source's own."""
     follows_strip: bool = False
     """Whether frames come as fast as the strip moves, without being asked."""
+    silent_s: float | None = None
+    """A live camera that has sent nothing for so many seconds is lost; None: its source tells, or it may be silent."""
     lacks: Callable[["SourceUrl", "Camera"], Iterator[tuple[str, str]]] = _lacks_nothing
     """What the other keys of the camera lack for it: (key, sentence)."""
     unreadable: Callable[["SourceUrl"], str] = _readable
@@ -104,7 +106,7 @@ class SourceUrl(NamedTuple):
         scheme, colon, rest = text.partition(":")
         if not colon or not SOURCES.knows(scheme):
             known = [SOURCES.load(name).example if SOURCES.is_own(name) else f"{name}:..." for name in SOURCES.names()]
-            raise ConfigError(f"{text!r} is not a known source; write {' or '.join(known)}")
+            raise ConfigError(f"{text!r} is not a known source, or its package is not installed; write {' or '.join(known)}")
         kind = SOURCES.load(scheme)
         if not isinstance(kind, SourceKind):
             raise ConfigError(f"the source {scheme} is no SourceKind, but {kind!r}; mend or remove its package")

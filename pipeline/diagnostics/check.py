@@ -7,9 +7,9 @@ from pathlib import Path
 import msgspec
 
 from pipeline.client import Events
-from pipeline.config import MAX_FILE_BYTES, Config
+from pipeline.config import MAX_FILE_BYTES, Camera, Config
 from pipeline.config.model_file import find_model, read_model
-from pipeline.config.plugins import ENGINES
+from pipeline.config.plugins import ENGINES, SOURCES
 from pipeline.config.topology import NEEDED_TMP, frame_rate, runtime_dir
 from pipeline.config.urls import SourceUrl
 from pipeline.core.errors import ConfigError
@@ -33,12 +33,10 @@ def check_line(config: Config) -> list[str]:
         key = f"cameras.{name}.source"
         try:
             url = SourceUrl.parse(camera.source)
+            found += _check_source(name, url, camera)
         except ConfigError as exc:  # of another package; others were refused as the configuration was read
             found.append(f"{key}: {exc}")
             continue
-        found += [f"cameras.{name}.{below}: {problem}" for below, problem in url.kind.lacks(url, camera)]
-        if problem := url.kind.unreadable(url):
-            found.append(f"{key}: {problem}")
         if not url.kind.has_rate and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
     for attempt in (_check_model, _check_engine, redis_password):
@@ -48,6 +46,18 @@ def check_line(config: Config) -> list[str]:
             text = str(exc)
             found.append(text if text.startswith(("publish.", "infer.")) else f"infer.model: {text}")
     return found + _check_state(config)
+
+
+def _check_source(name: str, url: SourceUrl, camera: Camera) -> list[str]:
+    """Raises ``ConfigError`` if a source of another package fails when it is asked."""
+    try:
+        found = [f"cameras.{name}.{below}: {problem}" for below, problem in url.kind.lacks(url, camera)]
+        problem = url.kind.unreadable(url)
+    except Exception as exc:
+        if SOURCES.is_own(url.scheme):
+            raise
+        raise ConfigError(f"the source {url.scheme}: fails when it is asked ({exc!r}); mend or remove its package") from exc
+    return [*found, f"cameras.{name}.source: {problem}"] if problem else found
 
 
 def check_sockets(config: Config) -> list[str]:

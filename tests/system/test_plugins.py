@@ -118,6 +118,68 @@ def test_what_a_camera_of_another_package_lacks_is_said(
         assert says in linepipe("validate", str(line.config), code=2).stderr
 
 
+FAULTS = """
+from nodes.capture.sources.source import Awaited, SourceFrame
+from pipeline.config.urls import SourceKind
+
+
+class Faulty:
+    live, fps, size, slot_bytes = True, None, (30, 40), 1200
+
+    def __init__(self, url, opening):
+        self.fault = url.path
+
+    def fileno(self):
+        return None
+
+    def look(self, frame):
+        if self.fault == "raises" and frame > 3:
+            raise OSError("driver gone")
+        return Awaited(ready=True)
+
+    def read(self, frame, into):
+        bad = frame > 3 and self.fault == "reason"
+        return SourceFrame(shape=(30, 40), length=1200, reason="tired" if bad else "")
+
+    def skip(self, frame):
+        pass
+
+    def close(self):
+        raise OSError("closing fails too")
+
+
+def lacks(url, camera):
+    if url.path == "asked":
+        raise KeyError("asked")
+    return iter(())
+
+
+KIND = SourceKind(example="faulty:HOW", open=Faulty, lacks=lacks)
+"""
+
+
+def test_a_faulty_camera_of_another_package_touches_no_other_and_is_told_in_sentences(
+    make_line: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = OFFERS.format(name="faulty", engine="faulty") + '[project.entry-points."linepipe.sources"]\nfaulty = "faulty:KIND"\n'
+    (tmp_path / "faulty").mkdir()
+    install(tmp_path / "faulty", tmp_path / "installed", project, {"faulty.py": FAULTS})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    healthy = {"source": "sim:strip?seed=1&fps=10", "frame_px": [300, 300]}
+    line = make_line(cameras={"top": healthy, "raises": {"source": "faulty:raises"}, "reason": {"source": "faulty:reason"}})
+    line.start("--for", "6s")
+    line.wait_until(lambda s: s["nodes"]["capture.raises"]["restarts"] and s["nodes"]["capture.reason"]["restarts"], "restarts")
+    summary = line.finish()
+
+    assert summary["cameras"]["top"]["inspected"] > 10
+    assert all(balanced(camera) for camera in summary["cameras"].values())
+    assert "Traceback" not in line.log
+    assert "the source faulty: of camera raises failed in look: OSError: driver gone; mend or remove its package" in line.log
+    assert "the source faulty: of camera reason failed in read: ValueError: 'tired' is no reason" in line.log
+    asked = make_line(cameras={"top": {"source": "faulty:asked"}})
+    assert "fails when it is asked (KeyError('asked'))" in linepipe("validate", str(asked.config), code=2).stderr
+
+
 def test_a_camera_whose_package_is_broken_ends_no_process_that_does_not_need_it(
     make_line: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,7 +1,12 @@
-"""Where frames come from: the protocol of a source, and what one keeps for a capture process that comes after."""
+"""Where frames come from: the protocol of a source, how it is held to it, and what it keeps for a capture process that comes after."""
 
 import errno
+import logging
+import operator
 import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -9,7 +14,11 @@ import msgspec
 import numpy as np
 from numpy.typing import NDArray
 
+from pipeline.core.errors import LinepipeError, NodeError
+from pipeline.core.ledger import INVALID_REASONS
 from pipeline.system.files import open_plain, write_private
+
+log = logging.getLogger(__name__)
 
 
 class SourceFrame(msgspec.Struct, frozen=True, kw_only=True):
@@ -110,6 +119,94 @@ class NoSource:
 
     def close(self) -> None:
         pass
+
+
+class CheckedSource:
+    """A source held to the protocol above: what it must not say ends the capture process with a sentence, before a frame counts.
+
+    ``blame``: what to call a source of another package, whose every error is told as its own; empty: it is linepipe's.
+    """
+
+    def __init__(self, open_source: Callable[[], Source], blame: str) -> None:
+        """Raises what ``open_source`` does, and ``NodeError``."""
+        self._blame = blame
+        with self._blamed("open"):
+            self._source = open_source()
+            self.slot_bytes = _whole("slot_bytes", self._source.slot_bytes, 1, MOST_BYTES)
+            self.size, self.fps, self.live = self._source.size, self._source.fps, bool(self._source.live)
+
+    def fileno(self) -> int | None:
+        with self._blamed("fileno"):
+            return self._source.fileno()
+
+    def look(self, frame: int) -> Awaited:
+        with self._blamed("look"):
+            found = self._source.look(frame)
+            if not isinstance(found, Awaited):
+                raise ValueError(f"{type(found).__name__} is no Awaited")
+            number = None if found.number is None else _whole("number", found.number, 0, 1 << 62)
+            return Awaited(ready=bool(found.ready), number=number, ended=bool(found.ended), lost=_line(found.lost))
+
+    def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
+        with self._blamed("read"):
+            found = self._source.read(frame, into)
+            return None if found is None else _checked(found, len(into))
+
+    def skip(self, frame: int) -> None:
+        with self._blamed("skip"):
+            self._source.skip(frame)
+
+    def close(self) -> None:
+        """An error is told and no more: the process ends anyway, for a reason of its own perhaps."""
+        try:
+            with self._blamed("close"):
+                self._source.close()
+        except NodeError as exc:
+            log.warning("%s", exc)
+
+    @contextmanager
+    def _blamed(self, call: str) -> Iterator[None]:
+        try:
+            yield
+        except LinepipeError:
+            raise
+        except Exception as exc:
+            if not self._blame:
+                raise
+            raise NodeError(f"{self._blame} failed in {call}: {_line(f'{type(exc).__name__}: {exc}')}; mend or remove its package") from exc
+
+
+MOST_BYTES = 1 << 34
+_MOST_TEXT = 500  # characters of a device's or driver's text that are kept
+
+
+def _checked(found: Any, room: int) -> SourceFrame:
+    """A frame that fits into ``room`` bytes. Raises ``ValueError``."""
+    if not isinstance(found, SourceFrame):
+        raise ValueError(f"{type(found).__name__} is no SourceFrame")
+    length, shape = _whole("length", found.length, 0, room), None
+    if found.shape is not None:
+        height, width = found.shape
+        shape = _whole("height", height, 1, room), _whole("width", width, 1, room)
+        if shape[0] * shape[1] != length:
+            raise ValueError(f"a frame of {shape[0]} rows and {shape[1]} columns has no {length} bytes")
+    if found.reason and found.reason not in INVALID_REASONS:
+        raise ValueError(f"{found.reason!r} is no reason; there are {', '.join(INVALID_REASONS)}")
+    source = None if found.source is None else _line(found.source)
+    arrived_ns = _whole("arrived_ns", found.arrived_ns, 0, time.monotonic_ns())
+    return SourceFrame(shape=shape, length=length, source=source, reason=found.reason, arrived_ns=arrived_ns)
+
+
+def _whole(name: str, value: Any, least: int, most: int) -> int:
+    found = operator.index(value)  # also numpy's; raises TypeError
+    if not least <= found <= most:
+        raise ValueError(f"{name} {found} is not between {least} and {most}")
+    return found
+
+
+def _line(text: str) -> str:
+    """A text of a device or a driver, which may hold anything, as a line that is not too long."""
+    return " ".join(text[:_MOST_TEXT].encode("utf-8", "replace").decode().split())
 
 
 T = TypeVar("T", bound=msgspec.Struct)
