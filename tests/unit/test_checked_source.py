@@ -93,9 +93,9 @@ def test_a_slot_that_cannot_be_is_refused(slot_bytes: Any) -> None:
 
 
 def test_right_frames_pass_also_with_numbers_of_numpy_and_odd_texts() -> None:
-    frame = SourceFrame(shape=(np.int64(3), np.int64(4)), length=np.int64(12), source="\udcff\n a")  # type: ignore[arg-type]
+    frame = SourceFrame(shape=(np.int64(3), np.int64(4)), length=np.int64(12), source="\udcff a  b\n.jpg ")  # type: ignore[arg-type]
 
-    assert checked(frame).read(0, INTO) == SourceFrame(shape=(3, 4), length=12, source="? a")
+    assert checked(frame).read(0, INTO) == SourceFrame(shape=(3, 4), length=12, source="? a  b\n.jpg "), "a file's name stays as it is"
     assert checked(Awaited(lost="x" * 5_000_000)).look(0) == Awaited(lost="x" * 500)
     assert checked(Awaited(ready=True, number=np.int64(7))).look(0) == Awaited(ready=True, number=7)  # type: ignore[arg-type]
     assert checked(None).read(0, INTO) is None

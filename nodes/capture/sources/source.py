@@ -177,7 +177,8 @@ class CheckedSource:
 
 
 MOST_BYTES = 1 << 34
-_MOST_TEXT = 500  # characters of a device's or driver's text that are kept
+MOST_NAME = 4096  # characters of a frame's source, a file's name say, that are kept
+_MOST_TEXT = 500  # and of a device's or driver's text
 
 
 def _checked(found: Any, room: int) -> SourceFrame:
@@ -192,7 +193,7 @@ def _checked(found: Any, room: int) -> SourceFrame:
             raise ValueError(f"a frame of {shape[0]} rows and {shape[1]} columns has no {length} bytes")
     if found.reason and found.reason not in INVALID_REASONS:
         raise ValueError(f"{found.reason!r} is no reason; there are {', '.join(INVALID_REASONS)}")
-    source = None if found.source is None else _line(found.source)
+    source = None if found.source is None else found.source[:MOST_NAME].encode("utf-8", "replace").decode()
     arrived_ns = _whole("arrived_ns", found.arrived_ns, 0, time.monotonic_ns())
     return SourceFrame(shape=shape, length=length, source=source, reason=found.reason, arrived_ns=arrived_ns)
 
