@@ -259,7 +259,10 @@ def test_a_source_that_is_none_and_a_network_that_does_not_load_are_refused_in_a
         (tmp_path / "images" / f"c{k % 2}").mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(tmp_path / "images" / f"c{k % 2}" / f"{k}.png"), rng.integers(0, 256, (64, 64), np.uint8))
 
-    for source, says in (("odd:x", "the source odd is no SourceKind"), ("foldr:x", "is not a known source; write folder:PATH")):
+    for source, says in (
+        ("odd:x", "the source odd is no SourceKind"),
+        ("foldr:x", "is not a known source, or its package is not installed; write folder:PATH"),
+    ):
         line = make_line(cameras={"top": {"source": source}})
         assert says in linepipe("validate", str(line.config), code=2).stderr
     options = ("--data", str(tmp_path / "images"), "--out", str(tmp_path / "run"), "--model", "odd", "--epochs", "1")
