@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 FORMS = {
     "onnx": "nodes.infer.engines.onnx:onnx_form",
     "openvino": "nodes.infer.engines.openvino:openvino_form",
-    "compiled": "nodes.infer.engines.package:package_form",
+    "compiled": "nodes.infer.engines.compiled:package_form",
 }
 SCARCE = 100_000_000
 """Bytes free below which a failed export says so."""

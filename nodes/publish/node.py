@@ -1,4 +1,4 @@
-"""The publish node: one per line. Makes records durable, replies, and has a thread send the events to Redis."""
+"""The publish node: one per line. Makes records durable, replies, and has a thread for each sink send the events there."""
 
 import os
 import queue
@@ -9,10 +9,10 @@ from pathlib import Path
 import msgspec
 
 from nodes.publish.record_store import Store
-from nodes.publish.redis.sink import RedisSink
+from nodes.publish.sinks.sender import Sinks
 from nodes.publish.spool.database import SpoolDamagedError, SpoolTroubleError
 from nodes.publish.spool.salvage import flag_path, open_spool
-from nodes.publish.spool.spool import Spool, StreamId, lock_spool
+from nodes.publish.spool.spool import FIRST_SINK, Spool, lock_spool
 from pipeline.core.errors import ConfigError, NodeError
 from pipeline.core.frame import Alarm
 from pipeline.redis.login import Login, writer_login
@@ -24,8 +24,6 @@ from pipeline.transport.sockets import Router, Waiter
 
 IDLE_MS = 50.0
 OPEN_AGAIN_S = 0.5
-GIVE_UP_NS = 5_000_000_000  # at the end: how long Redis may be away before the rest stays in the spool
-GIVE_UP_EMBEDDED_NS = 18_000_000_000  # the supervisor replaces an embedded server that hangs, which takes as long
 
 
 def publish(node: NodeContext) -> None:
@@ -78,7 +76,6 @@ class _Publish:
     def __init__(self, node: NodeContext, path: Path, spool: Spool, news: str) -> None:
         self._node, self._path, self._spool = node, path, spool
         self._alarms: queue.SimpleQueue[Alarm] = queue.SimpleQueue()
-        self._lifted: queue.SimpleQueue[StreamId] = queue.SimpleQueue()
         self._store = Store(node.config, spool, path, node.log, self._alarm)
         if news:
             self._alarm("spool_damaged", True, f"{path}: {news}")
@@ -86,24 +83,10 @@ class _Publish:
         for name in spool.open_alarms.left_by(run_seq):
             self._alarm(name, False, f"{name} is over with the run in which it began")
         self._router = Router(node.endpoints.publish)
-        publish = node.config.publish
-        self._embedded = publish.redis == "embedded"
-        login = _login(node)
-        self._sink = RedisSink(
-            login.url,
-            login.password,
-            node.config.stream,
-            path,
-            keep_ms=int(publish.keep_days * 86_400_000),
-            keep_bytes=int(publish.keep_mib * (1 << 20)) if self._embedded else None,
-            confirmed=self._store.latency.confirmed,
-            alarm=self._alarm,
-            lifted=self._lifted.put,
-            on=spool.open_alarms.names(),
-        )
+        confirmed = self._store.latency.confirmed
+        self._sinks = Sinks(node.config, _login(node), path, spool, confirmed=confirmed, alarm=self._alarm)
         self.waiter = Waiter(self._router)
-        self._away_since_ns = 0
-        self._backlog = self._stored = 0
+        self._stored = 0
 
     def _begin_run(self, path: Path) -> int:
         """Note where this run's events begin, for ``events --run last``; returns the ``seq`` before them."""
@@ -124,17 +107,13 @@ class _Publish:
     def turn(self) -> bool:
         """One pass; False when everything is done."""
         now, stopping = time.monotonic_ns(), self._node.stopping  # asked once: it may change at any moment
-        if self._sink.failed is not None:
-            raise self._sink.failed
-        self._sink.ending = stopping
-        while not self._lifted.empty():
-            self._spool.lift_floor(self._lifted.get())
+        self._sinks.turn(ending=stopping)
         busy = self._hear()
         for address, keys in self._store.turn(now, ending=stopping and not busy).items():
             self._router.send(address, Durable(keys=tuple(keys), stands={key: fate for key, fate in keys.items() if fate is not None}))
         if (stored := self._store.counts.total()) != self._stored:
             self._stored = stored
-            self._sink.wake()
+            self._sinks.wake()
         self._node.beat("running", self.facts)
         return not stopping or busy or not self._finished(now)
 
@@ -156,32 +135,29 @@ class _Publish:
         self._alarms.put(Alarm(name=name, active=active, text=text, at_ns=time.time_ns()))
 
     def _finished(self, now: int) -> bool:
-        """At the end: whether Redis has everything, or there is no use in waiting."""
-        left, waiting = self._count_backlog(), self._store.waiting
-        if not left and not waiting and self._sink.settled and self._alarms.empty():
+        """At the end: whether the sinks have everything, or there is no use in waiting."""
+        self._count_backlog()
+        held, waiting, trouble = self._store.held, self._store.waiting, self._store.trouble
+        if self._sinks.complete and not held and not waiting and self._alarms.empty():
             return True
-        if not self._sink.state.startswith("away"):
-            self._away_since_ns = 0
-        elif self._away_since_ns == 0:
-            self._away_since_ns = now
-        gone = self._away_since_ns and now - self._away_since_ns > (GIVE_UP_EMBEDDED_NS if self._embedded else GIVE_UP_NS)
-        if (gone and not waiting and not self._store.trouble) or self._node.out_of_time:
-            if left:
-                self._node.log.warning("%d events stay in the spool; they are sent when the line runs again", left)
-            if self._store.trouble:
-                self._node.log.warning("the spool is in trouble at the end: %s", self._store.trouble)
+        if (self._sinks.given_up(now) and not waiting and not trouble) or self._node.out_of_time:
+            for sink, left in self._sinks.backlog.items():
+                if left:
+                    self._node.log.warning("%d events for %s stay in the spool; they are sent when the line runs again", left, sink)
+            if trouble:
+                self._node.log.warning("the spool is in trouble at the end: %s", trouble)
             if waiting:
-                self._node.log.warning("%d records could not be made durable: %s", waiting, self._store.trouble or "no time was left")
+                self._node.log.warning("%d records could not be made durable: %s", waiting, trouble or "no time was left")
             return True
         return False
 
     def _count_backlog(self) -> int:
         """Events, and parts of some, that Redis does not have; the last count where the spool cannot be read just now."""
         try:
-            self._backlog = self._spool.backlog + self._store.held
+            self._sinks.count()
         except SpoolTroubleError as exc:
             self._store.trouble = str(exc)
-        return self._backlog
+        return self._sinks.backlog[FIRST_SINK] + self._store.held
 
     def facts(self) -> dict[str, object]:
         store = self._store
@@ -192,15 +168,14 @@ class _Publish:
             "duplicates": store.duplicates,
             "backlog": self._count_backlog(),
             "waiting": store.waiting,
-            "spool": store.trouble or self._sink.trouble or "ok",
-            "redis": self._sink.state,
-            "url": self._sink.url,
+            "spool": store.trouble or self._sinks.trouble or "ok",
+            **self._sinks.facts(),
             "latency": store.latency.facts,
             "refused": self._router.refused,
         }
 
     def close(self) -> None:
-        self._sink.stop()
+        self._sinks.stop()
         self._router.close(flush_ms=200)
         self._spool.close()
 

@@ -20,7 +20,7 @@ from nodes.publish.spool.database import SpoolTroubleError
 from nodes.publish.spool.disk_reserve import DiskReserve
 from nodes.publish.spool.progress_file import progress_path
 from nodes.publish.spool.salvage import rescue
-from nodes.publish.spool.spool import Spool, Spooled
+from nodes.publish.spool.spool import FIRST_SINK, Spool, Spooled
 from pipeline.config import Config
 from pipeline.core.errors import NodeError
 from pipeline.core.events import DefectEvent, Event
@@ -39,6 +39,7 @@ class Store:
     def __init__(self, config: Config, spool: Spool, path: Path, log: logging.Logger, alarm: Alarm) -> None:
         self._config, self._spool, self._path, self._log, self._alarm = config, spool, path, log, alarm
         self._keep_ms = int(config.publish.keep_days * 86_400_000)
+        self._sinks = (FIRST_SINK, *config.publish.sinks)
         self._images = ImageArchive(config.state / "images", int(config.publish.images_mb * 1_000_000))
         self._stitcher = Stitcher(config)
         for part in spool.held():  # left by a publish node that was killed
@@ -214,7 +215,7 @@ class Store:
                     "%s cannot be written (%s): a damaged spool would tell less of what is lost", progress_path(self._path), why
                 )
             self._spool.ages.note()
-            self._spool.ages.purge(self._keep_ms, self._spool.sent)
+            self._spool.ages.purge(self._keep_ms, min(map(self._spool.watermark, self._sinks)))
 
     def _make_room(self, now_ns: int) -> None:
         """On a full disk: once the room that is kept for such times is there, and as much again, the disk is not full any more."""

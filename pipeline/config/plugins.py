@@ -91,3 +91,5 @@ SOURCES = Kind(
     },
 )
 """By scheme. Each is a ``pipeline.config.urls.SourceKind``."""
+SINKS = Kind("sink", "linepipe.sinks", {"jsonl": "nodes.publish.sinks.json_lines:JSON_LINES"})
+"""By scheme, beside the Redis that every line has. Each is a ``pipeline.config.urls.SinkKind``."""

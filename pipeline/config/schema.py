@@ -16,7 +16,7 @@ import yaml
 from msgspec import Meta
 
 from pipeline.config.plugins import ENGINES, SOURCES
-from pipeline.config.urls import SourceUrl, redis_mistake
+from pipeline.config.urls import SourceUrl, redis_mistake, sink_mistake
 from pipeline.config.yaml_lines import parse_yaml
 from pipeline.core.errors import ConfigError
 from pipeline.system.files import read_plain
@@ -103,6 +103,8 @@ class Publish(_Tree, frozen=True, kw_only=True):
 
     redis: str = "embedded"
     """``embedded`` starts a server under ``state_dir``; else a ``redis://``, ``rediss://`` or ``unix://`` URL."""
+    sinks: dict[Name, str] = {}
+    """Where events go beside Redis, by name: ``jsonl:PATH[?max_mb=N&keep=N]``, or of another package."""
     password_file: str | None = None
     """File (mode 0600) holding the Redis password; the environment's LINEPIPE_REDIS_PASSWORD does the same."""
     keep_days: Positive = 7.0
@@ -255,6 +257,9 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
         found.append(("infer.engine", f"there is no engine {config.infer.engine!r}; write auto, {', '.join(ENGINES.names())}"))
     if problem := redis_mistake(config.publish.redis):
         found.append(("publish.redis", problem))
+    for name, text in config.publish.sinks.items():
+        if problem := sink_mistake(name, text):
+            found.append((f"publish.sinks.{name}", problem))
     return found
 
 
@@ -275,6 +280,7 @@ def _misnamed(config: Config) -> list[tuple[str, str]]:
     publish = config.publish
     texts = {"state_dir": config.state_dir, "infer.model": config.infer.model, "publish.redis": unquote(publish.redis)}
     texts |= {f"cameras.{name}.source": camera.source for name, camera in config.cameras.items()}
+    texts |= {f"publish.sinks.{name}": text for name, text in publish.sinks.items()}
     texts["publish.password_file"] = publish.password_file or ""
     return [(key, problem) for key, text in texts.items() if (problem := misnamed(text))]
 

@@ -1,6 +1,6 @@
-"""The URLs of a configuration: a camera's ``source``, taken apart, and what ``publish.redis`` may be.
+"""The URLs of a configuration: a camera's ``source`` and a sink, taken apart, and what ``publish.redis`` may be.
 
-Which schemes of source there are is told by the table of plug-ins. redis-py would say what is wrong with its URL only when
+Which schemes there are is told by the table of plug-ins. redis-py would say what is wrong with its URL only when
 it connects, or let it override linepipe's own options.
 """
 
@@ -9,13 +9,13 @@ import math
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, Self, TypeVar, get_args, get_origin
 from urllib.parse import parse_qsl
 
 import msgspec
 from msgspec import Meta
 
-from pipeline.config.plugins import SOURCES
+from pipeline.config.plugins import SINKS, SOURCES, Kind
 from pipeline.core.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ def _lacks_nothing(url: "SourceUrl", camera: "Camera") -> Iterator[tuple[str, st
     return iter(())
 
 
-def _readable(url: "SourceUrl") -> str:
+def _nothing_known(url: Any) -> str:
     return ""
 
 
@@ -83,7 +83,7 @@ class SourceKind(NamedTuple):
     """A live camera that has sent nothing for so many seconds is lost; None: its source tells, or it may be silent."""
     lacks: Callable[["SourceUrl", "Camera"], Iterator[tuple[str, str]]] = _lacks_nothing
     """What the other keys of the camera lack for it: (key, sentence)."""
-    unreadable: Callable[["SourceUrl"], str] = _readable
+    unreadable: Callable[["SourceUrl"], str] = _nothing_known
     """Why there is nothing to read here, and what to do; empty: nothing is known. Must not take long."""
     ends: Callable[["SourceUrl"], bool] = _never
     """Whether it ends by itself."""
@@ -103,34 +103,88 @@ class SourceUrl(NamedTuple):
     @classmethod
     def parse(cls, text: str) -> Self:
         """Raises ``ConfigError`` (without a place) for an unknown scheme or option, or a malformed value."""
-        scheme, colon, rest = text.partition(":")
-        if not colon or not SOURCES.knows(scheme):
-            known = [SOURCES.load(name).example if SOURCES.is_own(name) else f"{name}:..." for name in SOURCES.names()]
-            raise ConfigError(f"{text!r} is not a known source, or its package is not installed; write {' or '.join(known)}")
-        kind = SOURCES.load(scheme)
-        if not isinstance(kind, SourceKind):
-            raise ConfigError(f"the source {scheme} is no SourceKind, but {kind!r}; mend or remove its package")
-        path, _, query = rest.partition("?")
-        if not path or (kind.paths and path not in kind.paths):
+        kind, url = _split(text, SOURCES, SourceKind)
+        if kind.paths and url[1] not in kind.paths:
             raise ConfigError(f"{text!r}: write {kind.example}")
-        options = dict(parse_qsl(query, keep_blank_values=True))
-        fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind.options)}
-        typed = {}
-        for name, value in options.items():
-            if name not in fields:
-                raise ConfigError(f"{text!r}: no option {name!r}; {scheme}: takes {', '.join(fields) or 'none'}")
-            try:
-                typed[name] = _typed(value, fields[name])
-                msgspec.convert({name: typed[name]}, kind.options)
-            except ValueError as exc:  # also msgspec's
-                raise ConfigError(f"{text!r}: {name}={value} should be {_described(fields[name])}") from exc
-        return cls(scheme, path, msgspec.convert(typed, kind.options), kind)
+        return cls(*url, kind)
 
     @property
     def fps(self) -> float | None:
         """Frames a second that the text asks for; None: it does not."""
         asked: float | None = getattr(self.options, "fps", None)
         return asked
+
+
+class SinkKind(NamedTuple):
+    """One scheme of ``publish.sinks.NAME``, as the table of sinks names it. Its module must be quick to import."""
+
+    example: str
+    """How it is written: ``jsonl:PATH[?keep=N]``."""
+    open: Callable[["SinkUrl", Any], Any]
+    """Called with a ``nodes.publish.sinks.sink.SinkOpening``, gives a ``nodes.publish.sinks.sink.Sink``; reaches nothing yet."""
+    options: type[msgspec.Struct] = NoOptions
+    """What may stand behind the ``?``: a frozen Struct with defaults, each field with a ``Meta(description=...)``."""
+    unusable: Callable[["SinkUrl"], str] = _nothing_known
+    """Why events cannot go there from here, and what to do; empty: nothing is known. Must not take long."""
+
+
+class SinkUrl(NamedTuple):
+    """``scheme:path?options``, as of a source."""
+
+    scheme: str
+    path: str
+    options: Any
+    """An instance of the kind's ``options``."""
+    kind: SinkKind
+
+    @classmethod
+    def parse(cls, text: str) -> Self:
+        """Raises ``ConfigError`` (without a place) for an unknown scheme or option, or a malformed value."""
+        kind, url = _split(text, SINKS, SinkKind)
+        return cls(*url, kind)
+
+
+def sink_mistake(name: str, text: str) -> str:
+    """What is wrong with a sink of ``publish.sinks``; empty: nothing, or it is another package's, which is not imported here."""
+    scheme = text.partition(":")[0]
+    if name == "redis":
+        return "redis is the sink that publish.redis names; choose another name"
+    if not SINKS.is_own(scheme) and SINKS.knows(scheme):
+        return ""
+    try:
+        SinkUrl.parse(text)
+    except ConfigError as exc:
+        return str(exc)
+    return ""
+
+
+_Record = TypeVar("_Record", SourceKind, SinkKind)
+
+
+def _split(text: str, table: Kind, record: type[_Record]) -> tuple[_Record, tuple[str, str, Any]]:
+    """The kind of a URL, and its scheme, path and options. Raises ``ConfigError``."""
+    scheme, colon, rest = text.partition(":")
+    if not colon or not table.knows(scheme):
+        known = [table.load(name).example if table.is_own(name) else f"{name}:..." for name in table.names()]
+        raise ConfigError(f"{text!r} is not a known {table.word}, or its package is not installed; write {' or '.join(known)}")
+    kind = table.load(scheme)
+    if not isinstance(kind, record):
+        raise ConfigError(f"the {table.word} {scheme} is no {record.__name__}, but {kind!r}; mend or remove its package")
+    path, _, query = rest.partition("?")
+    if not path:
+        raise ConfigError(f"{text!r}: write {kind.example}")
+    options = dict(parse_qsl(query, keep_blank_values=True))
+    fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind.options)}
+    typed = {}
+    for name, value in options.items():
+        if name not in fields:
+            raise ConfigError(f"{text!r}: no option {name!r}; {scheme}: takes {', '.join(fields) or 'none'}")
+        try:
+            typed[name] = _typed(value, fields[name])
+            msgspec.convert({name: typed[name]}, kind.options)
+        except ValueError as exc:  # also msgspec's
+            raise ConfigError(f"{text!r}: {name}={value} should be {_described(fields[name])}") from exc
+    return kind, (scheme, path, msgspec.convert(typed, kind.options))
 
 
 def _typed(value: str, kind: Any) -> str | bool | int | float:

@@ -79,6 +79,7 @@ def progress_line(status: dict[str, Any]) -> str:
     parts.append(f"{status['events'].get('defect', 0)} defects")
     if status["spool"]["backlog"]:
         parts.append(f"{status['spool']['backlog']} events wait for Redis")
+    parts += [f"{sink['backlog']} events wait for {name}" for name, sink in status["sinks"].items() if sink["backlog"]]
     return " | ".join(parts)
 
 
@@ -99,6 +100,7 @@ def ledger_lines(summary: dict[str, Any]) -> list[str]:
         lines.append("  restarts: " + ", ".join(f"{name} {n}" for name, n in summary["restarts"].items()))
     if summary["spool"]["backlog"]:
         lines.append(f"  {summary['spool']['backlog']} events wait in the spool for Redis")
+    lines += [f"  {sink['backlog']} events wait in the spool for {name}" for name, sink in summary["sinks"].items() if sink["backlog"]]
     return lines
 
 
@@ -123,6 +125,8 @@ def status_table(status: dict[str, Any]) -> Any:
         f"engine {status['engine'] or '-'}, {status['throughput']['frames_per_s']} frames/s; events: {events}\n"
         f"Redis {status['redis']['url']}: {status['spool']['redis'] or '-'}; {status['spool']['backlog'] or 0} events wait in the spool"
     )
+    for name, sink in status.get("sinks", {}).items():
+        text += f"\nsink {name}: {sink['state']}; {sink['backlog']} events wait in the spool"
     if refused := status.get("refused"):
         text += f"\nthe supervisor refused {refused} messages that no node of the line sends"
     return Group(title, nodes, ledger, latency, text)

@@ -9,9 +9,9 @@ import msgspec
 from pipeline.client import Events
 from pipeline.config import MAX_FILE_BYTES, Camera, Config
 from pipeline.config.model_file import find_model, read_model
-from pipeline.config.plugins import ENGINES, SOURCES
+from pipeline.config.plugins import ENGINES, SINKS, SOURCES
 from pipeline.config.topology import NEEDED_TMP, frame_rate, runtime_dir
-from pipeline.config.urls import SourceUrl
+from pipeline.config.urls import SinkUrl, SourceUrl
 from pipeline.core.errors import ConfigError
 from pipeline.redis.login import redis_password
 from pipeline.system.files import OURS, STATE_FOLDERS, check_owner, read_plain
@@ -39,6 +39,9 @@ def check_line(config: Config) -> list[str]:
             continue
         if not url.kind.has_rate and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
+    for name, text in config.publish.sinks.items():
+        if problem := _check_sink(text):
+            found.append(f"publish.sinks.{name}: {problem}")
     for attempt in (_check_model, _check_engine, redis_password):
         try:
             attempt(config)
@@ -58,6 +61,20 @@ def _check_source(name: str, url: SourceUrl, camera: Camera) -> list[str]:
             raise
         raise ConfigError(f"the source {url.scheme}: fails when it is asked ({exc!r}); mend or remove its package") from exc
     return [*found, f"cameras.{name}.source: {problem}"] if problem else found
+
+
+def _check_sink(text: str) -> str:
+    """What keeps events from going there; empty: nothing is known."""
+    try:
+        url = SinkUrl.parse(text)
+        try:
+            return url.kind.unusable(url)
+        except Exception as exc:
+            if SINKS.is_own(url.scheme):
+                raise
+            return f"the sink {url.scheme}: fails when it is asked ({exc!r}); mend or remove its package"
+    except ConfigError as exc:
+        return str(exc)
 
 
 def check_sockets(config: Config) -> list[str]:

@@ -14,7 +14,7 @@ from pipeline.config import Config
 from pipeline.config.model_file import digest_of, find_model
 from pipeline.config.topology import make_private, runtime_dir
 from pipeline.core.errors import ConfigError
-from pipeline.system.files import private_folder, read_plain, write_private
+from pipeline.system.files import private_folder, write_private
 from pipeline.system.folder_lock import is_there, lock_folder, lock_state, open_folder
 
 
@@ -106,7 +106,6 @@ class StateFolder:
                 self._locks = [*(held for held in self._locks if held != lock), lock]
                 self._due = list(self._files)
             else:
-                self._note_run()
                 self._due += [path for path in self._files if path not in self._due and _state_of(path) != self._seen[path]]
             names = ", ".join(path.name for path in self._write())
         except (ConfigError, OSError) as exc:
@@ -116,20 +115,15 @@ class StateFolder:
             return f"{text}; {changed}" if changed else text
         return f"{names} in {self._path}: removed or changed by somebody, and written anew" if names else ""
 
-    def _note_run(self) -> None:
-        """Publish completes this file; whoever removes it must get that back."""
-        if not self._run.is_file():
-            return
-        data = read_plain(self._run)
-        if data != self._files[self._run] and b"first_id" in data:
-            self._files[self._run] = data
-
     def _write(self) -> list[Path]:
         """Write what is due; returns which files were not as they must be. Raises ``OSError``."""
         written = []
         while self._due:
             path = self._due[0]
-            if not path.is_file() or path.read_bytes() != self._files[path]:
+            data = path.read_bytes() if path.is_file() else None
+            if path == self._run and data is not None and b"first_id" in data:  # publish completes it, at any moment
+                self._files[path] = data
+            if data != self._files[path]:
                 write_private(path, self._files[path])
                 written.append(path)
             self._seen[path] = _state_of(path)

@@ -45,6 +45,7 @@ def summary(
         "cameras": {name: {"epochs": epochs.get(name, []), **msgspec.to_builtins(account)} for name, account in accounts.items()},
         "events": {kind: publish.facts.get("events", {}).get(kind, 0) for kind in TYPES},
         "spool": {"backlog": backlog, "delivered": publish.exit_code == 0 and backlog == 0},
+        "sinks": {name: {"backlog": sink["backlog"]} for name, sink in _sinks(config, publish).items()},
         "throughput": {"frames_per_s": _rate(inspected, rate_s), "tiles_per_s": _rate(tiles, rate_s)},
         "latency_ms": _latency(publish),
         "restarts": {c.name: c.restarts for c in children if c.restarts},
@@ -73,6 +74,7 @@ def status(
         "cameras": {name: msgspec.to_builtins(account) for name, account in accounts.items()},
         "events": publish.facts.get("events", {}),
         "spool": {"backlog": publish.facts.get("backlog"), "redis": publish.facts.get("redis")},
+        "sinks": _sinks(config, publish),
         "throughput": {"frames_per_s": _rate(sum(a.inspected for a in accounts.values()), rate_s)},
         "latency_ms": _latency(publish),
         "engine": next((c.facts["engine"] for c in children if "engine" in c.facts), None),
@@ -100,13 +102,18 @@ def shortcoming(config: Config, children: list[NodeProcess], accounts: dict[str,
         who = f"{', '.join(failed)} did not end in order; " if failed else ""
         return f"{who}{left} frames were not finished; see the messages above"
     publish = next(c for c in children if c.name == PUBLISH)
-    backlog = publish.facts.get("backlog")
-    if backlog == 0 or told:
+    waiting = {f"Redis at {url}": (publish.facts.get("backlog"), publish.facts.get("redis"))}
+    waiting |= {f"sink {name}": (sink["backlog"], sink["state"]) for name, sink in _sinks(config, publish).items()}
+    found = [f"{'?' if n is None else n} for {where} ({state})" for where, (n, state) in waiting.items() if n != 0]
+    if told or not found:
         return None
-    return (
-        f"{'?' if backlog is None else backlog} events wait in {config.state / 'spool'}: Redis at {url} has not taken them"
-        f" ({publish.facts.get('redis')}); they are sent when the line runs again"
-    )
+    return f"events wait in {config.state / 'spool'}: {', '.join(found)}; they are sent when the line runs again"
+
+
+def _sinks(config: Config, publish: NodeProcess) -> dict[str, Any]:
+    """By name, for the sinks beside Redis: state and backlog, as far as publish has told."""
+    told = publish.facts.get("sinks", {})
+    return {name: told.get(name, {"state": None, "backlog": None}) for name in config.publish.sinks}
 
 
 def _latency(publish: NodeProcess) -> dict[str, dict[str, float | None]]:

@@ -136,6 +136,13 @@ def held(ref: FrameRef) -> Held:
     return Held(epoch=ref.meta.epoch, frame=ref.meta.frame, slot=ref.slot, generation=ref.generation)
 
 
+class SinkFacts(TypedDict):
+    """Of one sink beside Redis."""
+
+    state: Text
+    backlog: Count
+
+
 class Facts(TypedDict, total=False):
     """What nodes tell the supervisor of themselves, as far as it uses it; a fact that stands here has this type."""
 
@@ -154,6 +161,7 @@ class Facts(TypedDict, total=False):
     model: Label
     redis: Text
     refused: Count
+    sinks: dict[Word, SinkFacts]
     stale: Count
     tiles: Count
     url: Text

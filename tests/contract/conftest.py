@@ -15,7 +15,7 @@ from tests.contract.post import Post
 def post(tmp_path: Path, server: Server) -> Iterator[Post]:
     found = Post(tmp_path, server)
     yield found
-    found.sink.stop()
+    found.stop()
     found.spool.close()
     assert found.sink.failed is None
 

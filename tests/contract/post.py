@@ -7,13 +7,26 @@ from typing import Any
 
 import redis
 
-from nodes.publish.redis.sink import RedisSink
-from nodes.publish.spool.spool import Spool
+from nodes.publish.sinks.redis.sink import RedisSink
+from nodes.publish.sinks.sender import Sender
+from nodes.publish.sinks.sink import SinkOpening
+from nodes.publish.spool.spool import Spool, Stamp
 from pipeline.client import Events
 from tests.conftest import Server
-from tests.contract.test_spool import event
+from tests.contract.test_spool import event, to_redis
 
 STREAM = "linepipe:test:events"
+
+
+def redis_sender(url: str, path: Path, opened: Callable[[RedisSink], None], *, lifted: Callable[[Stamp], None], **told: Any) -> Sender:
+    """A sender to that Redis; ``opened`` is handed its sink."""
+
+    def open_sink(opening: SinkOpening) -> RedisSink:
+        sink = RedisSink(opening, url, None, STREAM, keep_ms=1_000_000, lifted=lifted)
+        opened(sink)
+        return sink
+
+    return Sender("redis", f"Redis at {url}", path, open_sink, **told)
 
 
 class Post:
@@ -30,21 +43,25 @@ class Post:
         """Of each alarm the newest text."""
         self._changed = threading.Event()
         self._next = 0
+        self.redis: RedisSink
         self.start()
 
     def start(self, on: Collection[str] = ()) -> None:
         """A sender, as a publish node starts it; ``on``: the alarms that an earlier one left on."""
-        self.sink = RedisSink(
+        self.sink = redis_sender(
             self.server.url,
-            None,
-            STREAM,
             self._path,
-            keep_ms=1_000_000,
+            lambda sink: setattr(self, "redis", sink),
             confirmed=lambda _: self._changed.set(),
             alarm=self._alarm,
-            lifted=self.spool.lift_floor,
+            lifted=self.spool.raise_floor,
             on=on,
         )
+
+    def stop(self) -> None:
+        """End the sender."""
+        self.sink.stop()
+        self.sink.join()
 
     def _alarm(self, name: str, active: bool, text: str) -> None:
         self.alarms.append((name, active))
@@ -67,7 +84,7 @@ class Post:
         raise AssertionError((self.sink.state, self.sink.failed, self.alarms, self.told_lost))
 
     def wait_sent(self) -> None:
-        self.wait(lambda: self.spool.backlog == 0)
+        self.wait(lambda: to_redis(self.spool).backlog == 0)
 
     @property
     def client(self) -> Any:

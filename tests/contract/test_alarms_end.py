@@ -24,7 +24,7 @@ from pipeline.runtime.node import NodeContext
 from tests.conftest import ROOT, Server
 from tests.contract.post import Post
 from tests.contract.test_publish_trouble import Publisher, fill, gap, verdict
-from tests.contract.test_spool import DAY_MS, Clock, open_spool
+from tests.contract.test_spool import DAY_MS, Clock, open_spool, to_redis
 from tests.unit.test_stitching import CONFIG
 
 SPAWN = multiprocessing.get_context("spawn")
@@ -168,11 +168,11 @@ def test_an_alarm_whose_beginning_was_purged_is_still_on(tmp_path: Path) -> None
     clock = Clock()
     spool = open_spool(tmp_path, clock=clock)
     spool.append([("k1", [event(1, "redis_away", True)])])
-    spool.mark_sent(1)
+    to_redis(spool).move(1)
     spool.ages.note()
     clock.ms += 8 * DAY_MS
     spool.ages.note()
-    spool.ages.purge(7 * DAY_MS, spool.sent)
+    spool.ages.purge(7 * DAY_MS, to_redis(spool).sent)
     assert spool.present(["id1"]) == set()
     spool.close()
 
@@ -208,7 +208,7 @@ def test_a_spool_that_does_not_say_which_alarms_are_on_has_their_events(tmp_path
 
 
 def test_somebody_who_may_still_write_to_the_stream_is_no_news_to_the_next_sender(post: Post) -> None:
-    post.sink.stop()
+    post.stop()
     post.start(on={"foreign_entries"})
     for _ in range(2):
         post.add(1)
@@ -221,7 +221,7 @@ def test_at_the_end_an_outage_that_is_over_needs_nothing_to_send(post: Post) -> 
     """Else a publish node that is started to finish what a killed one left would wait for an event that never comes."""
     post.add(1)
     post.wait_sent()
-    post.sink.stop()
+    post.stop()
     post.start(on={"redis_away"})
     assert not post.sink.settled
 

@@ -3,6 +3,7 @@
 import redis
 
 from tests.contract.post import STREAM, Post
+from tests.contract.test_spool import to_redis
 
 
 def test_events_arrive_in_order_with_type_id_version_and_data(post: Post) -> None:
@@ -20,8 +21,8 @@ def test_a_repeat_makes_no_second_entry(post: Post) -> None:
     """The sender forgot how far it was (a kill between reply and watermark): Redis refuses by id."""
     post.add(20)
     post.wait_sent()
-    post.sink.stop()
-    post.spool.mark_sent(0)
+    post.stop()
+    to_redis(post.spool).move(0)
     post.start()
     post.add(1)
     post.wait_sent()

@@ -5,12 +5,13 @@ from typing import Any
 
 import pytest
 
-from nodes.publish.redis.reconcile import Finding
-from nodes.publish.spool.spool import Spool, Spooled
+from nodes.publish.sinks.redis.reconcile import Finding
+from nodes.publish.spool.spool import Spooled
 from pipeline.redis.server import server_program
 from pipeline.runtime import supervisor as alarms
 from tests.conftest import Server
 from tests.contract.post import STREAM, Post
+from tests.contract.test_spool import to_redis
 
 FOREIGN = {"type": "alarm", "id": "foreign", "data": '{"id": "foreign", "type": "alarm"}'}
 FAR_AHEAD = "99999999999999-0"
@@ -125,7 +126,7 @@ def test_a_stream_that_a_person_trims_is_left_as_it_is(post: Post, how: dict[str
 
     post.add(1)
     post.wait_stream(post.expected()[60:])
-    post.sink.stop()
+    post.stop()
     post.start()
     post.add(1)
     post.wait_stream(post.expected()[60:])
@@ -158,7 +159,7 @@ def test_a_consumer_that_deletes_what_it_reads_does_not_get_it_for_ever(post: Po
     post.add(20)
     post.wait_stream(post.expected()[20:])
     drain()
-    post.sink.stop()
+    post.stop()
     post.start()
     post.add(1)
 
@@ -185,15 +186,15 @@ def test_an_older_backup_gets_what_it_lacks(post: Post) -> None:
 
 def beside_a_writer(post: Post, act: Any) -> None:
     """As if somebody wrote all the time; ``act`` is what happens once between look and group."""
-    send, once = post.sink._send, [act]
+    send, once = post.redis._send, [act]
 
-    def trapped(pipe: Any, found: Finding, events: list[Spooled], spool: Spool) -> list[Spooled]:
+    def trapped(pipe: Any, found: Finding, events: list[Spooled]) -> list[Spooled]:
         if not pipe.watching and once:
             once.pop()(post.client)
-        return send(pipe, found, events, spool)
+        return send(pipe, found, events)
 
-    post.sink._contended = 1000
-    post.sink._send = trapped  # type: ignore[method-assign]
+    post.redis._contended = 1000
+    post.redis._send = trapped  # type: ignore[method-assign]
 
 
 @pytest.mark.parametrize("lose", [flush_and_write, flush_and_write_ahead, delete_newest_and_write], ids=lambda f: f.__name__)
@@ -204,7 +205,7 @@ def test_a_loss_between_look_and_group_is_noticed_beside_somebody_who_writes_all
     beside_a_writer(post, lose)
 
     post.add(10)
-    post.wait(lambda: post.spool.backlog == 0 and set(post.stream()) == set(post.expected()))
+    post.wait(lambda: to_redis(post.spool).backlog == 0 and set(post.stream()) == set(post.expected()))
 
     assert post.alarms.count(("redis_lost", True)) == 1
 
@@ -230,7 +231,7 @@ def test_a_server_that_was_changed_for_another_and_back_is_named_as_a_possible_c
     second.start()
     try:
         for server, count in ((first, 20), (second, 30), (first, 10)):
-            post.sink.stop()
+            post.stop()
             post.server = server
             post.start()
             post.add(count)

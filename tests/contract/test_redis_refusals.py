@@ -149,7 +149,7 @@ def test_the_rights_that_the_guide_names_are_enough(post: Post) -> None:
     admin = post.client
     admin.execute_command("ACL", "SETUSER", "admin", "on", ">a", "~*", "&*", "+@all")
     admin.execute_command("AUTH", "admin", "a")
-    post.sink.stop()
+    post.stop()
     with admin.client() as held:
         held.execute_command("AUTH", "admin", "a")
         held.execute_command(

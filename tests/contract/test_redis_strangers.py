@@ -11,12 +11,12 @@ from typing import Any
 import pytest
 import redis
 
-from nodes.publish.redis import sink as redis_sink
-from nodes.publish.redis.sink import RedisSink
-from nodes.publish.redis.stream_reader import StreamReader
+from nodes.publish.sinks import sender
+from nodes.publish.sinks.redis.reconcile import StreamReader
+from nodes.publish.sinks.sender import Sender
 from nodes.publish.spool.spool import Spool
-from tests.contract.post import STREAM, Post
-from tests.contract.test_spool import event
+from tests.contract.post import STREAM, Post, redis_sender
+from tests.contract.test_spool import event, to_redis
 
 ODD = {
     "OK to everything": b"+OK\r\n",
@@ -66,26 +66,18 @@ def answering(reply: bytes) -> Iterator[str]:
 
 
 @contextmanager
-def sending_to(url: str, path: Path) -> Iterator[RedisSink]:
+def sending_to(url: str, path: Path) -> Iterator[Sender]:
     spool = Spool(path, durable=False)
     spool.append([("k", [event(1)])])
     told = threading.Event()
-    sink = RedisSink(
-        url,
-        None,
-        STREAM,
-        path,
-        keep_ms=1000,
-        confirmed=lambda _: None,
-        alarm=lambda name, on, text: told.set(),
-        lifted=lambda _: None,
-    )
+    sink = redis_sender(url, path, lambda _: None, alarm=lambda name, on, text: told.set(), lifted=lambda _: None)
     try:
         assert told.wait(20)
         yield sink
-        assert spool.backlog == 1
+        assert to_redis(spool).backlog == 1
     finally:
         sink.stop()
+        sink.join()
         spool.close()
 
 
@@ -125,7 +117,7 @@ def test_a_huge_entry_of_somebody_else_takes_no_memory(post: Post) -> None:
 
 @pytest.mark.parametrize("count", [0, 3], ids=["nothing sent", "something sent"])
 def test_a_huge_entry_of_somebody_else_is_not_fetched_at_every_look(post: Post, count: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(redis_sink, "LOOK_S", 0.01)
+    monkeypatch.setattr(sender, "LOOK_S", 0.01)
     post.add(count)
     post.wait_sent()
     post.client.xadd(STREAM, {"x": b"y" * BIG})

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import redis
 
-from nodes.publish.redis.retention import GROUP_IDLE_MS, Retention
+from nodes.publish.sinks.redis.reconcile import StreamIds
+from nodes.publish.sinks.redis.retention import GROUP_IDLE_MS, Retention
 from nodes.publish.spool.spool import Spool
 from pipeline.runtime.supervisor import Alarms
 from tests.conftest import Server
 from tests.contract.post import STREAM
-from tests.contract.test_spool import DAY_MS, Clock, event, open_spool
+from tests.contract.test_spool import DAY_MS, Clock, event, open_spool, to_redis
 
 KEEP_MS = 7 * DAY_MS
 
@@ -31,22 +32,23 @@ class Kept:
         """As a publish node does; ``on``: the alarms that the one before left on."""
         self.alarms: list[tuple[str, bool]] = []
         alarms = Alarms(lambda name, active, _: self.alarms.append((name, active)), on)
-        self.retention = Retention(STREAM, keep_ms=KEEP_MS, keep_bytes=self._keep_bytes, alarms=alarms)
+        feed = to_redis(self.spool)
+        self.retention = Retention(STREAM, feed, StreamIds(feed), keep_ms=KEEP_MS, keep_bytes=self._keep_bytes, alarms=alarms)
 
     def add(self, count: int) -> None:
         self.spool.append([(f"k{k}", [event(k)]) for k in range(self._next, self._next + count)])
         self._next += count
         pipe = self.client.pipeline()
-        for e in self.spool.unsent(count):
+        for e in to_redis(self.spool).unsent(count):
             pipe.xadd(STREAM, {"id": e.id, "data": e.data}, id=f"{e.ms}-{e.n}")
         pipe.execute()
-        self.spool.mark_sent(self._next)
+        to_redis(self.spool).move(self._next)
         self.spool.ages.note()
 
     def later(self, ms: int) -> None:
         self.clock.ms += ms
         self.spool.ages.note()
-        self.retention.trim(self.client, self.spool)
+        self.retention.trim(self.client)
 
     @property
     def length(self) -> int:

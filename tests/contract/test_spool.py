@@ -11,6 +11,8 @@ from pathlib import Path
 import pytest
 
 from nodes.publish.image_archive import ImageArchive
+from nodes.publish.sinks.redis.reconcile import StreamIds
+from nodes.publish.sinks.sink import Feed
 from nodes.publish.spool.database import SpoolTroubleError
 from nodes.publish.spool.spool import Spool, lock_spool
 from pipeline.core.errors import ConfigError, NodeError
@@ -35,6 +37,11 @@ def open_spool(tmp_path: Path, wall_ms: int = 1000, clock: Callable[[], int] = C
     return Spool(tmp_path / "events.db", durable=True, wall_ms=lambda: wall_ms, clock_ms=clock)
 
 
+def to_redis(spool: Spool) -> Feed:
+    """How far Redis has come."""
+    return Feed(spool, "redis")
+
+
 def test_a_record_is_accepted_once(tmp_path: Path) -> None:
     """A frame judged twice: the first verdict stays, the second is refused."""
     spool = open_spool(tmp_path)
@@ -44,7 +51,7 @@ def test_a_record_is_accepted_once(tmp_path: Path) -> None:
 
     assert first is not None and [s.id for s in first] == ["id1"]
     assert second is None
-    assert [s.id for s in spool.unsent(9)] == ["id1"]
+    assert [s.id for s in to_redis(spool).unsent(9)] == ["id1"]
 
 
 def test_a_record_without_events_counts_too(tmp_path: Path) -> None:
@@ -71,24 +78,24 @@ def test_stream_ids_grow_whatever_the_clock_does(tmp_path: Path, clock: list[int
 def test_what_redis_lost_is_sent_again_and_nothing_else(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     spool.append([(f"k{k}", [event(k)]) for k in range(5)])
-    rows = spool.unsent(9)
-    spool.mark_sent(rows[-1].seq)
+    rows = to_redis(spool).unsent(9)
+    to_redis(spool).move(rows[-1].seq)
 
-    assert spool.rewind(rows[2].seq) == 2
-    assert [s.id for s in spool.unsent(9)] == ["id3", "id4"]
-    assert spool.rewind(9_999) == 0
+    assert to_redis(spool).rewind(rows[2].seq) == 2
+    assert [s.id for s in to_redis(spool).unsent(9)] == ["id3", "id4"]
+    assert to_redis(spool).rewind(9_999) == 0
 
 
 def test_only_ids_that_are_too_small_are_lifted_and_the_order_stays(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
     spool.append([(f"k{k}", [event(k)]) for k in range(3)])
 
-    spool.lift(spool.unsent(9)[:2], (7000, 4))
-    spool.lift_floor((7000, 6))
+    StreamIds(to_redis(spool)).lift(to_redis(spool).unsent(9)[:2], (7000, 4))
+    spool.raise_floor((7000, 6))
     spool.append([("later", [event(9)])])
-    spool.lift(spool.unsent(9)[2:], (7000, 6))
+    StreamIds(to_redis(spool)).lift(to_redis(spool).unsent(9)[2:], (7000, 6))
 
-    found = [(s.id, s.ms, s.n) for s in spool.unsent(9)]
+    found = [(s.id, s.ms, s.n) for s in to_redis(spool).unsent(9)]
     assert found == [("id0", 7000, 5), ("id1", 7000, 6), ("id2", 7000, 7), ("id9", 7000, 8)]
 
 
@@ -100,14 +107,14 @@ def test_old_events_go_only_when_redis_has_them(tmp_path: Path) -> None:
     spool = open_spool(tmp_path, clock=clock)
     spool.append([(f"k{k}", [event(k)]) for k in range(3)])
     spool.ages.note()
-    spool.mark_sent(1)
+    to_redis(spool).move(1)
     clock.ms += 8 * DAY_MS
     spool.ages.note()
 
-    spool.ages.purge(7 * DAY_MS, spool.sent)
+    spool.ages.purge(7 * DAY_MS, to_redis(spool).sent)
 
-    assert [s.id for s in spool.unsent(9)] == ["id1", "id2"]
-    assert spool.newest_sent() is None
+    assert [s.id for s in to_redis(spool).unsent(9)] == ["id1", "id2"]
+    assert to_redis(spool).newest_sent() is None
     assert not spool.known("k0")
 
 
@@ -117,22 +124,22 @@ def test_a_step_of_the_clock_makes_nothing_old(tmp_path: Path) -> None:
     for k, wall in enumerate([1000, 1000 + 10 * DAY_MS, 500]):
         spool = open_spool(tmp_path, wall, clock)
         spool.append([(f"k{k}", [event(k)])])
-        spool.mark_sent(k + 1)
+        to_redis(spool).move(k + 1)
         clock.ms += DAY_MS
         spool.ages.note()
-        spool.ages.purge(7 * DAY_MS, spool.sent)
+        spool.ages.purge(7 * DAY_MS, to_redis(spool).sent)
         spool.close()
         clock.ms += 30 * DAY_MS  # the line stands still
 
     spool = open_spool(tmp_path, 500, clock)
-    assert spool.rewind(0) == 3
+    assert to_redis(spool).rewind(0) == 3
     assert spool.ages.now_ms == 3 * DAY_MS
 
     clock.ms += 5 * DAY_MS
-    spool.mark_sent(3)
+    to_redis(spool).move(3)
     spool.ages.note()
-    spool.ages.purge(7 * DAY_MS, spool.sent)
-    assert spool.rewind(0) == 2
+    spool.ages.purge(7 * DAY_MS, to_redis(spool).sent)
+    assert to_redis(spool).rewind(0) == 2
 
 
 def test_a_spool_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
@@ -152,7 +159,7 @@ def test_a_spool_of_the_version_before_is_taken_over(tmp_path: Path) -> None:
     spool = open_spool(tmp_path)
 
     assert spool.known("k0")
-    assert [s.id for s in spool.unsent(9)] == ["id0"]
+    assert [s.id for s in to_redis(spool).unsent(9)] == ["id0"]
 
 
 def test_a_spool_of_a_later_version_is_refused(tmp_path: Path) -> None:
@@ -186,7 +193,7 @@ for k in range(100_000):
     process.wait()
     accepted = max([49, *said])
 
-    kept = {s.id for s in open_spool(tmp_path).unsent(200_000)}
+    kept = {s.id for s in to_redis(open_spool(tmp_path)).unsent(200_000)}
 
     assert {f"id{k}" for k in range(accepted + 1)} <= kept
 
@@ -204,16 +211,16 @@ def test_a_full_disk_accepts_nothing_and_says_so(tmp_path: Path) -> None:
     """No half-accepted group: once there is room again, the same records are new."""
     spool = open_spool(tmp_path)
     spool.append([("before", [event(0)])])
-    spool._db.change(f"PRAGMA max_page_count={spool._db.row('PRAGMA page_count')[0]}")
+    spool.database.change(f"PRAGMA max_page_count={spool.database.row('PRAGMA page_count')[0]}")
     many = [(f"k{k}", [event(k)]) for k in range(1, 400)]
 
     with pytest.raises(SpoolTroubleError, match="disk") as caught:
         spool.append(many)
     assert caught.value.full
-    spool._db.change("PRAGMA max_page_count=100000")
+    spool.database.change("PRAGMA max_page_count=100000")
 
     assert None not in spool.append(many)
-    assert [s.id for s in spool.unsent(1000)] == [f"id{k}" for k in range(400)]
+    assert [s.id for s in to_redis(spool).unsent(1000)] == [f"id{k}" for k in range(400)]
 
 
 def test_a_locked_spool_accepts_nothing_and_goes_on_afterwards(tmp_path: Path) -> None:
@@ -252,8 +259,8 @@ def test_a_held_piece_survives_until_the_event_that_it_is_part_of(tmp_path: Path
 
     again = open_spool(tmp_path)
     assert sorted(again.held(), key=lambda p: p.frame) == parts
-    assert again.unsent(9) == []
+    assert to_redis(again).unsent(9) == []
     (spooled,) = again.settle([(parts[0], [p.id for p in parts])])
 
-    assert spooled is not None and [s.id for s in again.unsent(9)] == [spooled.id] == [parts[0].id]
+    assert spooled is not None and [s.id for s in to_redis(again).unsent(9)] == [spooled.id] == [parts[0].id]
     assert again.held() == []

@@ -13,7 +13,7 @@ import pytest
 from nodes.publish.spool.database import Database, SpoolDamagedError
 from nodes.publish.spool.salvage import flag_path, open_spool, rescue
 from nodes.publish.spool.spool import Spool
-from tests.contract.test_spool import event
+from tests.contract.test_spool import event, to_redis
 from tests.unit.test_stitching import END, part
 
 ROOT = Path(__file__).parents[2]
@@ -32,13 +32,13 @@ def spooled(path: Path) -> Path:
     spool.append([("part", [])], {"part": [part(5, END)]})
     for start in range(0, COUNT, 100):
         spool.append([(f"k{k}", [event(k)]) for k in range(start, start + 100)])
-    spool.mark_sent(COUNT // 2)
+    to_redis(spool).move(COUNT // 2)
     spool.close()
     return path
 
 
 def ids(spool: Spool) -> list[str]:
-    return [s.id for s in spool.unsent(2 * COUNT)]
+    return [s.id for s in to_redis(spool).unsent(2 * COUNT)]
 
 
 def expected() -> list[str]:
@@ -70,7 +70,7 @@ def test_a_file_that_is_no_spool_is_set_aside_as_it_is(path: Path, what: str) ->
     else:
         assert f"LOST: numbers {COUNT // 2 + 1} to {COUNT}" in news
         assert ids(spool) == []
-    assert spool.sent == COUNT // 2
+    assert to_redis(spool).sent == COUNT // 2
     ((added,),) = spool.append([("new", [event(9999)])])  # type: ignore[misc]
     assert added.seq == COUNT + 1
 
@@ -170,11 +170,11 @@ def test_a_damaged_log_after_a_kill_is_noticed_and_mended(tmp_path: Path, how: s
 import os, signal
 from pathlib import Path
 from nodes.publish.spool.salvage import open_spool
-from tests.contract.test_spool import event
+from tests.contract.test_spool import event, to_redis
 spool, _ = open_spool(Path({str(tmp_path / "events.db")!r}))
 for k in range(100):
     spool.append([(f"k{{k}}", [event(k)])])
-spool.mark_sent(20)
+to_redis(spool).move(20)
 os.kill(os.getpid(), signal.SIGKILL)
 """
     done = subprocess.run([sys.executable, "-c", program], cwd=ROOT)
@@ -216,7 +216,7 @@ def test_a_vanished_spool_is_noticed(path: Path) -> None:
 
     assert "gone" in news
     assert f"LOST: numbers {COUNT // 2 + 1} to {COUNT}" in news
-    assert spool.sent == COUNT // 2
+    assert to_redis(spool).sent == COUNT // 2
 
 
 def test_the_spools_folder_deleted_while_it_is_open_is_made_anew(path: Path) -> None:

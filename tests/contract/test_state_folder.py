@@ -44,6 +44,24 @@ def test_removed_files_come_back_as_they_were(held: StateFolder, state: Path) ->
     held.close()
 
 
+def test_what_publish_notes_while_the_folder_is_looked_at_is_no_damage(
+    held: StateFolder, state: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    look = state_folder._state_of
+
+    def look_late(path: Path) -> tuple[int, ...]:
+        if path.name == "run.json":
+            (state / "part").write_text('{"run": 5, "first_id": "7-0"}')
+            (state / "part").rename(path)
+        return look(path)
+
+    monkeypatch.setattr(state_folder, "_state_of", look_late)
+
+    assert held.turn() == ""
+    assert (state / "run.json").read_text() == '{"run": 5, "first_id": "7-0"}'
+    held.close()
+
+
 @pytest.mark.parametrize("name", ["line.json", "model.safetensors"])
 def test_files_that_are_changed_in_place_come_back_too(held: StateFolder, state: Path, name: str) -> None:
     """By an older backup that is copied over them, with the old times."""

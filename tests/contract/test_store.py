@@ -19,6 +19,7 @@ from nodes.publish.spool.salvage import open_spool
 from pipeline.core.errors import NodeError
 from pipeline.core.frame import Defect, ModelId, Verdict
 from tests.contract.test_publish_trouble import fill, gap
+from tests.contract.test_spool import to_redis
 from tests.unit.frames import meta
 from tests.unit.test_stitching import CONFIG, END, MIDDLE, Box
 
@@ -129,7 +130,7 @@ def test_a_deleted_spool_that_cannot_be_written_anew_is_held_until_it_can(few_fi
 
     spool, news = open_spool(shop.path)
     assert "LOST" not in news
-    assert len(spool.unsent(100)) == 60
+    assert len(to_redis(spool).unsent(100)) == 60
     spool.close()
 
 
@@ -170,7 +171,7 @@ def test_at_the_end_parts_become_events_although_the_disk_is_full(small_disk: Pa
         shop.turn(ending=True)
 
     assert shop.store.held == 0
-    assert sorted(s.type for s in shop.spool.unsent(9)) == ["defect", "gap"]
+    assert sorted(s.type for s in to_redis(shop.spool).unsent(9)) == ["defect", "gap"]
     shop.spool.close()
 
 
@@ -190,5 +191,5 @@ def test_parts_that_cannot_become_events_count_until_the_next_run_publishes_them
     again = Shop(tmp_path / "state")
     assert again.store.held == 1
     again.turn(10)
-    assert [s.type for s in again.spool.unsent(9)] == ["defect"]
+    assert [s.type for s in to_redis(again.spool).unsent(9)] == ["defect"]
     again.spool.close()

@@ -1,11 +1,14 @@
-"""An engine and a network of another package: found by name once it is installed, and no file of linepipe is touched."""
+"""Cameras, sinks, engines and networks of another package: found by name once it is installed, and no file of linepipe is touched."""
 
 import json
 import re
 import subprocess
 import sys
-from collections.abc import Callable
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
@@ -24,7 +27,7 @@ def extras(tmp_path_factory: pytest.TempPathFactory) -> Path:
     source, target = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("installed")
     project, *texts = [text for _, text in BLOCKS.findall((ROOT / "docs" / "extending.md").read_text())]
     assert all(sum(map(bool, text.splitlines()[1:])) <= 40 for text in texts), "docstring and empty lines apart"
-    files = dict(zip(("camera", "engine", "network"), texts, strict=True))
+    files = dict(zip(("camera", "sink", "engine", "network"), texts, strict=True))
     install(source, target, project, {"steel_extras/__init__.py": "", **{f"steel_extras/{name}.py": text for name, text in files.items()}})
     return target
 
@@ -44,8 +47,39 @@ def linepipe(*words: str, code: int = 0) -> subprocess.CompletedProcess[str]:
     return done
 
 
-def test_a_line_runs_a_network_and_an_engine_of_another_package(
-    make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.fixture
+def posted() -> Iterator[tuple[str, list[dict[str, Any]]]]:
+    """A server that takes events: its URL, and what it was sent; the first request it refuses."""
+    events: list[dict[str, Any]] = []
+    refused: list[bytes] = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            data = self.rfile.read(int(self.headers["Content-Length"]))
+            if refused:
+                events.append(json.loads(data))
+            self.send_response(204 if refused else 503)
+            refused.append(data)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/defects", events
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def test_a_line_runs_a_camera_a_sink_an_engine_and_a_network_of_another_package(
+    make_line: Callable[..., Line],
+    extras: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    posted: tuple[str, list[dict[str, Any]]],
 ) -> None:
     monkeypatch.setenv("PYTHONPATH", str(extras))
     rng = np.random.default_rng(0)
@@ -55,14 +89,24 @@ def test_a_line_runs_a_network_and_an_engine_of_another_package(
         cv2.imwrite(str(folder / f"{k}.png"), rng.integers(0, 128, (64, 64), np.uint8) + 100 * (k % 2))
     linepipe("train", "--data", str(tmp_path / "images"), "--out", str(tmp_path / "run"), "--model", "small", "--epochs", "1")
     model = tmp_path / "run" / "model.safetensors"
-    camera = {"source": f"folder:{tmp_path / 'images' / 'dark'}", "when_full": "block"}
-    line = make_line(cameras={"top": camera}, infer={"model": str(model), "engine": "patient"})
+    device = LiveCamera(tmp_path / "camera")
+    camera = {"source": f"raw:{tmp_path / 'camera'}", "frame_px": [SIZE[1], SIZE[0]], "slots": 256}
+    mes, received = posted
+    line = make_line(
+        cameras={"top": camera}, infer={"model": str(model), "engine": "patient"}, publish={"sinks": {"mes": f"webhook:{mes}"}}
+    )
 
-    summary = line.run()
+    summary = line.run("--frames", "60")
+    device.die()
 
     assert summary["engine"] == "patient-f32"
-    assert summary["cameras"]["top"]["inspected"] == 12
+    assert summary["cameras"]["top"]["acquired"] == 60
+    assert summary["cameras"]["top"]["inspected"] > 0
     assert balanced(summary["cameras"]["top"])
+    assert summary["sinks"] == {"mes": {"backlog": 0}}
+    assert received == line.events()
+    assert {e["type"] for e in received} >= {"defect", "coverage"}
+    assert "The sink mes" in line.log and "503" in line.log
     report = json.loads(linepipe("eval", str(model), str(tmp_path / "images"), "--split", "all", "--engine", "patient", "--json").stdout)
     assert report["engine"] == "patient-f32"
 
@@ -177,6 +221,69 @@ def test_a_faulty_camera_of_another_package_touches_no_other_and_is_told_in_sent
     assert "the source faulty: of camera raises failed in look: OSError: driver gone; mend or remove its package" in line.log
     assert "the source faulty: of camera reason failed in read: ValueError: 'tired' is no reason" in line.log
     asked = make_line(cameras={"top": {"source": "faulty:asked"}})
+    assert "fails when it is asked (KeyError('asked'))" in linepipe("validate", str(asked.config), code=2).stderr
+
+
+FAULTY_SINKS = """
+from pipeline.config.urls import SinkKind
+
+
+class Faulty:
+    def __init__(self, url, opening):
+        self.fault, self.feed = url.path, opening.feed
+        if self.fault == "made":
+            raise KeyError("made")
+
+    def connect(self):
+        if self.fault == "leaves":
+            raise SystemExit(3)
+
+    def turn(self):
+        if self.fault == "raises":
+            raise ValueError("x" * 10_000)
+        self.feed.unsent(5)
+        return self.fault == "spins"
+
+    def close(self):
+        raise OSError("closing fails too")
+
+
+def unusable(url):
+    if url.path == "asked":
+        raise KeyError("asked")
+    return ""
+
+
+KIND = SinkKind(example="faulty:HOW", open=Faulty, unusable=unusable)
+"""
+
+
+def test_a_faulty_sink_of_another_package_touches_no_other_and_is_told_in_sentences(
+    make_line: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    project = OFFERS.format(name="faulty", engine="faulty") + '[project.entry-points."linepipe.sinks"]\nfaulty = "faulty:KIND"\n'
+    (tmp_path / "faulty").mkdir()
+    install(tmp_path / "faulty", tmp_path / "installed", project, {"faulty.py": FAULTY_SINKS})
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    faults = ("made", "leaves", "raises", "spins", "takes_nothing")
+    sinks = {fault: f"faulty:{fault}" for fault in faults}
+    line = make_line(
+        cameras={"top": {"source": "sim:strip?seed=1&fps=10", "frame_px": [300, 300]}},
+        publish={"sinks": {**sinks, "plant": f"jsonl:{tmp_path / 'events.jsonl'}"}},
+    )
+    line.start("--frames", "40")
+    summary = line.finish(code=1)
+
+    assert balanced(summary["cameras"]["top"])
+    assert summary["restarts"] == {}
+    assert summary["spool"]["delivered"]
+    assert "Traceback" not in line.log
+    events = line.events()
+    assert [json.loads(text) for text in (tmp_path / "events.jsonl").read_text().splitlines()] == events
+    away = {e["name"] for e in events if e["type"] == "alarm"}
+    assert away >= {f"sink_away:{fault}" for fault in ("made", "leaves", "raises")}
+    assert all(summary["sinks"][fault]["backlog"] == len(events) for fault in faults)
+    asked = make_line(publish={"sinks": {"x": "faulty:asked"}})
     assert "fails when it is asked (KeyError('asked'))" in linepipe("validate", str(asked.config), code=2).stderr
 
 

@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parents[2]
 SOURCES = [p for folder in ("pipeline", "nodes", "ilcs_model") for p in sorted((ROOT / folder).rglob("*.py"))]
 DOORS = {
     "zmq": {"pipeline/transport/sockets.py"},
-    "redis": {"pipeline/client.py", "nodes/publish/redis/sink.py"},
+    "redis": {"pipeline/client.py", "nodes/publish/sinks/redis/sink.py"},
     "av": {"nodes/capture/sources/video.py"},
     "sqlite3": {"nodes/publish/spool/database.py"},
     "openvino": {"ilcs_model/no_telemetry.py"},

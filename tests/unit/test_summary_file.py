@@ -63,7 +63,9 @@ def test_a_device_is_left_alone() -> None:
     assert not Path("/dev/null").is_file()
 
 
-@pytest.mark.parametrize("place", [f"/proc/{os.getpid()}/fd", "/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"])
+@pytest.mark.parametrize(
+    "place", [f"/proc/{os.getpid()}/fd", "/proc/self/fd", "/proc/thread-self/fd", "/dev/fd"], ids=["pid", "self", "thread", "dev"]
+)
 def test_a_file_behind_a_descriptor_is_added_to(tmp_path: Path, place: str) -> None:
     (log := tmp_path / "log").write_text("earlier\n")
     fd = os.open(log, os.O_WRONLY | os.O_APPEND)

@@ -12,6 +12,7 @@ ENDLESS = frozenset({"redis_lost", "redis_damaged", "entries_deleted", "spool_da
 OWN = frozenset(
     {
         "redis_away",
+        "sink_away",
         "foreign_entries",
         "channel_refused",
         "stream_not_trimmed",

@@ -5,7 +5,7 @@ from functools import lru_cache
 import msgspec
 import numpy as np
 
-from nodes.capture.sources.sim import defects, harmless
+from nodes.capture.sources.sim import defects
 from nodes.capture.sources.sim.defects import STRONG, Stamp
 from nodes.capture.sources.sim.texture import motion_blur
 
@@ -65,8 +65,8 @@ class Plan:
         megapixels = max(0, self._right - self._left) * BLOCK_ROWS / 1e6
         things = []
         for _ in range(rng.poisson(HARMLESS_PER_MEGAPIXEL * megapixels)):
-            draw = harmless.DRAW[rng.integers(len(harmless.DRAW))]
-            things.append(self._place(rng, number, "", draw(rng), harmless.CONTRAST))
+            draw = defects.HARMLESS[rng.integers(len(defects.HARMLESS))]
+            things.append(self._place(rng, number, "", draw(rng), defects.HARMLESS_CONTRAST))
         planted: list[Thing] = []
         for _ in range(rng.poisson(DEFECTS_PER_MEGAPIXEL * megapixels)):
             label = list(defects.DRAW)[rng.integers(len(defects.DRAW))]

@@ -1,0 +1,264 @@
+"""The sinks of a line, and the thread that feeds each: its own pauses, its own alarm. One that is away holds up no other.
+
+Whatever a sink raises, nothing moves: it is closed, and connected anew after a pause. Nothing is ever dropped.
+"""
+
+import queue
+import random
+import threading
+import time
+from collections.abc import Callable, Collection
+from functools import partial
+from pathlib import Path
+
+from nodes.publish.sinks.redis.sink import RedisSink
+from nodes.publish.sinks.sink import Feed, Sink, SinkOpening
+from nodes.publish.spool.database import SpoolDamagedError, SpoolTroubleError
+from nodes.publish.spool.spool import FIRST_SINK, Spool, Spooled, Stamp
+from pipeline.config import Config
+from pipeline.config.urls import SinkUrl
+from pipeline.core.errors import LinepipeError
+from pipeline.redis.login import Login
+from pipeline.runtime.supervisor import Alarm, Alarms
+
+PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
+LOOK_S = 1.0
+"""How often a sink has its turn while there is nothing to send."""
+SETTLED_S = 3.0
+"""A sink must have taken events for so long before an outage counts as over."""
+STOP_S = 4.0
+MOST_WORDS = 500  # characters of an error that are told
+OpenSink = Callable[[SinkOpening], Sink]
+
+
+class Sender:
+    """Feeds a sink until stopped. ``confirmed(events)`` and ``alarm(name, active, text)`` are called in its thread.
+
+    ``on``: alarms that an earlier process left on. ``where``: the destination, as it is told to people.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        where: str,
+        spool: Path,
+        open_sink: OpenSink,
+        *,
+        alarm: Alarm,
+        confirmed: Callable[[list[Spooled]], None] = lambda _: None,
+        on: Collection[str] = (),
+    ) -> None:
+        self.name, self._where, self._spool_path, self._open_sink = name, where, spool, open_sink
+        self._confirmed = confirmed
+        self._alarms = Alarms(alarm, on)
+        self._away_alarm = away_alarm(name)
+        self._wake = threading.Event()
+        self._stopping = self.ending = False
+        """The line is at its end: an outage that is over counts as over at once."""
+        self.state = "connecting"
+        """``connecting``, ``up``, or ``away: <why>``."""
+        self.trouble = ""
+        """Why the spool cannot be used by this thread just now; empty: it can."""
+        self.failed: BaseException | None = None
+        """What ended the thread, if anything did."""
+        self._failures = 0
+        self._up_since = 0.0
+        self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
+        self._thread.start()
+
+    @property
+    def settled(self) -> bool:
+        """Whether no outage is on that has been told of."""
+        return self._away_alarm not in self._alarms
+
+    def wake(self) -> None:
+        """There is something to send."""
+        self._wake.set()
+
+    def stop(self) -> None:
+        """Have the thread end; what is unsent stays in the spool."""
+        self._stopping = True
+        self._wake.set()
+
+    def join(self) -> None:
+        """Wait for a thread that was told to stop, as long as a sink may take for its turn."""
+        self._thread.join(STOP_S)
+
+    def _run(self) -> None:
+        spool: Spool | None = None
+        sink: Sink | None = None
+        try:
+            while not self._stopping:
+                try:
+                    spool = spool or self._open_spool()
+                    sink = sink or self._open_sink(SinkOpening(self.name, Feed(spool, self.name, self._count), self._alarms))
+                    self._serve(sink)
+                except SpoolDamagedError:
+                    raise
+                except SpoolTroubleError as exc:
+                    self.trouble = str(exc)
+                except (Exception, SystemExit) as exc:  # whatever a destination, or another package's code, comes up with
+                    self._away(exc)
+                else:
+                    continue
+                self._failures += 1
+                self._sleep(random.uniform(PAUSE_MIN_S, min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(self._failures, 10))))
+        except BaseException as exc:  # handed to the node's main loop, which ends the process
+            self.failed = exc
+        finally:
+            if spool is not None:
+                spool.close()
+
+    def _open_spool(self) -> Spool:
+        try:
+            return Spool(self._spool_path, durable=False, create=False)
+        except OSError as exc:
+            raise SpoolTroubleError(f"{self._spool_path}: {exc}") from exc
+
+    def _serve(self, sink: Sink) -> None:
+        try:
+            sink.connect()
+            while not self._stopping:
+                busy = sink.turn()
+                self.trouble = ""
+                if self.state == "connecting":
+                    self.state = "up"
+                self._outage_over()
+                if not busy:
+                    self._wake.wait(LOOK_S)
+                    self._wake.clear()
+        finally:
+            sink.close()
+
+    def _count(self, events: list[Spooled]) -> None:
+        """The sink has these: the one sign that an outage ends."""
+        self._failures = 0
+        self.state = "up"
+        self._up_since = self._up_since or time.monotonic()
+        self._confirmed(events)
+
+    def _away(self, exc: BaseException) -> None:
+        known = isinstance(exc, LinepipeError | OSError) and str(exc)
+        why = (str(exc) if known else f"{type(exc).__name__}: {exc}")[:MOST_WORDS]  # a server decides how long its errors are
+        self.state = f"away: {why}"
+        self._up_since = 0.0
+        self._alarms.set(self._away_alarm, True, f"{self._where} does not take events ({why}); they wait in the spool")
+
+    def _outage_over(self) -> None:
+        if self.ending or (self._up_since and time.monotonic() - self._up_since >= SETTLED_S):
+            self._alarms.set(self._away_alarm, False, f"{self._where} takes events again")
+
+    def _sleep(self, seconds: float) -> None:
+        deadline = time.monotonic() + seconds
+        while not self._stopping and (left := deadline - time.monotonic()) > 0:
+            self._wake.wait(left)
+            self._wake.clear()
+
+
+def away_alarm(sink: str) -> str:
+    """Name of the alarm that a sink does not take events."""
+    return "redis_away" if sink == FIRST_SINK else f"sink_away:{sink}"
+
+
+GIVE_UP_NS = 5_000_000_000  # at the end: how long a sink may be away before the rest stays in the spool
+GIVE_UP_EMBEDDED_NS = 18_000_000_000  # the supervisor replaces an embedded server that hangs, which takes as long
+
+
+class Sinks:
+    """Starts a sender for each; of the thread that appends to the spool."""
+
+    def __init__(
+        self, config: Config, login: Login, path: Path, spool: Spool, *, confirmed: Callable[[list[Spooled]], None], alarm: Alarm
+    ) -> None:
+        self._spool, self._embedded = spool, config.publish.redis == "embedded"
+        self._lifted: queue.SimpleQueue[Stamp] = queue.SimpleQueue()
+        on = spool.open_alarms.names()
+        _end_alarms_of_removed(config, on, alarm)
+        redis = partial(
+            RedisSink,
+            url=login.url,
+            password=login.password,
+            stream=config.stream,
+            keep_ms=int(config.publish.keep_days * 86_400_000),
+            keep_bytes=int(config.publish.keep_mib * (1 << 20)) if self._embedded else None,
+            lifted=self._lifted.put,
+        )
+        self._redis = Sender(FIRST_SINK, f"Redis at {login.url}", path, redis, alarm=alarm, confirmed=confirmed, on=on)
+        self._others = [
+            Sender(name, f"The sink {name} ({text})", path, partial(_open, text), alarm=alarm, on=on)
+            for name, text in config.publish.sinks.items()
+        ]
+        self._all = [self._redis, *self._others]
+        self.url = login.url
+        self.backlog = {sender.name: 0 for sender in self._all}
+        """Events that each sink has not confirmed, when they were last counted."""
+        self._away_since_ns: dict[str, int] = {}
+
+    def turn(self, *, ending: bool) -> None:
+        """Look after the threads. Raises what ended one of them."""
+        for sender in self._all:
+            if sender.failed is not None:
+                raise sender.failed
+            sender.ending = ending
+        while not self._lifted.empty():
+            self._spool.raise_floor(self._lifted.get())
+
+    def wake(self) -> None:
+        """There is something to send."""
+        for sender in self._all:
+            sender.wake()
+
+    def count(self) -> None:
+        """Count what they have not confirmed. Raises ``SpoolTroubleError``."""
+        for name in self.backlog:
+            self.backlog[name] = self._spool.count_behind(self._spool.watermark(name))
+
+    @property
+    def trouble(self) -> str:
+        """Why one of the threads cannot use the spool just now; empty: they can."""
+        return next((sender.trouble for sender in self._all if sender.trouble), "")
+
+    @property
+    def complete(self) -> bool:
+        """Whether each has everything, as last counted, and no outage is on."""
+        return not any(map(self._lacks, self._all))
+
+    def given_up(self, now_ns: int) -> bool:
+        """At the end: whether those that lack something have been away too long to wait for them."""
+        gone = [self._gone(sender, now_ns) for sender in self._all if self._lacks(sender)]
+        return bool(gone) and all(gone)
+
+    def _lacks(self, sender: Sender) -> bool:
+        return bool(self.backlog[sender.name]) or not sender.settled
+
+    def _gone(self, sender: Sender, now_ns: int) -> bool:
+        if not sender.state.startswith("away"):
+            self._away_since_ns.pop(sender.name, None)
+            return False
+        patience = GIVE_UP_EMBEDDED_NS if sender is self._redis and self._embedded else GIVE_UP_NS
+        return now_ns - self._away_since_ns.setdefault(sender.name, now_ns) > patience
+
+    def facts(self) -> dict[str, object]:
+        """For the heartbeat: Redis by itself, the others by name."""
+        others = {s.name: {"state": s.state, "backlog": self.backlog[s.name]} for s in self._others}
+        return {"redis": self._redis.state, "url": self.url, "sinks": others}
+
+    def stop(self) -> None:
+        """End the threads; what is unsent stays in the spool."""
+        for sender in self._all:
+            sender.stop()
+        for sender in self._all:
+            sender.join()
+
+
+def _open(text: str, opening: SinkOpening) -> Sink:
+    url = SinkUrl.parse(text)
+    sink: Sink = url.kind.open(url, opening)
+    return sink
+
+
+def _end_alarms_of_removed(config: Config, on: set[str], alarm: Alarm) -> None:
+    prefix = away_alarm("")
+    for name in on:
+        if name.startswith(prefix) and (sink := name.removeprefix(prefix)) not in config.publish.sinks:
+            alarm(name, False, f"the configuration has no sink {sink} any more")
