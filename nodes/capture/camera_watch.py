@@ -18,6 +18,7 @@ MOST_MISSING = 1_000_000
 
 MOST_LOSSES, CALM_S = 5, 60.0
 """A camera that is lost so often within that time is taken back only when it is over: one that flaps is no storm of alarms."""
+MOST_BETWEEN_LOOKS_S = 0.25
 
 
 class CameraWatch:
@@ -33,7 +34,7 @@ class CameraWatch:
         silent_s: float | None = None,
     ) -> None:
         """``silent_s``: a camera that has sent nothing for so long is lost; None: its source tells."""
-        self._silent_s, self._heard = silent_s, time.monotonic()
+        self._silent_s, self._quiet_s, self._looked = silent_s, 0.0, time.monotonic()
         self._losses: deque[float] = deque(maxlen=MOST_LOSSES)  # when the last ones were told
         self._camera, self._state, self._outcomes, self._submit, self._log = camera, state, outcomes, submit, log
         self._number: int | None = None  # the device's own, of the last frame
@@ -74,10 +75,11 @@ class CameraWatch:
         return self._gone and len(self._losses) == MOST_LOSSES and time.monotonic() - self._losses[0] < CALM_S
 
     def _silence(self, ready: bool) -> str:
+        """Counted by looks: a process that itself stood still, or just began, has not looked in vain meanwhile."""
         now = time.monotonic()
-        if ready:
-            self._heard = now
-        quiet = self._silent_s is not None and now - self._heard > self._silent_s
+        self._quiet_s = 0.0 if ready else self._quiet_s + min(now - self._looked, MOST_BETWEEN_LOOKS_S)
+        self._looked = now
+        quiet = self._silent_s is not None and self._quiet_s > self._silent_s
         return f"it has sent nothing for {self._silent_s:g} s" if quiet else ""
 
     def _jump(self, number: int | None) -> str:
@@ -95,7 +97,7 @@ class CameraWatch:
         self._alarm(self._state.camera_lost[0], why)
 
     def _return(self) -> None:
-        self._heard = time.monotonic()
+        self._quiet_s = 0.0
         self._outcomes.camera_back(uuid.uuid4().hex)
         self._log.info("camera %s is back", self._camera)
         self._tell_back(self._state.camera_lost[1])

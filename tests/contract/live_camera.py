@@ -19,11 +19,12 @@ SILENT_S = 0.3
 AGAIN_S = 0.02
 
 _CAMERA = """
-import socket, sys, time
+import os, socket, sys, time
 at, first, every, skipped = sys.argv[1], int(sys.argv[2]), float(sys.argv[3]), set(map(int, sys.argv[4].split(",")[1:]))
 server = socket.socket(socket.AF_UNIX)
-server.bind(at)
+server.bind(at + ".part")
 server.listen()
+os.rename(at + ".part", at)
 line, _ = server.accept()
 number = first
 while True:
@@ -38,12 +39,15 @@ while True:
 
 
 class LiveCamera:
-    """The device: its frames are numbered from ``first``, those of ``skipped`` are lost on the way."""
+    """The device, once it listens: its frames are numbered from ``first``, those of ``skipped`` are lost on the way."""
 
     def __init__(self, path: Path, first: int = 0, every_s: float = 0.01, skipped: tuple[int, ...] = ()) -> None:
         path.unlink(missing_ok=True)
         numbers = ",".join(map(str, (-1, *skipped)))
         self.process = subprocess.Popen([sys.executable, "-c", _CAMERA, str(path), str(first), str(every_s), numbers, str(BYTES)])
+        while not path.exists():
+            assert self.process.poll() is None
+            time.sleep(0.005)
 
     def stall(self) -> None:
         self.process.send_signal(signal.SIGSTOP)

@@ -320,6 +320,21 @@ def test_a_camera_that_flaps_is_no_storm(line: Line, start: Callable[..., LiveCa
     line.wait(lambda: len(line.frames) >= before + 5 and len(line.alarms()) == 2 * MOST_LOSSES)
 
 
+def test_a_capture_process_that_stood_still_does_not_take_its_camera_for_silent(
+    line: Line, start: Callable[..., LiveCamera], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Starting on a loaded machine, or stopped for a while; its first look may find no connection yet."""
+    monkeypatch.setattr("tests.contract.live_camera.SILENT_S", 1000)
+    line.capture._watch._silent_s = 0.5
+    start()
+    for _ in range(2):
+        time.sleep(1)
+        before = len(line.frames)
+        line.wait(lambda before=before: len(line.frames) >= before + 5)  # type: ignore[misc]
+
+    assert line.alarms() == []
+
+
 def test_a_camera_that_falls_silent_is_lost_where_its_source_leaves_that_to_capture(
     line: Line, start: Callable[..., LiveCamera], monkeypatch: pytest.MonkeyPatch
 ) -> None:
