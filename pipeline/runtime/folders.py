@@ -85,8 +85,8 @@ class StateFolder:
         """What had to be changed to make it private; empty: nothing."""
         self._locks = [lock_state(self._path)]
         self.snapshot = Snapshot(config)
-        self._run = self._path / "run.json"
-        self._files = {**self.snapshot.files, self._run: msgspec.json.encode({"run": time.time_ns(), "first_id": None})}
+        self._run, self._began_ns = self._path / "run.json", time.time_ns()
+        self._files = {**self.snapshot.files, self._run: msgspec.json.encode({"run": self._began_ns, "first_id": None})}
         self._due, self._seen = list(self._files), dict[Path, tuple[int, ...]]()
         try:
             self._write()
@@ -115,13 +115,20 @@ class StateFolder:
             return f"{text}; {changed}" if changed else text
         return f"{names} in {self._path}: removed or changed by somebody, and written anew" if names else ""
 
+    def _is_completed(self, data: bytes) -> bool:
+        """Whether it is the note of this run as publish completes it, at any moment."""
+        try:
+            return bool(msgspec.json.decode(data)["run"] == self._began_ns)
+        except (ValueError, KeyError, TypeError):
+            return False
+
     def _write(self) -> list[Path]:
         """Write what is due; returns which files were not as they must be. Raises ``OSError``."""
         written = []
         while self._due:
             path = self._due[0]
             data = path.read_bytes() if path.is_file() else None
-            if path == self._run and data is not None and b"first_id" in data:  # publish completes it, at any moment
+            if data is not None and path == self._run and self._is_completed(data):
                 self._files[path] = data
             if data != self._files[path]:
                 write_private(path, self._files[path])

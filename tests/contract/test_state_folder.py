@@ -1,5 +1,6 @@
 """The state folder that a run holds: whatever is moved, replaced or removed there comes back, or is told as what it is."""
 
+import json
 import os
 import shutil
 from pathlib import Path
@@ -15,8 +16,12 @@ FILES = ("line.json", "model.safetensors", "run.json")
 
 
 @pytest.fixture
-def held(tmp_path: Path) -> StateFolder:
-    config = Config(line="l", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="ilcs-neu"), state_dir=str(tmp_path / "state"))
+def config(tmp_path: Path) -> Config:
+    return Config(line="l", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="ilcs-neu"), state_dir=str(tmp_path / "state"))
+
+
+@pytest.fixture
+def held(config: Config) -> StateFolder:
     found = StateFolder(config)
     assert found.turn() == ""
     return found
@@ -27,12 +32,17 @@ def state(tmp_path: Path) -> Path:
     return tmp_path / "state"
 
 
+def completed(state: Path) -> str:
+    """The note of the run as publish completes it."""
+    return json.dumps({**json.loads((state / "run.json").read_text()), "first_id": "7-0"})
+
+
 def content(state: Path) -> list[bytes]:
     return [(state / name).read_bytes() for name in FILES]
 
 
 def test_removed_files_come_back_as_they_were(held: StateFolder, state: Path) -> None:
-    (state / "run.json").write_text('{"run": 5, "first_id": "7-0"}')  # as publish completes it
+    (state / "run.json").write_text(completed(state))
     held.turn()
     before = content(state)
     for name in FILES:
@@ -47,19 +57,30 @@ def test_removed_files_come_back_as_they_were(held: StateFolder, state: Path) ->
 def test_what_publish_notes_while_the_folder_is_looked_at_is_no_damage(
     held: StateFolder, state: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    look = state_folder._state_of
+    look, note = state_folder._state_of, completed(state)
 
     def look_late(path: Path) -> tuple[int, ...]:
         if path.name == "run.json":
-            (state / "part").write_text('{"run": 5, "first_id": "7-0"}')
+            (state / "part").write_text(note)
             (state / "part").rename(path)
         return look(path)
 
     monkeypatch.setattr(state_folder, "_state_of", look_late)
 
     assert held.turn() == ""
-    assert (state / "run.json").read_text() == '{"run": 5, "first_id": "7-0"}'
+    assert (state / "run.json").read_text() == note
     held.close()
+
+
+def test_the_note_of_an_earlier_run_is_not_taken_for_that_of_this_one(held: StateFolder, state: Path, config: Config) -> None:
+    (state / "run.json").write_text(completed(state))
+    held.turn()
+    held.close()
+
+    again = StateFolder(config)
+
+    assert json.loads((state / "run.json").read_text())["first_id"] is None
+    again.close()
 
 
 @pytest.mark.parametrize("name", ["line.json", "model.safetensors"])
