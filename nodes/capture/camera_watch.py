@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from nodes.capture.frame_outcomes import FrameOutcomes
 from nodes.capture.sources.source import Awaited
+from pipeline.core.events import AlarmKind
 from pipeline.core.frame import Alarm
 from pipeline.transport.outbox import Then
 from pipeline.transport.ring_state import RingState
@@ -117,9 +118,9 @@ class CameraWatch:
 
     def _alarm(self, at_ns: int, why: str) -> None:
         self._submit(
-            Alarm(name=f"camera_lost:{self._camera}", active=True, text=f"camera {self._camera} is lost: {why}", at_ns=at_ns), None
+            Alarm(name=AlarmKind.CAMERA_LOST.of(self._camera), active=True, text=f"camera {self._camera} is lost: {why}", at_ns=at_ns), None
         )
 
     def _tell_back(self, at_ns: int) -> None:
-        alarm = Alarm(name=f"camera_lost:{self._camera}", active=False, text=f"camera {self._camera} is back", at_ns=at_ns)
+        alarm = Alarm(name=AlarmKind.CAMERA_LOST.of(self._camera), active=False, text=f"camera {self._camera} is back", at_ns=at_ns)
         self._submit(alarm, lambda _: self._state.commit(self._state.set_camera_lost(0, 0)))

@@ -11,6 +11,7 @@ from pipeline.config.plugins import SOURCES
 from pipeline.config.topology import frame_rate, workers
 from pipeline.config.urls import Opening, SourceUrl
 from pipeline.core.frame import Alarm, Coverage, FrameMeta, Gap, Verdict
+from pipeline.core.status import Facts, NodeState
 from pipeline.runtime.node import NodeContext
 from pipeline.transport.dispatch import Dispatcher
 from pipeline.transport.leases import LeaseTable
@@ -41,7 +42,7 @@ def capture(node: NodeContext) -> None:
     try:
         while work.turn():
             work.wait()
-        node.beat("ended", work.facts, now=True)
+        node.beat(NodeState.ENDED, work.facts, now=True)
     finally:
         work.close()
 
@@ -107,7 +108,7 @@ class _Capture:
         self._outbox.turn(now)
         draining = self._begun and self._ended and self._drained()
         self._report(now, last=draining)
-        self._node.beat("running" if self._first_ns else "waiting", self.facts)
+        self._node.beat(NodeState.RUNNING if self._first_ns else NodeState.WAITING, self.facts)
         if not draining:
             return True
         heard = self._dispatcher.end(self._ring.state.epoch) or self._node.out_of_time
@@ -241,14 +242,14 @@ class _Capture:
     def _submit(self, record: Gap | Coverage | Verdict | Alarm, then: Then | None = None) -> None:
         self._outbox.submit(record, time.monotonic_ns(), then)
 
-    def facts(self) -> dict[str, object]:
-        return {
-            "camera": self._name,
-            "epoch": self._ring.state.epoch,
-            "stale": self._table.stale,
-            "refused": self._router.refused + self._outbox.dealer.refused,
-            "waiting": self._table.waiting,
-        }
+    def facts(self) -> Facts:
+        return Facts(
+            camera=self._name,
+            epoch=self._ring.state.epoch,
+            stale=self._table.stale,
+            refused=self._router.refused + self._outbox.dealer.refused,
+            waiting=self._table.waiting,
+        )
 
     def close(self) -> None:
         self._server.close()

@@ -10,6 +10,7 @@ from nodes.infer.engines.load import Loaded, load_engine
 from nodes.infer.inspector import Inspector, Pending
 from pipeline.config.topology import PREPROCESS, credits_for
 from pipeline.core.errors import ProtocolError
+from pipeline.core.status import Facts, NodeState
 from pipeline.core.tiles import Pixels, Preprocess, TiledFrame
 from pipeline.runtime.node import NodeContext, resolve
 from pipeline.transport.frame_receiver import CameraReceiver, FrameReceiver, Leased
@@ -86,17 +87,17 @@ def _loop(
     waiter = Waiter(*[receiver.dealer for receiver in receivers], outbox.dealer, inspector.runner.fileno())
     node.log.info("model %s, engine %s", loaded.id.name, loaded.engine.name)
 
-    def facts() -> dict[str, object]:
-        return {
-            "engine": loaded.engine.name,
-            "model": loaded.id.name,
-            "tiles": inspector.tiles,
-            "batches": inspector.batches,
-            "held": sum(map(len, receivers)),
-            "stale": inspector.stale,
-            "refused": outbox.dealer.refused + sum(receiver.dealer.refused for receiver in receivers),
-            "golden_checks": inspector.runner.checks,
-        }
+    def facts() -> Facts:
+        return Facts(
+            engine=loaded.engine.name,
+            model=loaded.id.name,
+            tiles=inspector.tiles,
+            batches=inspector.batches,
+            held=sum(map(len, receivers)),
+            stale=inspector.stale,
+            refused=outbox.dealer.refused + sum(receiver.dealer.refused for receiver in receivers),
+            golden_checks=inspector.runner.checks,
+        )
 
     told = False
     while True:
@@ -106,7 +107,7 @@ def _loop(
         inspector.collect()
         more = take()
         inspector.feed()
-        node.beat("running", facts)
+        node.beat(NodeState.RUNNING, facts)
         if node.stopping and not told:
             told = True
             for receiver in receivers:
@@ -114,7 +115,7 @@ def _loop(
         if node.stopping and (node.out_of_time or not any(map(len, receivers))):
             break
         waiter.wait(0 if more else inspector.wait_ms(IDLE_MS))
-    node.beat("ended", facts, now=True)
+    node.beat(NodeState.ENDED, facts, now=True)
     for receiver in receivers:
         receiver.dealer.close(flush_ms=200)
     outbox.dealer.close(flush_ms=200)

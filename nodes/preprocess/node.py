@@ -11,6 +11,7 @@ from nodes.preprocess.choose_preprocess import make_preprocess
 from pipeline.config.model_file import model_of_line, read_model
 from pipeline.config.topology import credits_for, workers
 from pipeline.core.errors import ProtocolError
+from pipeline.core.status import Facts, NodeState
 from pipeline.core.tiles import Pixels, TiledFrame
 from pipeline.runtime.node import NodeContext
 from pipeline.transport.dispatch import Dispatcher
@@ -27,7 +28,7 @@ def preprocess(node: NodeContext) -> None:
     work = _Preprocess(node)
     while work.turn():
         work.waiter.wait(work.wait_ms())
-    node.beat("ended", work.facts, now=True)
+    node.beat(NodeState.ENDED, work.facts, now=True)
     work.close()
 
 
@@ -65,7 +66,7 @@ class _Preprocess:
         for leased, tiled in zip(group, self._preprocess([(leased.ref, leased.data) for leased in group]), strict=True):
             self._offer(leased, tiled)
         self._dispatcher.grant(now)
-        self._node.beat("running" if self._dispatcher.has_worker else "waiting", self.facts)
+        self._node.beat(NodeState.RUNNING if self._dispatcher.has_worker else NodeState.WAITING, self.facts)
         if self._node.stopping and not self._told:
             self._told = True
             for camera in self._cameras:
@@ -117,9 +118,9 @@ class _Preprocess:
         leased.ack(invalid)
         self._table.release(slot)
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> Facts:
         refused = self._router.refused + sum(camera.frames.dealer.refused for camera in self._cameras)
-        return {"frames": self._frames, "held": sum(len(camera.frames) for camera in self._cameras), "refused": refused}
+        return Facts(frames=self._frames, held=sum(len(camera.frames) for camera in self._cameras), refused=refused)
 
     def close(self) -> None:
         for camera in self._cameras:

@@ -14,7 +14,9 @@ from nodes.publish.spool.database import SpoolDamagedError, SpoolTroubleError
 from nodes.publish.spool.salvage import flag_path, open_spool
 from nodes.publish.spool.spool import FIRST_SINK, Spool, lock_spool
 from pipeline.core.errors import ConfigError, NodeError
+from pipeline.core.events import AlarmKind
 from pipeline.core.frame import Alarm
+from pipeline.core.status import Facts, NodeState
 from pipeline.redis.login import Login, writer_login
 from pipeline.redis.server import running_url
 from pipeline.runtime.node import NodeContext
@@ -36,7 +38,7 @@ def publish(node: NodeContext) -> None:
         try:
             while work.turn():
                 work.waiter.wait(IDLE_MS)
-            node.beat("ended", work.facts, now=True)
+            node.beat(NodeState.ENDED, work.facts, now=True)
         finally:
             work.close()
     except SpoolDamagedError as exc:
@@ -59,7 +61,7 @@ def _open(node: NodeContext, path: Path) -> tuple[Spool, str]:
         if trouble != said:
             node.log.warning("the spool cannot be opened (%s); tried again until it can", trouble)
         said = trouble
-        node.beat("waiting", partial(dict, spool=said), now=True)
+        node.beat(NodeState.WAITING, partial(Facts, spool=said), now=True)
         if node.out_of_time:
             raise NodeError(f"the spool could not be opened before the end: {trouble}")
         time.sleep(OPEN_AGAIN_S)
@@ -78,7 +80,7 @@ class _Publish:
         self._alarms: queue.SimpleQueue[Alarm] = queue.SimpleQueue()
         self._store = Store(node.config, spool, path, node.log, self._alarm)
         if news:
-            self._alarm("spool_damaged", True, f"{path}: {news}")
+            self._alarm(AlarmKind.SPOOL_DAMAGED, True, f"{path}: {news}")
         run_seq = self._begin_run(node.config.state / "run.json")
         for name in spool.open_alarms.left_by(run_seq):
             self._alarm(name, False, f"{name} is over with the run in which it began")
@@ -114,7 +116,7 @@ class _Publish:
         if (stored := self._store.counts.total()) != self._stored:
             self._stored = stored
             self._sinks.wake()
-        self._node.beat("running", self.facts)
+        self._node.beat(NodeState.RUNNING, self.facts)
         return not stopping or busy or not self._finished(now)
 
     def _hear(self) -> bool:
@@ -159,20 +161,22 @@ class _Publish:
             self._store.trouble = str(exc)
         return self._sinks.backlog[FIRST_SINK] + self._store.held
 
-    def facts(self) -> dict[str, object]:
+    def facts(self) -> Facts:
         store = self._store
-        return {
-            "events": dict(store.counts),
-            "frames": store.frames,
-            "tiles": store.tiles,
-            "duplicates": store.duplicates,
-            "backlog": self._count_backlog(),
-            "waiting": store.waiting,
-            "spool": store.trouble or self._sinks.trouble or "ok",
-            **self._sinks.facts(),
-            "latency": store.latency.facts,
-            "refused": self._router.refused,
-        }
+        return Facts(
+            events=dict(store.counts),
+            frames=store.frames,
+            tiles=store.tiles,
+            duplicates=store.duplicates,
+            backlog=self._count_backlog(),
+            waiting=store.waiting,
+            spool=store.trouble or self._sinks.trouble or "ok",
+            redis=self._sinks.redis_state,
+            url=self._sinks.url,
+            sinks=self._sinks.facts(),
+            latency=store.latency.facts,
+            refused=self._router.refused,
+        )
 
     def close(self) -> None:
         self._sinks.stop()

@@ -23,7 +23,7 @@ from nodes.publish.spool.salvage import rescue
 from nodes.publish.spool.spool import FIRST_SINK, Spool, Spooled
 from pipeline.config import Config
 from pipeline.core.errors import NodeError
-from pipeline.core.events import DefectEvent, Event
+from pipeline.core.events import AlarmKind, DefectEvent, Event
 from pipeline.core.frame import Gap, Publishable, Verdict
 from pipeline.runtime.supervisor import Alarm
 
@@ -53,7 +53,9 @@ class Store:
         self.trouble = ""
         """Why nothing, or no verdict, is accepted just now; empty: all is well."""
         on = spool.open_alarms.names()  # begun by a publish node that was killed, too: each goes on, or ends as its cause does
-        self._full, self._stuck, self._imageless = (name in on for name in ("disk_full", "spool_stuck", "image_not_kept"))
+        self._full, self._stuck, self._imageless = (
+            name in on for name in (AlarmKind.DISK_FULL, AlarmKind.SPOOL_STUCK, AlarmKind.IMAGE_NOT_KEPT)
+        )
         if self._full:
             self._reserve.release()
         elif not self._reserve.take():
@@ -183,11 +185,11 @@ class Store:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise SpoolTroubleError("the disk of state_dir is full", full=True) from exc
             if not self._imageless:
-                self._alarm("image_not_kept", True, f"images/{event.image}: {exc.strerror}; events go out without their images")
+                self._alarm(AlarmKind.IMAGE_NOT_KEPT, True, f"images/{event.image}: {exc.strerror}; events go out without their images")
             self._imageless = True
             return msgspec.structs.replace(event, image=None)
         if self._imageless:
-            self._alarm("image_not_kept", False, "images of defects are kept again")
+            self._alarm(AlarmKind.IMAGE_NOT_KEPT, False, "images of defects are kept again")
         self._imageless = False
         return event
 
@@ -223,7 +225,7 @@ class Store:
             self._room_ns = now_ns + LOOK_NS
             if self._reserve.take(spare=True):
                 self._full = False
-                self._alarm("disk_full", False, "the disk of state_dir has room again: verdicts are accepted")
+                self._alarm(AlarmKind.DISK_FULL, False, "the disk of state_dir has room again: verdicts are accepted")
 
     def _troubled(self, exc: SpoolTroubleError, now_ns: int) -> None:
         if not self.trouble:
@@ -235,12 +237,16 @@ class Store:
             self._full, self._retry_ns, self._room_ns = True, now_ns, now_ns + LOOK_NS
             self._reserve.release()
             self._alarm(
-                "disk_full", True, "the disk of state_dir is full: frames wait, and what a live camera cannot hold is a gap; make room"
+                AlarmKind.DISK_FULL,
+                True,
+                "the disk of state_dir is full: frames wait, and what a live camera cannot hold is a gap; make room",
             )
         elif not self._full and not self._stuck and now_ns - self._since_ns > STUCK_NS:
             self._stuck = True
             self._alarm(
-                "spool_stuck", True, f"the spool cannot be written ({exc}): frames wait, and what a live camera cannot hold is a gap"
+                AlarmKind.SPOOL_STUCK,
+                True,
+                f"the spool cannot be written ({exc}): frames wait, and what a live camera cannot hold is a gap",
             )
 
     def _well(self) -> None:
@@ -248,7 +254,7 @@ class Store:
             self.trouble = "the disk of state_dir is full; verdicts wait"
             return
         if self._stuck:
-            self._alarm("spool_stuck", False, "the spool can be written again")
+            self._alarm(AlarmKind.SPOOL_STUCK, False, "the spool can be written again")
         if self.trouble:
             self._log.warning("the spool accepts everything again")
         self.trouble, self._stuck = "", False

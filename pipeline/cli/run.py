@@ -34,5 +34,5 @@ def run(config: Path, overrides: tuple[str, ...], for_s: float | None, frames: i
             found = line.run(console.tick)
         finally:
             console.ledger(line.summary)
-    if found["error"] is not None:
-        raise LinepipeError(found["error"])
+    if found.error is not None:
+        raise LinepipeError(found.error)

@@ -1,15 +1,16 @@
 """``linepipe status``"""
 
-import json
 import time
 from pathlib import Path
 from typing import Any
 
 import click
+import msgspec
 
 from pipeline.cli.options import read_config, with_config
 from pipeline.config import Config
 from pipeline.core.errors import LinepipeError
+from pipeline.core.status import LineStatus
 from pipeline.system.files import check_owner, read_plain
 from pipeline.system.folder_lock import is_running
 
@@ -29,8 +30,8 @@ def status(config: Path, overrides: tuple[str, ...], follow: bool, as_json: bool
     if as_json:
         while True:
             found = _read(settings)
-            click.echo(json.dumps(found))
-            if not follow or not found["running"]:
+            click.echo(msgspec.json.encode(found))
+            if not follow or not found.running:
                 return
             time.sleep(REFRESH_S)
     from rich.console import Console
@@ -51,30 +52,25 @@ def status(config: Path, overrides: tuple[str, ...], follow: bool, as_json: bool
             time.sleep(REFRESH_S)
 
 
-def _table(settings: Config) -> tuple[Any, bool]:
+def _table(settings: Config) -> tuple[Any, bool | None]:
     from pipeline.console.console import status_table
 
     found = _read(settings)
-    try:
-        return status_table(found), found["running"]
-    except (LookupError, TypeError, ValueError, AttributeError) as exc:
-        raise LinepipeError(
-            f"{settings.state / 'status.json'} is not what this version writes ({exc!r}); it is written anew when the line runs"
-        ) from exc
+    return status_table(found), found.running
 
 
-def _read(settings: Config) -> dict[str, Any]:
+def _read(settings: Config) -> LineStatus:
     check_owner(settings.state)
     path = settings.state / "status.json"
     try:
-        found = json.loads(read_plain(path))
-        if not isinstance(found, dict):
-            raise ValueError("no object")
+        found = msgspec.json.decode(read_plain(path), type=LineStatus)
     except FileNotFoundError as exc:
         raise LinepipeError(f"line {settings.line} has never run with state_dir {settings.state}; start it with `linepipe run`") from exc
     except OSError as exc:
         raise LinepipeError(f"{path} cannot be read: {exc.strerror}") from exc
+    except msgspec.ValidationError as exc:
+        raise LinepipeError(f"{path} is not what this version writes ({exc}); it is written anew when the line runs") from exc
     except (ValueError, RecursionError) as exc:
         raise LinepipeError(f"{path} is damaged ({exc}); it is written anew when the line runs") from exc
-    found["running"] = is_running(settings.state)
+    found.running = is_running(settings.state)
     return found

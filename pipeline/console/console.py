@@ -9,6 +9,7 @@ from pipeline.client import Events
 from pipeline.config import Config
 from pipeline.console.event_feed import EventFeed
 from pipeline.console.output import Output, Relay, printable
+from pipeline.core.status import LineStatus, NodeStatus, Phase, Summary
 
 LAST_LOOK_S = 1.0
 FLUSH_S = 1.0
@@ -34,16 +35,16 @@ class Console:
         for line in text.splitlines():
             self._out.line(line)
 
-    def tick(self, status: dict[str, Any]) -> None:
+    def tick(self, status: LineStatus) -> None:
         """Show where things stand on a terminal, and events from now on; with the phase ``ended`` the last of them."""
         if self._feed is None:
             self._feed = EventFeed(lambda: Events.of_line(self._config), self.say)
-        if status["phase"] in ("ended", "failed"):
+        if status.phase in (Phase.ENDED, Phase.FAILED):
             self._feed.finish(LAST_LOOK_S)
         elif self._terminal:
             self._err.progress(progress_line(status))
 
-    def ledger(self, summary: dict[str, Any] | None) -> None:
+    def ledger(self, summary: Summary | None) -> None:
         """Print the ledger and the main figures; there are none before a line began."""
         for line in ledger_lines(summary) if summary is not None else []:
             self._out.line(line)
@@ -70,70 +71,69 @@ def _encoding(stream: Any) -> str:
     return getattr(stream, "encoding", None) or "utf-8"
 
 
-def progress_line(status: dict[str, Any]) -> str:
+def progress_line(status: LineStatus) -> str:
     """Where a running line stands, in one line."""
-    parts = [status["phase"]]
-    for name, camera in status["cameras"].items():
-        parts.append(f"{name}: {camera['acquired']} acquired, {camera['inspected']} inspected")
-        parts += [f"{sum(camera[kind].values())} {kind}" for kind in ("dropped", "invalid") if camera[kind]]
-    parts.append(f"{status['events'].get('defect', 0)} defects")
-    if status["spool"]["backlog"]:
-        parts.append(f"{status['spool']['backlog']} events wait for Redis")
-    parts += [f"{sink['backlog']} events wait for {name}" for name, sink in status["sinks"].items() if sink["backlog"]]
+    parts = [str(status.phase)]
+    for name, camera in status.cameras.items():
+        parts.append(f"{name}: {camera.acquired} acquired, {camera.inspected} inspected")
+        parts += [f"{sum(n.values())} {kind}" for kind, n in (("dropped", camera.dropped), ("invalid", camera.invalid)) if n]
+    parts.append(f"{status.events.get('defect', 0)} defects")
+    if status.spool.backlog:
+        parts.append(f"{status.spool.backlog} events wait for Redis")
+    parts += [f"{sink.backlog} events wait for {name}" for name, sink in status.sinks.items() if sink.backlog]
     return " | ".join(parts)
 
 
-def ledger_lines(summary: dict[str, Any]) -> list[str]:
+def ledger_lines(summary: Summary) -> list[str]:
     """The ledger and the main figures, at the end of a run."""
-    lines = [f"line {summary['line']}: {summary['duration_s']:.1f} s, engine {summary['engine']}"]
-    for name, c in summary["cameras"].items():
-        dropped, invalid = _reasons(c["dropped"]), _reasons(c["invalid"])
+    lines = [f"line {summary.line}: {summary.duration_s:.1f} s, engine {summary.engine}"]
+    for name, c in summary.cameras.items():
+        dropped, invalid = _reasons(c.dropped), _reasons(c.invalid)
         lines.append(
-            f"  {name}: acquired {c['acquired']} = inspected {c['inspected']} + dropped {dropped} + invalid {invalid}"
-            f" + in flight {c['in_flight']}"
+            f"  {name}: acquired {c.acquired} = inspected {c.inspected} + dropped {dropped} + invalid {invalid} + in flight {c.in_flight}"
         )
-    lines.append("  events: " + ", ".join(f"{kind} {n}" for kind, n in summary["events"].items()))
-    total, rate = summary["latency_ms"]["total"], summary["throughput"]
-    latency = "" if total["p50"] is None else f"; frame to Redis p50 {total['p50']} ms, p99 {total['p99']} ms"
-    lines.append(f"  {rate['frames_per_s']} frames/s, {rate['tiles_per_s']} tiles/s{latency}")
-    if summary["restarts"]:
-        lines.append("  restarts: " + ", ".join(f"{name} {n}" for name, n in summary["restarts"].items()))
-    if summary["spool"]["backlog"]:
-        lines.append(f"  {summary['spool']['backlog']} events wait in the spool for Redis")
-    lines += [f"  {sink['backlog']} events wait in the spool for {name}" for name, sink in summary["sinks"].items() if sink["backlog"]]
+    lines.append("  events: " + ", ".join(f"{kind} {n}" for kind, n in summary.events.items()))
+    total, rate = summary.latency_ms["total"], summary.throughput
+    latency = "" if total.p50 is None else f"; frame to Redis p50 {total.p50} ms, p99 {total.p99} ms"
+    lines.append(f"  {rate.frames_per_s} frames/s, {rate.tiles_per_s} tiles/s{latency}")
+    if summary.restarts:
+        lines.append("  restarts: " + ", ".join(f"{name} {n}" for name, n in summary.restarts.items()))
+    if summary.spool.backlog:
+        lines.append(f"  {summary.spool.backlog} events wait in the spool for Redis")
+    lines += [f"  {sink.backlog} events wait in the spool for {name}" for name, sink in summary.sinks.items() if sink.backlog]
     return lines
 
 
-def status_table(status: dict[str, Any]) -> Any:
+def status_table(status: LineStatus) -> Any:
     """The status of a line as rich tables."""
     from rich.console import Group
     from rich.table import Table
 
-    phase = status["phase"] if status["running"] else f"not running, last seen {status['phase']}"
-    title = f"line {status['line']}: {phase}, {status['duration_s']} s"
+    phase = status.phase if status.running else f"not running, last seen {status.phase}"
+    title = f"line {status.line}: {phase}, {status.duration_s} s"
     nodes = Table("node", "state", "pid", "restarts", "refused", "why it does not run")
-    for name, node in status["nodes"].items():
-        nodes.add_row(name, node["state"], str(node["pid"] or ""), str(node["restarts"]), str(node.get("refused", 0)), _why(node))
+    for name, node in status.nodes.items():
+        nodes.add_row(name, node.state, str(node.pid or ""), str(node.restarts), str(node.refused), _why(node))
     ledger = Table("camera", "acquired", "inspected", "dropped", "invalid", "in flight")
-    for name, c in status["cameras"].items():
-        ledger.add_row(name, str(c["acquired"]), str(c["inspected"]), _reasons(c["dropped"]), _reasons(c["invalid"]), str(c["in_flight"]))
+    for name, c in status.cameras.items():
+        ledger.add_row(name, str(c.acquired), str(c.inspected), _reasons(c.dropped), _reasons(c.invalid), str(c.in_flight))
     latency = Table("latency, ms", "p50", "p99")
-    for stage, quantiles in status["latency_ms"].items():
-        latency.add_row(stage, str(quantiles["p50"] or "-"), str(quantiles["p99"] or "-"))
-    events = ", ".join(f"{kind} {n}" for kind, n in status["events"].items()) or "none yet"
+    for stage, quantiles in status.latency_ms.items():
+        latency.add_row(stage, str(quantiles.p50 or "-"), str(quantiles.p99 or "-"))
+    events = ", ".join(f"{kind} {n}" for kind, n in status.events.items()) or "none yet"
     text = (
-        f"engine {status['engine'] or '-'}, {status['throughput']['frames_per_s']} frames/s; events: {events}\n"
-        f"Redis {status['redis']['url']}: {status['spool']['redis'] or '-'}; {status['spool']['backlog'] or 0} events wait in the spool"
+        f"engine {status.engine or '-'}, {status.throughput.frames_per_s} frames/s; events: {events}\n"
+        f"Redis {status.redis.url}: {status.spool.redis or '-'}; {status.spool.backlog or 0} events wait in the spool"
     )
-    for name, sink in status.get("sinks", {}).items():
-        text += f"\nsink {name}: {sink['state']}; {sink['backlog']} events wait in the spool"
-    if refused := status.get("refused"):
-        text += f"\nthe supervisor refused {refused} messages that no node of the line sends"
+    for name, sink in status.sinks.items():
+        text += f"\nsink {name}: {sink.state}; {sink.backlog} events wait in the spool"
+    if status.refused:
+        text += f"\nthe supervisor refused {status.refused} messages that no node of the line sends"
     return Group(title, nodes, ledger, latency, text)
 
 
-def _why(node: dict[str, Any]) -> str:
-    reason, retry_s = printable(node.get("reason") or ""), node.get("retry_in_s")
+def _why(node: NodeStatus) -> str:
+    reason, retry_s = printable(node.reason or ""), node.retry_in_s
     return reason if retry_s is None or not reason else f"{reason} (next try in {retry_s:.0f} s)"
 
 

@@ -1,23 +1,24 @@
-"""The events that a line publishes: a public contract. ``schema`` gives it as JSON Schema. Pure.
+"""The events that a line publishes: a public contract. Pure.
 
-Every field is always there; what may be unknown is null. Times are RFC 3339 in UTC.
+Every field is always there; what may be unknown is null. A later version may add fields, and readers pass over them. Times
+are RFC 3339 in UTC.
 """
 
 from datetime import UTC, datetime
-from typing import Any
+from enum import StrEnum
 
 import msgspec
 
 VERSION = 1
 
 
-class _Event(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, tag_field="type"):
+class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
     v: int
     id: str
     line: str
 
 
-class ModelRef(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     """The model that judged."""
 
     name: str
@@ -70,6 +71,37 @@ class CoverageEvent(_Event, frozen=True, kw_only=True, tag="coverage"):
     at: str
 
 
+class AlarmKind(StrEnum):
+    """What an alarm is about; of a camera, node, sink or consumer group its name follows, as ``KIND:NAME``."""
+
+    CAMERA_LOST = "camera_lost"
+    REDIS_AWAY = "redis_away"
+    SINK_AWAY = "sink_away"
+    REDIS_LOST = "redis_lost"
+    REDIS_DIED = "redis_died"
+    REDIS_DAMAGED = "redis_damaged"
+    REDIS_CROWDED = "redis_crowded"
+    FOREIGN_ENTRIES = "foreign_entries"
+    ENTRIES_DELETED = "entries_deleted"
+    CHANNEL_REFUSED = "channel_refused"
+    STREAM_NOT_TRIMMED = "stream_not_trimmed"
+    GROUP_IDLE = "group_idle"
+    GROUP_LOST = "group_lost"
+    DISK_FULL = "disk_full"
+    SPOOL_STUCK = "spool_stuck"
+    SPOOL_DAMAGED = "spool_damaged"
+    IMAGE_NOT_KEPT = "image_not_kept"
+    NODE_DIED = "node_died"
+    NODE_STORM = "node_storm"
+    FRAMES_UNACCOUNTED = "frames_unaccounted"
+    SOCKETS_REMOVED = "sockets_removed"
+    STATE_REMOVED = "state_removed"
+
+    def of(self, name: str) -> str:
+        """The name of the alarm that is about ``name``."""
+        return f"{self}:{name}"
+
+
 class AlarmEvent(_Event, frozen=True, kw_only=True, tag="alarm"):
     """Something that needs a person (``active``), or its end."""
 
@@ -95,9 +127,3 @@ def timestamp(wall_ns: int) -> str:
 def encode(event: Event) -> bytes:
     """One event as JSON."""
     return msgspec.json.encode(event)
-
-
-def schema() -> dict[str, Any]:
-    """JSON Schema (2020-12) of one event."""
-    (root,), components = msgspec.json.schema_components([Event], ref_template="#/$defs/{name}")
-    return {"$schema": "https://json-schema.org/draft/2020-12/schema", "title": "linepipe event", **root, "$defs": components}

@@ -14,12 +14,14 @@ from typing import Any
 from pipeline.config import Config
 from pipeline.config.topology import Endpoints, Process, make_private, runtime_dir
 from pipeline.core.errors import LinepipeError
+from pipeline.core.status import Facts, NodeState
 from pipeline.system.files import keep_private
 from pipeline.transport.frame_receiver import BOOT
-from pipeline.transport.messages import Status
+from pipeline.transport.messages import Heartbeat
 from pipeline.transport.sockets import Dealer
 
 BEAT_NS = 250_000_000
+MOST_WORDS = 10_000
 DRAIN_S = 20.0
 """How long a node that was told to stop may take to finish what it has."""
 
@@ -67,7 +69,7 @@ class NodeContext:
             os._exit(130)
         self._stop_ns = time.monotonic_ns()
 
-    def beat(self, state: str, facts: Callable[[], dict[str, Any]], *, now: bool = False) -> None:
+    def beat(self, state: NodeState, facts: Callable[[], Facts] = Facts, *, now: bool = False) -> None:
         """Called in each turn of the work loop: tells the supervisor, a few times a second, that it turns."""
         self._progress += 1
         stamp = time.monotonic_ns()
@@ -77,10 +79,10 @@ class NodeContext:
 
     def fail(self, error: str) -> None:
         """The last heartbeat of a node that cannot go on: the supervisor shows why."""
-        self._send("failed", {"error": error})
+        self._send(NodeState.FAILED, Facts(error=error[:MOST_WORDS]))
 
-    def _send(self, state: str, facts: dict[str, object]) -> None:
-        self._dealer.send(Status(node=self.process.name, pid=os.getpid(), boot=BOOT, state=state, progress=self._progress, facts=facts))
+    def _send(self, state: NodeState, facts: Facts) -> None:
+        self._dealer.send(Heartbeat(node=self.process.name, pid=os.getpid(), boot=BOOT, state=state, progress=self._progress, facts=facts))
 
     def close(self) -> None:
         """Let the last heartbeat out."""
@@ -110,7 +112,7 @@ def run_node(
     if drain:
         node.stop()
     try:
-        node.beat("starting", dict, now=True)
+        node.beat(NodeState.STARTING, now=True)
         resolve(process.entry)(node)
     except LinepipeError as exc:
         node.log.error("%s", exc)

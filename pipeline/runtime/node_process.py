@@ -11,11 +11,11 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from pipeline.config.topology import Process
+from pipeline.core.status import Facts, NodeState
 from pipeline.system.launch import bound
-from pipeline.transport.messages import Status
+from pipeline.transport.messages import Heartbeat
 
 STOPPED_S = 2.0
 """A node whose main thread has not run at all for this long while its work loop should turn: stopped, or stuck in one call."""
@@ -74,15 +74,15 @@ class NodeProcess:
         self.restarts = 0
         self.pids: set[int] = set()
         """Of all its lives."""
-        self.state = "stopped"
+        self.state = NodeState.STOPPED
         self.reason = ""
         """Why it is not running, until it runs again."""
         self.ran = False
         """Whether its work loop has ever turned."""
         self.refused = False
         """It has ended with exit code 2 without ever having run: a person must mend the configuration."""
-        self.facts: dict[str, Any] = {}
-        self.lives: dict[str, dict[str, Any]] = {}
+        self.facts = Facts()
+        self.lives: dict[str, Facts] = {}
         """Last facts of each life, by boot id."""
         self.cut_short = False
         """The run goes to its end without what it should have done."""
@@ -125,13 +125,13 @@ class NodeProcess:
         except OSError as exc:  # no memory or process left, or the program is being replaced
             return self._retry(f"could not be started: {exc.strerror}", now_ns)
         self.pids.add(self._popen.pid)
-        self.state = "starting"
+        self.state = NodeState.STARTING
         return None
 
-    def hear(self, status: Status, now_ns: int) -> None:
+    def hear(self, status: Heartbeat, now_ns: int) -> None:
         """Take a heartbeat; only a work loop that turns counts as life."""
-        if status.state == "failed":
-            self._why = "failed: " + " ".join(str(status.facts.get("error")).split())[:MOST_WORDS]
+        if status.state is NodeState.FAILED:
+            self._why = "failed: " + " ".join(str(status.facts.error).split())[:MOST_WORDS]
             return
         self.lives[status.boot] = self.facts = status.facts
         if status.boot == self._dead_boot:  # it was on its way when the node died
@@ -173,7 +173,7 @@ class NodeProcess:
         wait_s = self._backoff.died(self._seen_ns - self._alive_ns if self._alive_ns else 0)
         if self._stopping:
             wait_s = min(wait_s, DRAIN_WAIT_S)
-        self.state, self.reason, self._alive_ns = "restarting", why, 0
+        self.state, self.reason, self._alive_ns = NodeState.RESTARTING, why, 0
         self._start_at_ns = now_ns + int(wait_s * 1e9)
         return f"{self.name} {why}; starting it again in {wait_s:.1f} s"
 
@@ -186,7 +186,7 @@ class NodeProcess:
         assert self._popen is not None
         before, self._main_thread = self._main_thread, main_thread(self._popen.pid)
         stopped = self._main_thread is not None and self._main_thread[0] == "T"
-        works = self.alive and self.state != "ended"  # else it loads, or waits for a thread that is to end with it
+        works = self.alive and self.state is not NodeState.ENDED  # else it loads, or waits for a thread that is to end with it
         stuck = works and self._main_thread == before and before is not None and before[0] == "S" and before[1] is not None
         if not stopped and not stuck:
             self._still_ns = now_ns
@@ -216,7 +216,7 @@ class NodeProcess:
 
     def _end(self, code: int) -> None:
         code = code or int(self.cut_short)
-        self.exit_code, self.state = code, "ended" if code == 0 else "failed"
+        self.exit_code, self.state = code, NodeState.ENDED if code == 0 else NodeState.FAILED
 
     def kill(self) -> None:
         """Kill it with what it started, a compiler for instance."""

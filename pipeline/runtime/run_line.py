@@ -8,23 +8,23 @@ Stop:  captures first (each drains: its last frame is durable before it ends), t
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from pipeline.config import Config
 from pipeline.config.topology import PUBLISH, Endpoints, Process, is_finite, processes
 from pipeline.core.errors import LinepipeError
+from pipeline.core.events import AlarmKind
 from pipeline.core.frame import Alarm, Gap
+from pipeline.core.status import LineStatus, NodeState, Phase, Summary
 from pipeline.redis.server import EmbeddedServer
 from pipeline.runtime.folders import RunFolder, StateFolder
 from pipeline.runtime.node import DRAIN_S
 from pipeline.runtime.node_process import AwakeClock, NodeProcess, program
-from pipeline.runtime.signals import StopSignals
 from pipeline.runtime.summary import SUMMARY, RunTime, prepare_summary, shortcoming, status, summary, write_summary
-from pipeline.runtime.supervisor import Alarms, NodeWatch, ServerWatch, finished
+from pipeline.runtime.supervisor import Alarms, NodeWatch, ServerWatch, StopSignals, finished
 from pipeline.system.files import keep_private, write_private
-from pipeline.transport.messages import Status, from_child
+from pipeline.transport.messages import Heartbeat, from_child
 from pipeline.transport.outbox import Outbox
 from pipeline.transport.ring import LineRings
 from pipeline.transport.sockets import Router, Waiter
@@ -50,7 +50,7 @@ class LineRun:
         self._summary_paths = [config.state / SUMMARY, *([summary_path] if summary_path is not None else [])]
         for path in self._summary_paths:
             prepare_summary(path)
-        self.summary: dict[str, Any] | None = None
+        self.summary: Summary | None = None
         """There once the line has ended, in whatever way."""
         self._folder = RunFolder(config)
         endpoints = Endpoints(self._folder.path)
@@ -72,7 +72,7 @@ class LineRun:
         self._alarms = Alarms(self._send_alarm)
         self._watch = NodeWatch(self._children, say, self._alarms)
         self._server_watch = ServerWatch(self._server, say, self._alarms) if self._server is not None else None
-        self._phase = "starting"
+        self._phase = Phase.STARTING
 
     def _child(self, process: Process, frames: int | None) -> NodeProcess:
         began = self._state.snapshot
@@ -95,7 +95,7 @@ class LineRun:
     def url(self) -> str:
         return self._server.url if self._server is not None else self.config.publish.redis
 
-    def run(self, tick: Callable[[dict[str, Any]], None] = lambda _: None) -> dict[str, Any]:
+    def run(self, tick: Callable[[LineStatus], None] = lambda _: None) -> Summary:
         """Run until the sources end, the time is up, or a signal comes; returns the summary, which then is on disk.
 
         ``tick`` is called with the status about twice a second. Raises ``LinepipeError`` if the line could not run, and
@@ -126,7 +126,7 @@ class LineRun:
             found = self._finish(error, tick)
         return found
 
-    def _turn(self, tick: Callable[[dict[str, Any]], None]) -> bool:
+    def _turn(self, tick: Callable[[LineStatus], None]) -> bool:
         """One pass; False when every process has ended."""
         now, awake = time.monotonic_ns(), self._clock.turn()
         self._hear(awake)
@@ -146,8 +146,8 @@ class LineRun:
     def _keep_folders(self) -> None:
         """Put right what somebody has done to the folders of sockets and state."""
         for name, what, text in (
-            ("sockets_removed", "the sockets are", self._folder.turn()),
-            ("state_removed", "the line's files are", self._state.turn()),
+            (AlarmKind.SOCKETS_REMOVED, "the sockets are", self._folder.turn()),
+            (AlarmKind.STATE_REMOVED, "the line's files are", self._state.turn()),
         ):
             if text and self._folder_news.get(name) != text:  # what cannot be put right stays, and is said once
                 self._say(text)
@@ -158,9 +158,9 @@ class LineRun:
         pids = {c.name: c.pids for c in self._children}
         self._router.deliver(lambda _, message: self._take(from_child(message, pids), awake))
 
-    def _take(self, message: Status, awake: int) -> None:
+    def _take(self, message: Heartbeat, awake: int) -> None:
         self._watch.hear(message, awake)
-        if message.state == "ended":
+        if message.state is NodeState.ENDED:
             self._said_all.add(message.node)
 
     def _progress(self, now: int, awake: int) -> None:
@@ -168,18 +168,18 @@ class LineRun:
         self._rings.note_epochs()
         accounts = self._rings.accounts().values()
         self._time.note(now, sum(a.acquired for a in accounts), sum(a.acquired - a.in_flight for a in accounts))
-        if self._phase == "starting" and self._time.first_ns:
-            self._phase = "running"
+        if self._phase is Phase.STARTING and self._time.first_ns:
+            self._phase = Phase.RUNNING
         due = self._for_s is not None and self._time.first_ns and self._time.duration_s(now) >= self._for_s
         captures = [c for c in self._children if c.process.camera is not None]
         ended = finished(captures, self._finite, awake)
-        if self._phase != "stopping" and (due or ended or self._signals.asked):
-            self._phase = "stopping"
+        if self._phase is not Phase.STOPPING and (due or ended or self._signals.asked):
+            self._phase = Phase.STOPPING
             for child in captures if ended else ():
                 child.cut_short = child.exit_code is None
             self._time.stop(now)
             self._stop_next(awake)
-        if self._phase != "stopping":
+        if self._phase is not Phase.STOPPING:
             return
         if all(c.exit_code is not None for c in self._stages[0]):
             self._stages.pop(0)
@@ -205,7 +205,7 @@ class LineRun:
         first = min(held, key=lambda meta: meta.frame)
         text = f"camera {camera}: {len(held)} frames from number {first.frame} on stay in flight; whether they were inspected is not known"
         self._say(text)
-        self._alarms.set(f"frames_unaccounted:{camera}", True, text)
+        self._alarms.set(AlarmKind.FRAMES_UNACCOUNTED.of(camera), True, text)
         gap = Gap(camera=camera, epoch=first.epoch, first=first.frame, last=None, reason="capture_died", at_ns=time.time_ns())
         self._outbox.submit(gap, time.monotonic_ns())
 
@@ -220,10 +220,10 @@ class LineRun:
         now = time.monotonic_ns()
         return self._time.duration_s(now), self._time.rate_s(now)
 
-    def _publish_status(self, tick: Callable[[dict[str, Any]], None]) -> None:
+    def _publish_status(self, tick: Callable[[LineStatus], None]) -> None:
         awake = self._clock.turn()
         now = status(self.config, self._children, self._rings.accounts(), *self._seconds(), self.url, self._phase, awake)
-        now["refused"] = self._router.refused + self._outbox.dealer.refused
+        now.refused = self._router.refused + self._outbox.dealer.refused
         try:
             write_private(self.config.state / "status.json", msgspec.json.encode(now))
         except OSError as exc:
@@ -240,7 +240,7 @@ class LineRun:
 
     def _redis_damaged(self, text: str) -> None:
         self._say(text)
-        self._send_alarm("redis_damaged", True, text)
+        self._send_alarm(AlarmKind.REDIS_DAMAGED, True, text)
 
     def _hear_last_words(self) -> None:
         """Take in what publish said last: it may still be on its way when the process has ended."""
@@ -249,14 +249,14 @@ class LineRun:
             self._waiter.wait(TURN_MS)
             self._hear(self._clock.turn())
 
-    def _finish(self, error: str | None, tick: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
+    def _finish(self, error: str | None, tick: Callable[[LineStatus], None]) -> Summary:
         """End what still runs, write the summary, and only then say anything; then end Redis."""
         try:
             for child in self._children:
                 child.kill()
                 child.wait()
             self._hear(self._clock.turn())
-            self._phase = "ended" if error is None else "failed"
+            self._phase = Phase.ENDED if error is None else Phase.FAILED
             accounts = self._rings.accounts()
             self.summary = summary(self.config, self._children, accounts, self._rings.epochs, *self._seconds(), self.url, error)
             for path in self._summary_paths:
@@ -264,7 +264,7 @@ class LineRun:
                     write_summary(path, self.summary, mode=0o600 if path.parent == self.config.state else 0o666)
                 except OSError as exc:
                     self._say(text := f"the summary {path} cannot be written: {exc.strerror}")
-                    self.summary["error"] = error or text
+                    self.summary.error = error or text
             self._publish_status(tick)
             return self.summary
         finally:

@@ -2,7 +2,6 @@
 
 import errno
 import fcntl
-import json
 import os
 import re
 import select
@@ -17,6 +16,19 @@ from pipeline.core.errors import ConfigError
 from pipeline.core.events import TYPES
 from pipeline.core.histogram import Histogram
 from pipeline.core.ledger import Account
+from pipeline.core.status import (
+    CameraSummary,
+    Latency,
+    LineStatus,
+    NodeStatus,
+    Phase,
+    RedisPlace,
+    SinkFacts,
+    SpoolStatus,
+    SpoolSummary,
+    Summary,
+    Throughput,
+)
 from pipeline.runtime.node_process import NodeProcess
 from pipeline.system.files import part_of, write_durable
 
@@ -32,26 +44,26 @@ def summary(
     rate_s: float,
     url: str,
     error: str | None,
-) -> dict[str, Any]:
+) -> Summary:
     """The summary of a run, as ``--summary`` writes it. ``rate_s``: the time in which its frames were finished."""
-    publish = next(c for c in children if c.name == PUBLISH)
-    tiles = sum(life.get("tiles", 0) for life in publish.lives.values())
+    publish = _publish(children)
+    tiles = sum(life.tiles for life in publish.lives.values())
     inspected = sum(a.inspected for a in accounts.values())
-    backlog = publish.facts.get("backlog")
-    return {
-        "line": config.line,
-        "error": error,
-        "duration_s": round(duration_s, 3),
-        "cameras": {name: {"epochs": epochs.get(name, []), **msgspec.to_builtins(account)} for name, account in accounts.items()},
-        "events": {kind: publish.facts.get("events", {}).get(kind, 0) for kind in TYPES},
-        "spool": {"backlog": backlog, "delivered": publish.exit_code == 0 and backlog == 0},
-        "sinks": {name: {"backlog": sink["backlog"]} for name, sink in _sinks(config, publish).items()},
-        "throughput": {"frames_per_s": _rate(inspected, rate_s), "tiles_per_s": _rate(tiles, rate_s)},
-        "latency_ms": _latency(publish),
-        "restarts": {c.name: c.restarts for c in children if c.restarts},
-        "engine": next((c.facts["engine"] for c in children if "engine" in c.facts), None),
-        "redis": {"url": url, "stream": config.stream},
-    }
+    backlog = publish.facts.backlog
+    return Summary(
+        line=config.line,
+        error=error,
+        duration_s=round(duration_s, 3),
+        cameras={name: CameraSummary(epochs=epochs.get(name, []), **_fields(account)) for name, account in accounts.items()},
+        events={kind: publish.facts.events.get(kind, 0) for kind in TYPES},
+        spool=SpoolSummary(backlog=backlog, delivered=publish.exit_code == 0 and backlog == 0),
+        sinks=_sinks(config, publish),
+        throughput=Throughput(frames_per_s=_rate(inspected, rate_s), tiles_per_s=_rate(tiles, rate_s)),
+        latency_ms=_latency(publish),
+        restarts={c.name: c.restarts for c in children if c.restarts},
+        engine=_engine(children),
+        redis=RedisPlace(url=url, stream=config.stream),
+    )
 
 
 def status(
@@ -61,37 +73,49 @@ def status(
     duration_s: float,
     rate_s: float,
     url: str,
-    phase: str,
+    phase: Phase,
     awake_ns: int,
-) -> dict[str, Any]:
+) -> LineStatus:
     """What ``linepipe status`` shows."""
-    publish = next(c for c in children if c.name == PUBLISH)
-    return {
-        "line": config.line,
-        "phase": phase,
-        "duration_s": round(duration_s, 1),
-        "nodes": {c.name: _node(c, awake_ns) for c in children},
-        "cameras": {name: msgspec.to_builtins(account) for name, account in accounts.items()},
-        "events": publish.facts.get("events", {}),
-        "spool": {"backlog": publish.facts.get("backlog"), "redis": publish.facts.get("redis")},
-        "sinks": _sinks(config, publish),
-        "throughput": {"frames_per_s": _rate(sum(a.inspected for a in accounts.values()), rate_s)},
-        "latency_ms": _latency(publish),
-        "engine": next((c.facts["engine"] for c in children if "engine" in c.facts), None),
-        "redis": {"url": url, "stream": config.stream},
-    }
+    publish = _publish(children)
+    return LineStatus(
+        line=config.line,
+        phase=phase,
+        duration_s=round(duration_s, 1),
+        nodes={c.name: _node(c, awake_ns) for c in children},
+        cameras=accounts,
+        events=publish.facts.events,
+        spool=SpoolStatus(backlog=publish.facts.backlog, redis=publish.facts.redis),
+        sinks=_sinks(config, publish),
+        throughput=Throughput(frames_per_s=_rate(sum(a.inspected for a in accounts.values()), rate_s)),
+        latency_ms=_latency(publish),
+        engine=_engine(children),
+        redis=RedisPlace(url=url, stream=config.stream),
+    )
 
 
-def _node(child: NodeProcess, awake_ns: int) -> dict[str, Any]:
+def _publish(children: list[NodeProcess]) -> NodeProcess:
+    return next(c for c in children if c.name == PUBLISH)
+
+
+def _engine(children: list[NodeProcess]) -> str | None:
+    return next((c.facts.engine for c in children if c.facts.engine is not None), None)
+
+
+def _fields(account: Account) -> dict[str, Any]:
+    return msgspec.structs.asdict(account)
+
+
+def _node(child: NodeProcess, awake_ns: int) -> NodeStatus:
     retry_s = child.retry_in_s(awake_ns)
-    return {
-        "state": child.state,
-        "pid": child.pid,
-        "restarts": child.restarts,
-        "reason": child.reason or None,
-        "retry_in_s": None if retry_s is None else round(retry_s, 1),
-        "refused": sum(life.get("refused", 0) for life in child.lives.values()),
-    }
+    return NodeStatus(
+        state=child.state,
+        pid=child.pid,
+        restarts=child.restarts,
+        reason=child.reason or None,
+        retry_in_s=None if retry_s is None else round(retry_s, 1),
+        refused=sum(life.refused for life in child.lives.values()),
+    )
 
 
 def shortcoming(config: Config, children: list[NodeProcess], accounts: dict[str, Account], url: str, *, told: bool) -> str | None:
@@ -101,28 +125,27 @@ def shortcoming(config: Config, children: list[NodeProcess], accounts: dict[str,
     if failed or left:
         who = f"{', '.join(failed)} did not end in order; " if failed else ""
         return f"{who}{left} frames were not finished; see the messages above"
-    publish = next(c for c in children if c.name == PUBLISH)
-    waiting = {f"Redis at {url}": (publish.facts.get("backlog"), publish.facts.get("redis"))}
-    waiting |= {f"sink {name}": (sink["backlog"], sink["state"]) for name, sink in _sinks(config, publish).items()}
+    publish = _publish(children)
+    waiting = {f"Redis at {url}": (publish.facts.backlog, publish.facts.redis)}
+    waiting |= {f"sink {name}": (sink.backlog, sink.state) for name, sink in _sinks(config, publish).items()}
     found = [f"{'?' if n is None else n} for {where} ({state})" for where, (n, state) in waiting.items() if n != 0]
     if told or not found:
         return None
     return f"events wait in {config.state / 'spool'}: {', '.join(found)}; they are sent when the line runs again"
 
 
-def _sinks(config: Config, publish: NodeProcess) -> dict[str, Any]:
+def _sinks(config: Config, publish: NodeProcess) -> dict[str, SinkFacts]:
     """By name, for the sinks beside Redis: state and backlog, as far as publish has told."""
-    told = publish.facts.get("sinks", {})
-    return {name: told.get(name, {"state": None, "backlog": None}) for name in config.publish.sinks}
+    return {name: publish.facts.sinks.get(name, SinkFacts(state=None, backlog=None)) for name in config.publish.sinks}
 
 
-def _latency(publish: NodeProcess) -> dict[str, dict[str, float | None]]:
+def _latency(publish: NodeProcess) -> dict[str, Latency]:
     found = {}
     for stage in STAGES:
         histogram = Histogram()
         for life in publish.lives.values():
-            histogram.merge(life.get("latency", {}).get(stage, {}))
-        found[stage] = {"p50": _rounded(histogram.quantile_ms(0.5)), "p99": _rounded(histogram.quantile_ms(0.99))}
+            histogram.merge(life.latency.get(stage, {}))
+        found[stage] = Latency(p50=_rounded(histogram.quantile_ms(0.5)), p99=_rounded(histogram.quantile_ms(0.99)))
     return found
 
 
@@ -191,9 +214,9 @@ def prepare_summary(path: Path) -> None:
         raise ConfigError(f"the summary {path} cannot be written: {exc.strerror}; choose another --summary or state_dir") from exc
 
 
-def write_summary(path: Path, found: dict[str, Any], *, mode: int) -> None:
+def write_summary(path: Path, found: object, *, mode: int) -> None:
     """Write the summary as JSON for people and programs: durable, and in one step. Raises ``OSError``."""
-    data = (json.dumps(found, indent=2) + "\n").encode()
+    data = msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
     if _is_descriptor(path):
         _write_through(_open_descriptor(path), data)
     elif path.exists() and not path.is_file():  # a device or a pipe must not be replaced

@@ -1,13 +1,15 @@
 """What a supervisor does about processes that die: say it, one alarm for it, start them again."""
 
+import signal
 import time
 from collections import Counter
 from collections.abc import Callable, Collection
 
 from pipeline.core.errors import ConfigError, LinepipeError
+from pipeline.core.events import AlarmKind
 from pipeline.redis.server import EmbeddedServer
 from pipeline.runtime.node_process import Backoff, NodeProcess
-from pipeline.transport.messages import Status
+from pipeline.transport.messages import Heartbeat
 
 TELL_S = 10.0
 """An alarm that has no end is told at most so often, with the sum since."""
@@ -60,12 +62,12 @@ class NodeWatch:
         self._by_name = {c.name: c for c in children}
         self._say, self._alarms = say, alarms
 
-    def hear(self, status: Status, now_ns: int) -> None:
+    def hear(self, status: Heartbeat, now_ns: int) -> None:
         """Take a heartbeat of one of them."""
         child = self._by_name[status.node]
         child.hear(status, now_ns)
         if child.alive and not child.reason:
-            self._alarms.set(f"node_died:{child.name}", False, f"{child.name} runs again")
+            self._alarms.set(AlarmKind.NODE_DIED.of(child.name), False, f"{child.name} runs again")
 
     def turn(self, now_ns: int, *, started: bool) -> None:
         """Reap and restart. Raises ``ConfigError`` for a node that its configuration keeps from ever running.
@@ -75,12 +77,12 @@ class NodeWatch:
         for child in self._by_name.values():
             if (news := child.check(now_ns)) is not None:
                 self._say(news)
-                self._alarms.set(f"node_died:{child.name}", True, news)
+                self._alarms.set(AlarmKind.NODE_DIED.of(child.name), True, news)
             if child.refused and not started:
                 raise ConfigError(f"{child.name} cannot run; see its message above")
             storm = child.storm(now_ns)
             text = f"{child.name} keeps dying: {child.reason}" if storm else f"{child.name} has run for a minute"
-            self._alarms.set(f"node_storm:{child.name}", storm, text)
+            self._alarms.set(AlarmKind.NODE_STORM.of(child.name), storm, text)
 
 
 def finished(captures: list[NodeProcess], finite: Callable[[NodeProcess], bool], now_ns: int) -> bool:
@@ -138,14 +140,14 @@ class ServerWatch:
             self._seen_ns = now_ns
             crowded = "takes no more clients, so readers cannot connect: look who holds connections to its port (ss -tp)"
             text = crowded if self._server.crowded else "takes clients again"
-            self._alarms.set("redis_crowded", self._server.crowded, f"the embedded Redis at {self._server.url} {text}")
+            self._alarms.set(AlarmKind.REDIS_CROWDED, self._server.crowded, f"the embedded Redis at {self._server.url} {text}")
         elif now_ns - self._seen_ns > HUNG_NS:
             self._say("the embedded Redis hangs; killed")
             self._server.kill()
 
     def _begin(self, now_ns: int) -> None:
         self._say("the embedded Redis died; starting it again")
-        self._alarms.set("redis_died", True, "the embedded Redis died")
+        self._alarms.set(AlarmKind.REDIS_DIED, True, "the embedded Redis died")
         self._wait_s = self._backoff.died(self._seen_ns - self._since_ns)
         self._start_at_ns = now_ns + int(self._wait_s * 1e9)
         self._since_ns = self._seen_ns = 0
@@ -159,4 +161,34 @@ class ServerWatch:
         self._starting = False
         if self._server.url != before:
             self._say(f"somebody took the port of the embedded Redis; it is at {self._server.url} now")
-        self._alarms.set("redis_died", False, "the embedded Redis runs again")
+        self._alarms.set(AlarmKind.REDIS_DIED, False, "the embedded Redis runs again")
+
+
+class StopSignals:
+    """SIGINT, SIGTERM and SIGHUP ask a line to drain; a second SIGINT or SIGTERM asks it to stop at once.
+
+    A SIGHUP is never the second: a closed terminal may send it twice, and service managers send it after SIGTERM.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        """Whether any of them came."""
+        self._urgent = 0
+
+    @property
+    def at_once(self) -> bool:
+        return self._urgent > 1
+
+    def listen(self) -> None:
+        """Take the signals from now until the process ends. ``nohup`` is respected."""
+        signal.signal(signal.SIGINT, self._stop)
+        signal.signal(signal.SIGTERM, self._stop)
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+            signal.signal(signal.SIGHUP, self._hang_up)
+
+    def _stop(self, *_: object) -> None:
+        self.asked = True
+        self._urgent += 1
+
+    def _hang_up(self, *_: object) -> None:
+        self.asked = True

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import msgspec
 import pytest
@@ -16,6 +15,7 @@ from pipeline.client import Events
 from pipeline.config import Publish
 from pipeline.config.topology import find_process
 from pipeline.core.frame import ModelId, Verdict
+from pipeline.core.status import Facts, NodeState
 from pipeline.runtime.node import NodeContext
 from pipeline.transport.outbox import Outbox
 from tests.conftest import Server
@@ -26,7 +26,7 @@ from tests.unit.test_stitching import CONFIG, END, START, part
 class Stopped(NodeContext):
     """Told to stop as its first heartbeat goes out: the supervisor may act on it while the turn of the loop goes on."""
 
-    def beat(self, state: str, facts: Callable[[], dict[str, Any]], *, now: bool = False) -> None:
+    def beat(self, state: NodeState, facts: Callable[[], Facts] = Facts, *, now: bool = False) -> None:
         super().beat(state, facts, now=now)
         if not self.stopping:
             self.stop()

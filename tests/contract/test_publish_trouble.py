@@ -16,6 +16,7 @@ from pipeline.config import Config, Publish
 from pipeline.config.topology import find_process
 from pipeline.core.errors import NodeError
 from pipeline.core.frame import Alarm, Defect, Gap, ModelId, Publishable, Verdict
+from pipeline.core.status import Facts, NodeState
 from pipeline.runtime.node import NodeContext
 from pipeline.transport.messages import Submit
 from pipeline.transport.outbox import Outbox
@@ -45,9 +46,9 @@ class Watched(NodeContext):
 
     last: dict[str, Any]
 
-    def beat(self, state: str, facts: Callable[[], dict[str, Any]], *, now: bool = False) -> None:
+    def beat(self, state: NodeState, facts: Callable[[], Facts] = Facts, *, now: bool = False) -> None:
         super().beat(state, facts, now=now)
-        self.last = {"state": state, **facts()}
+        self.last = {"state": state, **msgspec.structs.asdict(facts())}
 
 
 class Publisher:

@@ -13,9 +13,11 @@ import numpy as np
 import psutil
 import pytest
 
-from pipeline.core.events import schema
+from pipeline.core.events import Event
+from pipeline.core.status import LineStatus, Summary, json_schema
 from tests.system.line import Line, balanced
 
+SCHEMA = json_schema(Event, "linepipe event", closed=True)
 FRAMES = 40
 
 
@@ -39,8 +41,10 @@ def test_a_folder_is_inspected_to_its_last_image_and_a_second_run_does_the_same(
         defects = [e for e in events if e["type"] == "defect"]
         assert sorted(e["source"] for e in defects) == [f"image_{k:04}.jpg" for k in range(FRAMES)]
         assert {e["epoch"] for e in defects} == set(summary["cameras"]["top"]["epochs"])
+        jsonschema.validate(summary, json_schema(Summary, "", closed=True), cls=jsonschema.Draft202012Validator)
+        jsonschema.validate(line.status(), json_schema(LineStatus, "", closed=True), cls=jsonschema.Draft202012Validator)
         for event in events:
-            jsonschema.validate(event, schema(), cls=jsonschema.Draft202012Validator)
+            jsonschema.validate(event, SCHEMA, cls=jsonschema.Draft202012Validator)
         for event in defects:
             crop = cv2.imread(str(line.state / "images" / event["image"]), cv2.IMREAD_GRAYSCALE)
             assert crop is not None and crop.shape == (64, 64)

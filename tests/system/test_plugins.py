@@ -103,7 +103,7 @@ def test_a_line_runs_a_camera_a_sink_an_engine_and_a_network_of_another_package(
     assert summary["cameras"]["top"]["acquired"] == 60
     assert summary["cameras"]["top"]["inspected"] > 0
     assert balanced(summary["cameras"]["top"])
-    assert summary["sinks"] == {"mes": {"backlog": 0}}
+    assert summary["sinks"] == {"mes": {"state": "up", "backlog": 0}}
     assert received == line.events()
     assert {e["type"] for e in received} >= {"defect", "coverage"}
     assert "The sink mes" in line.log and "503" in line.log

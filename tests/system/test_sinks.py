@@ -28,7 +28,7 @@ def test_a_file_of_json_lines_holds_what_the_stream_holds_although_publish_is_ki
 
     assert summary["restarts"]["publish"] == 2
     assert balanced(summary["cameras"]["top"])
-    assert summary["sinks"] == {"plant": {"backlog": 0}}
+    assert summary["sinks"] == {"plant": {"state": "up", "backlog": 0}}
     events = line.events()
     assert len(events) > 120
     assert lines(tmp_path / "events.jsonl") == events

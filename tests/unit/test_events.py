@@ -1,5 +1,10 @@
 """Events: deterministic ids, places on the strip, a closed schema that every event fits."""
 
+import json
+import subprocess
+import sys
+from pathlib import Path
+
 import jsonschema
 import msgspec
 import pytest
@@ -7,9 +12,10 @@ import pytest
 from nodes.publish.event_id import event_id
 from nodes.publish.make_events import events_of
 from pipeline.config import Camera, Config, Infer
-from pipeline.core.events import encode, schema, timestamp
+from pipeline.core.events import Event, encode, timestamp
 from pipeline.core.frame import Alarm, Coverage, Defect, Gap, ModelId, Publishable, Verdict
 from pipeline.core.ledger import NOTHING_YET
+from pipeline.core.status import json_schema
 from tests.unit.frames import meta
 
 CAMERA = Camera(source="sim:strip", frame_px=(900, 300), pixel_mm=(0.25, 0.5), speed_mps=1.0)
@@ -18,6 +24,8 @@ DEFECT = Defect(label="scratches", score=0.9, scores={"scratches": 0.9}, box_px=
 MODEL = ModelId(name="m", digest="sha256:0")
 VERDICT = Verdict(meta=meta(10), attempt=2, model=MODEL, tiles=4, defects=(DEFECT, DEFECT))
 GAP = Gap(camera="top", epoch="e1", first=3, last=5, reason="full", at_ns=0)
+GOLDEN = Path(__file__).resolve().parents[1] / "contract" / "golden"
+SCHEMA = json_schema(Event, "linepipe event", closed=True)
 RECORDS: list[Publishable] = [
     VERDICT,
     msgspec.structs.replace(VERDICT, defects=(), invalid="truncated", model=None),
@@ -38,15 +46,31 @@ def test_every_event_fits_the_published_schema(record: Publishable) -> None:
 
     assert events
     for event in events:
-        jsonschema.validate(event, schema(), cls=jsonschema.Draft202012Validator)
+        jsonschema.validate(event, SCHEMA, cls=jsonschema.Draft202012Validator)
 
 
-def test_the_schema_is_closed() -> None:
+@pytest.mark.parametrize("record", RECORDS)
+@pytest.mark.parametrize("more", [{}, {"of a later version": [1, {"x": None}]}], ids=["today", "later"])
+def test_a_program_of_version_1_reads_every_event(record: Publishable, more: dict[str, object]) -> None:
+    """Its schema and itself are kept as they were; a later version may add fields, and takes none away."""
+    events = [{**event, **more} for event in as_json(record)]
+
+    for event in events:
+        jsonschema.validate(event, json.loads((GOLDEN / "events_v1.schema.json").read_text()), cls=jsonschema.Draft202012Validator)
+        assert msgspec.json.decode(json.dumps(event), type=Event).id == event["id"]
+    text = "".join(json.dumps(event) + "\n" for event in events)
+    done = subprocess.run([sys.executable, GOLDEN / "consumer_v1.py"], input=text, capture_output=True, text=True, timeout=30)
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.splitlines()) == len(events)
+    assert "of a later version" not in done.stdout
+
+
+def test_the_schema_for_writers_is_closed() -> None:
     """An unknown or a missing field is no event."""
     (event, _) = as_json(VERDICT)
     for wrong in ({**event, "extra": 1}, {k: v for k, v in event.items() if k != "piece"}):
         with pytest.raises(jsonschema.ValidationError):
-            jsonschema.validate(wrong, schema(), cls=jsonschema.Draft202012Validator)
+            jsonschema.validate(wrong, SCHEMA, cls=jsonschema.Draft202012Validator)
 
 
 def test_the_same_frame_gives_the_same_ids_and_each_defect_its_own() -> None:

@@ -11,17 +11,17 @@ from pipeline.config import Camera, Config, Infer
 from pipeline.core import ledger
 from pipeline.core.errors import ProtocolError
 from pipeline.core.frame import Alarm, Coverage, Defect, FrameMeta, FrameRef, Gap, ModelId, Verdict
+from pipeline.core.status import Facts, NodeState
 from pipeline.transport.messages import (
     VERSION,
     Ack,
     Durable,
     End,
-    Facts,
     Frame,
+    Heartbeat,
     Held,
     Message,
     Ready,
-    Status,
     Submit,
     decode,
     encode,
@@ -35,7 +35,7 @@ CONFIG = Config(line="line1", cameras={"top": Camera(source="folder:x")}, infer=
 READY = Ready(version=VERSION, worker="inspect", boot="b", credits=3, model=None)
 HELD = Held(epoch="e", frame=0, slot=0, generation=1)
 ACK = Ack(held=HELD, boot="b")
-STATUS = Status(node="publish", pid=7, boot="b", state="running", progress=3, facts={"events": {"defect": 3}})
+STATUS = Heartbeat(node="publish", pid=7, boot="b", state=NodeState.RUNNING, progress=3, facts=Facts(events={"defect": 3}))
 DEFECT = Defect(label="l", score=0.5, scores={"l": 0.5}, box_px=(0, 0, 1, 1), png=b"\x89PNG")
 VERDICT = Verdict(meta=meta(0), attempt=1, model=ModelId(name="m", digest="d"), tiles=1, defects=(DEFECT,))
 GAP = Gap(camera="top", epoch="e", first=3, last=5, reason="full", at_ns=1)
@@ -129,12 +129,12 @@ TO_SUPERVISOR: list[Any] = [
     *(change(STATUS, node=n) for n in ("", "nobody", "capture.top", LONG, 1)),
     *(change(STATUS, pid=p) for p in (8, 0, -1, HUGE, "7")),
     *(change(STATUS, boot=b) for b in ("", LONG, 1)),
-    *(change(STATUS, state=s) for s in ("", LONG, None)),
+    *(change(STATUS, state=s) for s in ("", LONG, None, "tired")),
     *(change(STATUS, progress=p) for p in (-1, HUGE, "3", None)),
     *(change(STATUS, facts=f) for f in (NO_LIST, None, 5, "events", {1: 2})),
     *(change(STATUS, facts={"events": e}) for e in (5, None, NO_LIST, {"defect": -1}, {"defect": "many"}, {"defect": HUGE}, {3: 3})),
     *(change(STATUS, facts={"latency": v}) for v in (5, {"total": 5}, {"total": {"x": 1}}, {"total": {3: -1}}, {"total": {-3: 1}})),
-    *(change(STATUS, facts={name: v}) for name in Facts.__annotations__ for v in (-1, NO_LIST, {"x": NO_LIST}, True)),
+    *(change(STATUS, facts={name: v}) for name in Facts.__struct_fields__ for v in (-1, NO_LIST, {"x": NO_LIST}, True)),
     READY,
     ACK,
     Submit(record=ALARM),
@@ -160,7 +160,7 @@ def test_what_nodes_say_is_taken() -> None:
     for record in (VERDICT, poison, GAP, change(GAP, last=None, reason="capture_died"), COVERAGE, ALARM):
         assert client(Submit(record=record)) == record
     assert child(STATUS) == STATUS
-    assert child(change(STATUS, facts={"of another time": {"x": [1]}})).facts
+    assert child(change(STATUS, facts={"of another time": {"x": [1]}})).facts == Facts()
 
 
 def test_a_full_ledger_fits() -> None:

@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from pipeline.core.errors import ProtocolError
 from pipeline.core.frame import Defect, FrameRef, ModelId, Verdict
-from pipeline.transport.messages import Ack, Durable, End, Frame, Held, Message, Ready, Status, Submit, decode, encode, held
+from pipeline.core.status import Facts, NodeState
+from pipeline.transport.messages import Ack, Durable, End, Frame, Heartbeat, Held, Message, Ready, Submit, decode, encode, held
 from tests.unit.frames import meta
 
 REF = FrameRef(meta=meta(3, source="a.jpg"), slot=1, generation=9, attempt=2)
@@ -18,7 +19,7 @@ MESSAGES: list[Message] = [
     End(epoch="e"),
     Submit(record=Verdict(meta=REF.meta, attempt=1, model=None, defects=(DEFECT,))),
     Durable(keys=("a", "b")),
-    Status(node="n", pid=1, boot="b", state="running", progress=1, facts={"latency": {"total": {3: 1}}}),
+    Heartbeat(node="n", pid=1, boot="b", state=NodeState.RUNNING, progress=1, facts=Facts(latency={"total": {3: 1}})),
 ]
 
 

@@ -14,11 +14,12 @@ import pytest
 
 from pipeline.config.topology import Process
 from pipeline.core.errors import ConfigError
+from pipeline.core.status import Facts, NodeState
 from pipeline.runtime import node_process as module
 from pipeline.runtime.node_process import MOST_S, SILENT_S, START_S, STOPPED_S, STORM, AwakeClock, NodeProcess, main_thread
 from pipeline.runtime.supervisor import GONE_S, Alarms, NodeWatch, finished
 from pipeline.system.launch import bound
-from pipeline.transport.messages import Status
+from pipeline.transport.messages import Heartbeat
 
 SECOND = 1_000_000_000
 SLEEPS = ["/bin/sleep", "600"]
@@ -35,8 +36,8 @@ class Watched:
         self.child.start(self.now)
         self.pid = self.child.pid or 0
 
-    def says(self, state: str = "running", progress: int = 2, boot: str = "b", **facts: Any) -> None:
-        self.child.hear(Status(node="node", pid=1, boot=boot, state=state, progress=progress, facts=facts), self.now)
+    def says(self, state: NodeState = NodeState.RUNNING, progress: int = 2, boot: str = "b", **facts: Any) -> None:
+        self.child.hear(Heartbeat(node="node", pid=1, boot=boot, state=state, progress=progress, facts=Facts(**facts)), self.now)
 
     def wait(self, seconds: float, until: Callable[[], Any] = lambda: False) -> bool:
         """Let time pass for the supervisor's eyes, a turn after the other; whether ``until`` came true."""
@@ -113,7 +114,7 @@ def test_a_node_that_has_said_its_last_word_may_take_its_time_to_end_but_not_for
     """It waits for a thread that is amid a call: a name that does not resolve, an inference."""
     node = watch(SLEEPS)
     node.says()
-    node.says("ended", progress=3)
+    node.says(NodeState.ENDED, progress=3)
     settle(node, "S")
 
     node.wait(SILENT_S - 1)
@@ -153,7 +154,7 @@ def test_the_last_words_of_a_node_are_the_reason_that_is_shown(watch: Callable[.
     node.says()
     node.end()
     node.wait(0.05)  # not yet: they may be on their way
-    node.says("failed", error="folder:x: no such folder")
+    node.says(NodeState.FAILED, error="folder:x: no such folder")
 
     assert node.wait(1.0, lambda: node.child.state == "restarting")
 
@@ -198,10 +199,10 @@ def test_a_node_that_keeps_dying_is_tried_for_ever_with_one_alarm_and_one_for_th
     assert waits[-1] is not None
     assert waits[-1] > MOST_S - 1
 
-    nodes.hear(Status(node="node", pid=1, boot="new", state="running", progress=2, facts={}), node.now)
+    nodes.hear(Heartbeat(node="node", pid=1, boot="new", state=NodeState.RUNNING, progress=2, facts=Facts()), node.now)
 
     assert sent[2:] == [("node_died:node", False)]
-    nodes.hear(Status(node="node", pid=1, boot="new", state="running", progress=3, facts={}), node.now + 61 * SECOND)
+    nodes.hear(Heartbeat(node="node", pid=1, boot="new", state=NodeState.RUNNING, progress=3, facts=Facts()), node.now + 61 * SECOND)
     assert not node.child.storm(node.now + 61 * SECOND)
 
 

@@ -18,6 +18,8 @@ from nodes.publish.spool.spool import FIRST_SINK, Spool, Spooled, Stamp
 from pipeline.config import Config
 from pipeline.config.urls import SinkUrl
 from pipeline.core.errors import LinepipeError
+from pipeline.core.events import AlarmKind
+from pipeline.core.status import SinkFacts
 from pipeline.redis.login import Login
 from pipeline.runtime.supervisor import Alarm, Alarms
 
@@ -157,7 +159,7 @@ class Sender:
 
 def away_alarm(sink: str) -> str:
     """Name of the alarm that a sink does not take events."""
-    return "redis_away" if sink == FIRST_SINK else f"sink_away:{sink}"
+    return AlarmKind.REDIS_AWAY if sink == FIRST_SINK else AlarmKind.SINK_AWAY.of(sink)
 
 
 GIVE_UP_NS = 5_000_000_000  # at the end: how long a sink may be away before the rest stays in the spool
@@ -238,10 +240,13 @@ class Sinks:
         patience = GIVE_UP_EMBEDDED_NS if sender is self._redis and self._embedded else GIVE_UP_NS
         return now_ns - self._away_since_ns.setdefault(sender.name, now_ns) > patience
 
-    def facts(self) -> dict[str, object]:
-        """For the heartbeat: Redis by itself, the others by name."""
-        others = {s.name: {"state": s.state, "backlog": self.backlog[s.name]} for s in self._others}
-        return {"redis": self._redis.state, "url": self.url, "sinks": others}
+    @property
+    def redis_state(self) -> str:
+        return self._redis.state
+
+    def facts(self) -> dict[str, SinkFacts]:
+        """Of those beside Redis, by name."""
+        return {s.name: SinkFacts(state=s.state, backlog=self.backlog[s.name]) for s in self._others}
 
     def stop(self) -> None:
         """End the threads; what is unsent stays in the spool."""

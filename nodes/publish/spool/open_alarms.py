@@ -5,22 +5,24 @@ from contextlib import suppress
 import msgspec
 
 from nodes.publish.spool.database import Database
-from pipeline.core.events import AlarmEvent
+from pipeline.core.events import AlarmEvent, AlarmKind
 
-ENDLESS = frozenset({"redis_lost", "redis_damaged", "entries_deleted", "spool_damaged", "frames_unaccounted"})
+ENDLESS = frozenset(
+    {AlarmKind.REDIS_LOST, AlarmKind.REDIS_DAMAGED, AlarmKind.ENTRIES_DELETED, AlarmKind.SPOOL_DAMAGED, AlarmKind.FRAMES_UNACCOUNTED}
+)
 """They tell of what has happened and have no end."""
 OWN = frozenset(
     {
-        "redis_away",
-        "sink_away",
-        "foreign_entries",
-        "channel_refused",
-        "stream_not_trimmed",
-        "group_idle",
-        "group_lost",
-        "disk_full",
-        "spool_stuck",
-        "image_not_kept",
+        AlarmKind.REDIS_AWAY,
+        AlarmKind.SINK_AWAY,
+        AlarmKind.FOREIGN_ENTRIES,
+        AlarmKind.CHANNEL_REFUSED,
+        AlarmKind.STREAM_NOT_TRIMMED,
+        AlarmKind.GROUP_IDLE,
+        AlarmKind.GROUP_LOST,
+        AlarmKind.DISK_FULL,
+        AlarmKind.SPOOL_STUCK,
+        AlarmKind.IMAGE_NOT_KEPT,
     }
 )
 """Raised by publish: its next life goes on with them. All others are the supervisor's or capture's, and end with the run."""

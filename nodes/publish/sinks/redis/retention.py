@@ -8,6 +8,7 @@ from typing import Any
 
 from nodes.publish.sinks.redis.reconcile import StreamId, StreamIds, parse_id
 from nodes.publish.sinks.sink import Feed
+from pipeline.core.events import AlarmKind
 from pipeline.runtime.supervisor import Alarms
 
 GROUP_IDLE_MS = 86_400_000
@@ -44,7 +45,9 @@ class Retention:
         for name, place in groups.items():
             lost = place < (self._spool.fact(f"lost:{name}/ms"), self._spool.fact(f"lost:{name}/n"))  # up to where it was trimmed unread
             slow = "reads too slowly: entries were trimmed unread, as the stream had grown to publish.keep_mib"
-            self._alarms.set(f"group_lost:{name}", lost, f"consumer group {name} {slow if lost else 'has passed what was trimmed'}")
+            self._alarms.set(
+                AlarmKind.GROUP_LOST.of(name), lost, f"consumer group {name} {slow if lost else 'has passed what was trimmed'}"
+            )
         for alarm in self._alarms.named("group_"):
             if (group := alarm.split(":", 1)[1]) not in groups:
                 self._alarms.set(alarm, False, f"consumer group {group} is gone")
@@ -66,7 +69,7 @@ class Retention:
         waits = newest is not None and place <= newest.stamp
         still = self._spool.ages.unchanged_ms(f"group:{name}", (*place, 0 if waits else now)) >= GROUP_IDLE_MS
         idle = "has read nothing for a day: it no longer keeps entries from being trimmed; delete it if nobody uses it"
-        self._alarms.set(f"group_idle:{name}", still, f"consumer group {name} {idle if still else 'reads again'}")
+        self._alarms.set(AlarmKind.GROUP_IDLE.of(name), still, f"consumer group {name} {idle if still else 'reads again'}")
         return still
 
     def _too_much(self, client: Any) -> StreamId | None:

@@ -23,6 +23,7 @@ from nodes.publish.sinks.sink import SinkOpening
 from nodes.publish.spool.spool import Spooled
 from pipeline.client import reason
 from pipeline.core.errors import LinepipeError
+from pipeline.core.events import AlarmKind
 from pipeline.redis.replies import RefusedError
 
 GROUP = 200
@@ -114,7 +115,7 @@ class RedisSink:
             self._contended += 1
             return True
         if time.monotonic() - self._foreign_at >= FOREIGN_S:
-            self._alarms.set("foreign_entries", False, f"nobody else writes to {self._stream} any more")
+            self._alarms.set(AlarmKind.FOREIGN_ENTRIES, False, f"nobody else writes to {self._stream} any more")
         self._note_lost(0)
         self._tell_listeners(client, sent)
         return bool(events)
@@ -128,7 +129,7 @@ class RedisSink:
         self._note_lost(found.lost)
         if found.unwanted:
             text = f"somebody deletes the newest entries of {self._stream} again and again; they are not sent any more"
-            self._alarms.set("entries_deleted", True, text)
+            self._alarms.set(AlarmKind.ENTRIES_DELETED, True, text)
         if found.top is not None and new:
             self._lifted(found.top.last)  # a stream from an earlier spool: stay behind it
         return found
@@ -168,7 +169,9 @@ class RedisSink:
         if self._feed.spool.fact("head") and not ours:
             self._foreign_at = time.monotonic()
             self._alarms.set(
-                "foreign_entries", True, f"somebody else writes to {self._stream}; events get new stream ids behind {last[0]}-{last[1]}"
+                AlarmKind.FOREIGN_ENTRIES,
+                True,
+                f"somebody else writes to {self._stream}; events get new stream ids behind {last[0]}-{last[1]}",
             )
         return lifted
 
@@ -184,21 +187,21 @@ class RedisSink:
             pipe.publish(self._stream, e.data)
         wrong = [str(reply) for reply in pipe.execute(raise_on_error=False) if isinstance(reply, Exception)]
         refused = f"takes events but refuses PUBLISH ({wrong[0]})" if wrong else "takes PUBLISH again"
-        self._alarms.set("channel_refused", bool(wrong), f"Redis at {self._url} {refused}")
+        self._alarms.set(AlarmKind.CHANNEL_REFUSED, bool(wrong), f"Redis at {self._url} {refused}")
 
     def _trim(self, client: Any) -> None:
         try:
             self._retention.trim(client)
         except redis.ResponseError as exc:
-            self._alarms.set("stream_not_trimmed", True, f"Redis at {self._url} refuses to trim {self._stream} ({exc}); it grows")
+            self._alarms.set(AlarmKind.STREAM_NOT_TRIMMED, True, f"Redis at {self._url} refuses to trim {self._stream} ({exc}); it grows")
         else:
-            self._alarms.set("stream_not_trimmed", False, f"{self._stream} is trimmed again")
+            self._alarms.set(AlarmKind.STREAM_NOT_TRIMMED, False, f"{self._stream} is trimmed again")
 
     def _note_lost(self, more: int) -> None:
         text = (
             "had lost {} events, which are sent again; it was emptied or restored, evicts entries (maxmemory-policy), or is another server"
         )
-        self._alarms.count("redis_lost", more, f"Redis at {self._url} {text}")
+        self._alarms.count(AlarmKind.REDIS_LOST, more, f"Redis at {self._url} {text}")
 
 
 def _far_ahead(events: list[Spooled], last: StreamId) -> StreamId:
