@@ -127,7 +127,7 @@ class Summary(msgspec.Struct, kw_only=True):
     cameras: Annotated[dict[str, CameraSummary], Meta(description="ledger of each camera")]
     events: Annotated[ByName, Meta(description="events of this run by type")]
     spool: Annotated[SpoolSummary, Meta(description="what waits for Redis")]
-    sinks: Annotated[dict[str, SinkFacts], Meta(description="what waits for the other sinks, by name")]
+    sinks: Annotated[dict[str, SinkFacts], Meta(description="what waits for the other sinks, by name")] = {}
     throughput: Annotated[Throughput, Meta(description="rates")]
     latency_ms: Annotated[dict[str, Latency], Meta(description="total, capture, preprocess, infer, publish")]
     restarts: Annotated[ByName, Meta(description="restarts by process; those that had none are left out")]
@@ -163,7 +163,7 @@ class LineStatus(msgspec.Struct, kw_only=True):
     cameras: Annotated[dict[str, Account], Meta(description="ledger of each camera")]
     events: Annotated[ByName, Meta(description="events of this run by type")]
     spool: Annotated[SpoolStatus, Meta(description="what waits for Redis")]
-    sinks: Annotated[dict[str, SinkFacts], Meta(description="state of the other sinks, by name")]
+    sinks: Annotated[dict[str, SinkFacts], Meta(description="state of the other sinks, by name")] = {}
     throughput: Annotated[Throughput, Meta(description="rates")]
     latency_ms: Annotated[dict[str, Latency], Meta(description="total, capture, preprocess, infer, publish")]
     engine: Annotated[str | None, Meta(description="engine that runs, with precision and device")]
