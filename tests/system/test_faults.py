@@ -144,7 +144,7 @@ def test_a_redis_that_never_answers_stops_nothing(make_line: Callable[..., Line]
     assert summary["cameras"]["top"]["inspected"] == FRAMES
     waiting = sum(summary["events"].values())
     assert summary["spool"] == {"backlog": waiting, "delivered": False}
-    assert f"{waiting} events wait in {away.state / 'spool'}: Redis at {server.url}" in summary["error"]
+    assert f"events wait in {away.state / 'spool'}: {waiting} for Redis at {server.url}" in summary["error"]
     assert summary["error"] in away.log
     server.start()
     again = away.run()
