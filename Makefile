@@ -17,8 +17,10 @@ check: .venv/installed-check
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
 	.venv/bin/mypy
+	.venv/bin/mypy docs/reference.py
 	.venv/bin/lint-imports
 	.venv/bin/codespell
+	.venv/bin/python docs/reference.py --check
 	.venv/bin/zizmor --quiet --offline .github
 
 # torch first and by its pin: any other request for it may bring gigabytes of CUDA libraries along.

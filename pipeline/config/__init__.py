@@ -1,7 +1,7 @@
 """The configuration of a line: its keys, how it is read, and which processes it asks for."""
 
+from pipeline.config.read import MAX_FILE_BYTES, load
 from pipeline.config.schema import (
-    MAX_FILE_BYTES,
     Camera,
     ClassRule,
     Config,
@@ -9,7 +9,6 @@ from pipeline.config.schema import (
     Limits,
     Preprocess,
     Publish,
-    load,
 )
 
 __all__ = ["MAX_FILE_BYTES", "Camera", "ClassRule", "Config", "Infer", "Limits", "Preprocess", "Publish", "load"]

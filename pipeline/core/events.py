@@ -6,69 +6,90 @@ are RFC 3339 in UTC.
 
 from datetime import UTC, datetime
 from enum import StrEnum
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 VERSION = 1
 
 
 class _Event(msgspec.Struct, frozen=True, kw_only=True, tag_field="type"):
-    v: int
-    id: str
-    line: str
+    v: Annotated[int, Meta(description="version of the contract: 1")]
+    id: Annotated[str, Meta(description="deterministic id, the same however often it is sent")]
+    line: Annotated[str, Meta(description="the line")]
 
 
 class ModelRef(msgspec.Struct, frozen=True, kw_only=True):
     """The model that judged."""
 
-    name: str
-    digest: str
+    name: Annotated[str, Meta(description="name of the model")]
+    digest: Annotated[str, Meta(description="SHA-256 of its weights")]
 
 
 class DefectEvent(_Event, frozen=True, kw_only=True, tag="defect"):
     """A defect on the material."""
 
-    camera: str
-    epoch: str
-    frame: int
-    piece: str | None
-    captured_at: str
-    label: str
-    score: float
-    scores: dict[str, float]
-    source: str | None
-    box_px: tuple[int, int, int, int]
-    box_mm: tuple[float, float, float, float] | None
-    position_m: float | None
-    model: ModelRef
-    image: str | None
-    attempt: int
+    camera: Annotated[str, Meta(description="the camera")]
+    epoch: Annotated[str, Meta(description="life of its capture node, or of a live camera's connection")]
+    frame: Annotated[int, Meta(description="number of the frame within the run, from 0")]
+    piece: Annotated[str | None, Meta(description="null in this version")]
+    captured_at: Annotated[str, Meta(description="when the frame was whole, UTC, microseconds")]
+    label: Annotated[str, Meta(description="class")]
+    score: Annotated[
+        float,
+        Meta(description="how surely it is a defect, 0..1: the class's score, or 1 - `scores.ok` from a model that knows clean steel"),
+    ]
+    scores: Annotated[dict[str, float], Meta(description="scores of all classes, of the tile with the highest")]
+    source: Annotated[
+        str | None, Meta(description="file name for `folder:`, with the time for `video:` (`clip.mp4#12.480s`); null otherwise")
+    ]
+    box_px: Annotated[
+        tuple[int, int, int, int],
+        Meta(description="x, y, width, height in the frame, and beyond its lower end where the defect goes on in the next"),
+    ]
+    box_mm: Annotated[tuple[float, float, float, float] | None, Meta(description="the same in mm; null without `pixel_mm`")]
+    position_m: Annotated[
+        float | None,
+        Meta(description="the box's middle along the strip, in m from the run's first frame; null without `frame_px` and `pixel_mm`"),
+    ]
+    model: Annotated[ModelRef, Meta(description="the model that judged")]
+    image: Annotated[
+        str | None,
+        Meta(
+            description=(
+                "the tile that shows it best, under `state_dir/images/` (class sub-folders that `linepipe train` reads); null if it could "
+                "not be written"
+            )
+        ),
+    ]
+    attempt: Annotated[int, Meta(description="2 when the first worker died over the frame")]
 
 
 class GapEvent(_Event, frozen=True, kw_only=True, tag="gap"):
     """Frames that were not inspected, first to last inclusive; last is null when it cannot be known."""
 
-    camera: str
-    epoch: str
-    first: int
-    last: int | None
-    position_m: tuple[float, float | None] | None
-    reason: str
-    source: str | None
-    at: str
+    camera: Annotated[str, Meta(description="the camera")]
+    epoch: Annotated[str, Meta(description="life of its capture node, or of a live camera's connection")]
+    first: Annotated[int, Meta(description="first frame that was not inspected")]
+    last: Annotated[int | None, Meta(description="last one, inclusive; null when unknown")]
+    position_m: Annotated[tuple[float, float | None] | None, Meta(description="start and end of the stretch in m; end null when unknown")]
+    reason: Annotated[str, Meta(description="a reason of the ledger, `capture_died` or `camera_lost`")]
+    source: Annotated[str | None, Meta(description="as of a defect")]
+    at: Annotated[str, Meta(description="when it was noticed, UTC, microseconds")]
 
 
 class CoverageEvent(_Event, frozen=True, kw_only=True, tag="coverage"):
     """A camera's ledger: acquired = inspected + dropped + invalid + in_flight."""
 
-    camera: str
-    epoch: str
-    acquired: int
-    inspected: int
-    dropped: dict[str, int]
-    invalid: dict[str, int]
-    in_flight: int
-    at: str
+    camera: Annotated[str, Meta(description="the camera")]
+    epoch: Annotated[str, Meta(description="life of its capture node, or of a live camera's connection")]
+    acquired: Annotated[int, Meta(description="frames taken from the camera")]
+    inspected: Annotated[int, Meta(description="frames that were judged")]
+    dropped: Annotated[dict[str, int], Meta(description="frames without room or time, by reason")]
+    invalid: Annotated[dict[str, int], Meta(description="frames that cannot be inspected, by reason")]
+    in_flight: Annotated[int, Meta(description="frames that are none of the three yet")]
+    at: Annotated[str, Meta(description="when it was noticed, UTC, microseconds")]
 
 
 class AlarmKind(StrEnum):
@@ -105,10 +126,10 @@ class AlarmKind(StrEnum):
 class AlarmEvent(_Event, frozen=True, kw_only=True, tag="alarm"):
     """Something that needs a person (``active``), or its end."""
 
-    name: str
-    active: bool
-    text: str
-    at: str
+    name: Annotated[str, Meta(description="which one: see below")]
+    active: Annotated[bool, Meta(description="whether it begins; false: it ends")]
+    text: Annotated[str, Meta(description="what happened, for people")]
+    at: Annotated[str, Meta(description="when it was noticed, UTC, microseconds")]
 
 
 Event = DefectEvent | GapEvent | CoverageEvent | AlarmEvent

@@ -4,8 +4,10 @@ A frame ends by one fate; the ring's memory has a counter for each (``pipeline.t
 """
 
 from collections.abc import Sequence
+from typing import Annotated
 
 import msgspec
+from msgspec import Meta
 
 from pipeline.core.message_bounds import Count
 
@@ -25,11 +27,11 @@ FATES = ("", *REASONS)
 class Account(msgspec.Struct, frozen=True, kw_only=True):
     """A ledger at one moment, as the summary and the ``coverage`` event show it."""
 
-    acquired: Count
-    inspected: Count
-    dropped: dict[str, Count]
-    invalid: dict[str, Count]
-    in_flight: Count
+    acquired: Annotated[Count, Meta(description="frames taken from the camera")]
+    inspected: Annotated[Count, Meta(description="frames that were judged")]
+    dropped: Annotated[dict[str, Count], Meta(description="frames without room or time, by reason")]
+    invalid: Annotated[dict[str, Count], Meta(description="frames that cannot be inspected, by reason")]
+    in_flight: Annotated[Count, Meta(description="frames that are none of the three yet")]
 
 
 def account(acquired: int, ended: Sequence[int]) -> Account:
