@@ -12,7 +12,7 @@ from pipeline.config.topology import frame_rate, workers
 from pipeline.config.urls import Opening, SourceUrl
 from pipeline.core.frame import Alarm, Coverage, FrameMeta, Gap, Verdict
 from pipeline.core.status import Facts, NodeState
-from pipeline.runtime.node import NodeContext
+from pipeline.runtime.node import NodeContext, run_loop
 from pipeline.transport.dispatch import Dispatcher
 from pipeline.transport.leases import LeaseTable
 from pipeline.transport.messages import Frame, Message, from_worker
@@ -39,12 +39,7 @@ def capture(node: NodeContext) -> None:
     else:
         source = open_source(node, camera, epoch, None if left is None else left.state.next_frame)
     work = _Capture(node, source, left or Ring.create(fd, camera.slots, source.slot_bytes), epoch)
-    try:
-        while work.turn():
-            work.wait()
-        node.beat(NodeState.ENDED, work.facts, now=True)
-    finally:
-        work.close()
+    run_loop(node, work)
 
 
 def open_source(node: NodeContext, camera: Camera, epoch: str, left_at: int | None) -> Source:
@@ -108,11 +103,14 @@ class _Capture:
         self._outbox.turn(now)
         draining = self._begun and self._ended and self._drained()
         self._report(now, last=draining)
-        self._node.beat(NodeState.RUNNING if self._first_ns else NodeState.WAITING, self.facts)
         if not draining:
             return True
         heard = self._dispatcher.end(self._ring.state.epoch) or self._node.out_of_time
         return not (heard and len(self._outbox) == 0 and self._outcomes.unsent == 0)
+
+    @property
+    def state(self) -> NodeState:
+        return NodeState.RUNNING if self._first_ns else NodeState.WAITING
 
     def wait_ms(self) -> float:
         """How long nothing is due."""

@@ -12,7 +12,7 @@ from pipeline.config.topology import PREPROCESS, credits_for
 from pipeline.core.errors import ProtocolError
 from pipeline.core.status import Facts, NodeState
 from pipeline.core.tiles import Pixels, Preprocess, TiledFrame
-from pipeline.runtime.node import NodeContext, resolve
+from pipeline.runtime.node import NodeContext, resolve, run_loop
 from pipeline.transport.frame_receiver import CameraReceiver, FrameReceiver, Leased
 from pipeline.transport.messages import Frame
 from pipeline.transport.outbox import Outbox
@@ -44,11 +44,11 @@ def inspect(node: NodeContext) -> None:
             inspector.add(Pending(tiled, leased.current, leased.ack, leased.forget))
         return bool(group)
 
-    def turn(now_ns: int) -> None:
+    def hear(now_ns: int) -> None:
         for camera in cameras:
             camera.turn(now_ns)
 
-    _loop(node, loaded, inspector, outbox, [camera.frames for camera in cameras], turn, take)
+    run_loop(node, _Infer(node, loaded, inspector, outbox, [camera.frames for camera in cameras], hear, take))
 
 
 def infer(node: NodeContext) -> None:
@@ -71,55 +71,63 @@ def infer(node: NodeContext) -> None:
         inspector.add(todo.popleft())
         return True
 
-    _loop(node, loaded, inspector, outbox, [receiver], receiver.turn, take)
+    run_loop(node, _Infer(node, loaded, inspector, outbox, [receiver], receiver.turn, take))
 
 
-def _loop(
-    node: NodeContext,
-    loaded: Loaded,
-    inspector: Inspector,
-    outbox: Outbox,
-    receivers: list[FrameReceiver],
-    turn: Callable[[int], None],
-    take: Callable[[], bool],
-) -> None:
-    """Until told to stop and nothing is held: sockets, waiting frames to tiles, engine, heartbeat."""
-    waiter = Waiter(*[receiver.dealer for receiver in receivers], outbox.dealer, inspector.runner.fileno())
-    node.log.info("model %s, engine %s", loaded.id.name, loaded.engine.name)
+class _Infer:
+    """Sockets, waiting frames to tiles, engine, until told to stop and nothing is held."""
 
-    def facts() -> Facts:
+    state = NodeState.RUNNING
+
+    def __init__(
+        self,
+        node: NodeContext,
+        loaded: Loaded,
+        inspector: Inspector,
+        outbox: Outbox,
+        receivers: list[FrameReceiver],
+        hear: Callable[[int], None],
+        take: Callable[[], bool],
+    ) -> None:
+        self._node, self._loaded, self._inspector, self._outbox = node, loaded, inspector, outbox
+        self._receivers, self._hear, self._take = receivers, hear, take
+        self._waiter = Waiter(*[receiver.dealer for receiver in receivers], outbox.dealer, inspector.runner.fileno())
+        self._more = self._told = False
+        node.log.info("model %s, engine %s", loaded.id.name, loaded.engine.name)
+
+    def turn(self) -> bool:
+        now = time.monotonic_ns()
+        self._hear(now)
+        self._outbox.turn(now)
+        self._inspector.collect()
+        self._more = self._take()
+        self._inspector.feed()
+        if self._node.stopping and not self._told:
+            self._told = True
+            for receiver in self._receivers:
+                receiver.refuse_more()
+        return not self._node.stopping or (not self._node.out_of_time and any(map(len, self._receivers)))
+
+    def wait(self) -> None:
+        self._waiter.wait(0 if self._more else self._inspector.wait_ms(IDLE_MS))
+
+    def facts(self) -> Facts:
         return Facts(
-            engine=loaded.engine.name,
-            model=loaded.id.name,
-            tiles=inspector.tiles,
-            batches=inspector.batches,
-            held=sum(map(len, receivers)),
-            stale=inspector.stale,
-            refused=outbox.dealer.refused + sum(receiver.dealer.refused for receiver in receivers),
-            golden_checks=inspector.runner.checks,
+            engine=self._loaded.engine.name,
+            model=self._loaded.id.name,
+            tiles=self._inspector.tiles,
+            batches=self._inspector.batches,
+            held=sum(map(len, self._receivers)),
+            stale=self._inspector.stale,
+            refused=self._outbox.dealer.refused + sum(receiver.dealer.refused for receiver in self._receivers),
+            golden_checks=self._inspector.runner.checks,
         )
 
-    told = False
-    while True:
-        now = time.monotonic_ns()
-        turn(now)
-        outbox.turn(now)
-        inspector.collect()
-        more = take()
-        inspector.feed()
-        node.beat(NodeState.RUNNING, facts)
-        if node.stopping and not told:
-            told = True
-            for receiver in receivers:
-                receiver.refuse_more()
-        if node.stopping and (node.out_of_time or not any(map(len, receivers))):
-            break
-        waiter.wait(0 if more else inspector.wait_ms(IDLE_MS))
-    node.beat(NodeState.ENDED, facts, now=True)
-    for receiver in receivers:
-        receiver.dealer.close(flush_ms=200)
-    outbox.dealer.close(flush_ms=200)
-    inspector.runner.close()
+    def close(self) -> None:
+        for receiver in self._receivers:
+            receiver.dealer.close(flush_ms=200)
+        self._outbox.dealer.close(flush_ms=200)
+        self._inspector.runner.close()
 
 
 def _unpack(message: Frame, payload: list[memoryview]) -> TiledFrame:

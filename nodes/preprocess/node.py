@@ -13,7 +13,7 @@ from pipeline.config.topology import credits_for, workers
 from pipeline.core.errors import ProtocolError
 from pipeline.core.status import Facts, NodeState
 from pipeline.core.tiles import Pixels, TiledFrame
-from pipeline.runtime.node import NodeContext
+from pipeline.runtime.node import NodeContext, run_loop
 from pipeline.transport.dispatch import Dispatcher
 from pipeline.transport.frame_receiver import CameraReceiver, Leased
 from pipeline.transport.leases import LeaseTable, Slot
@@ -25,11 +25,7 @@ IDLE_MS = 50.0
 
 def preprocess(node: NodeContext) -> None:
     """Entry point: asks the cameras for frames once an infer node has asked it for tiles."""
-    work = _Preprocess(node)
-    while work.turn():
-        work.waiter.wait(work.wait_ms())
-    node.beat(NodeState.ENDED, work.facts, now=True)
-    work.close()
+    run_loop(node, _Preprocess(node))
 
 
 class _Preprocess:
@@ -52,7 +48,7 @@ class _Preprocess:
         self._workers = workers(node.config, "infer")
         self._armed = self._told = False
         self._frames = 0
-        self.waiter = Waiter(self._router, *[camera.frames.dealer for camera in self._cameras])
+        self._waiter = Waiter(self._router, *[camera.frames.dealer for camera in self._cameras])
 
     def turn(self) -> bool:
         now = time.monotonic_ns()
@@ -66,7 +62,6 @@ class _Preprocess:
         for leased, tiled in zip(group, self._preprocess([(leased.ref, leased.data) for leased in group]), strict=True):
             self._offer(leased, tiled)
         self._dispatcher.grant(now)
-        self._node.beat(NodeState.RUNNING if self._dispatcher.has_worker else NodeState.WAITING, self.facts)
         if self._node.stopping and not self._told:
             self._told = True
             for camera in self._cameras:
@@ -74,8 +69,12 @@ class _Preprocess:
         held = any(len(camera.frames) for camera in self._cameras)
         return not self._node.stopping or (held and not self._node.out_of_time)
 
-    def wait_ms(self) -> float:
-        return 0 if self._todo else IDLE_MS
+    @property
+    def state(self) -> NodeState:
+        return NodeState.RUNNING if self._dispatcher.has_worker else NodeState.WAITING
+
+    def wait(self) -> None:
+        self._waiter.wait(0 if self._todo else IDLE_MS)
 
     def _adopt(self, camera: str, memory: Pixels) -> None:
         if how := self._preprocess.adopt(camera, memory):

@@ -19,7 +19,7 @@ from pipeline.core.frame import Alarm
 from pipeline.core.status import Facts, NodeState
 from pipeline.redis.login import Login, writer_login
 from pipeline.redis.server import running_url
-from pipeline.runtime.node import NodeContext
+from pipeline.runtime.node import NodeContext, run_loop
 from pipeline.system.files import read_plain
 from pipeline.transport.messages import Durable, Message, Submit, from_client
 from pipeline.transport.sockets import Router, Waiter
@@ -35,12 +35,7 @@ def publish(node: NodeContext) -> None:
     try:
         spool, news = _open(node, path)
         work = _Publish(node, path, spool, news)
-        try:
-            while work.turn():
-                work.waiter.wait(IDLE_MS)
-            node.beat(NodeState.ENDED, work.facts, now=True)
-        finally:
-            work.close()
+        run_loop(node, work)
     except SpoolDamagedError as exc:
         _flag(node, path)
         raise NodeError(f"{exc}; it is repaired when the publish node starts again") from exc
@@ -87,7 +82,7 @@ class _Publish:
         self._router = Router(node.endpoints.publish)
         confirmed = self._store.latency.confirmed
         self._sinks = Sinks(node.config, _login(node), path, spool, confirmed=confirmed, alarm=self._alarm)
-        self.waiter = Waiter(self._router)
+        self._waiter = Waiter(self._router)
         self._stored = 0
 
     def _begin_run(self, path: Path) -> int:
@@ -116,8 +111,14 @@ class _Publish:
         if (stored := self._store.counts.total()) != self._stored:
             self._stored = stored
             self._sinks.wake()
-        self._node.beat(NodeState.RUNNING, self.facts)
         return not stopping or busy or not self._finished(now)
+
+    @property
+    def state(self) -> NodeState:
+        return NodeState.RUNNING
+
+    def wait(self) -> None:
+        self._waiter.wait(IDLE_MS)
 
     def _hear(self) -> bool:
         """Take what has arrived; whether anything had."""

@@ -9,7 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from pipeline.config import Config
 from pipeline.config.topology import Endpoints, Process, make_private, runtime_dir
@@ -87,6 +87,42 @@ class NodeContext:
     def close(self) -> None:
         """Let the last heartbeat out."""
         self._dealer.close(flush_ms=500)
+
+
+class Work(Protocol):
+    """What a node does, turn by turn; ``run_loop`` calls it."""
+
+    @property
+    def state(self) -> NodeState:
+        """What it does now, for its heartbeat."""
+        ...
+
+    def turn(self) -> bool:
+        """One pass over all that came and is due; waits for nothing. False when everything is done."""
+        ...
+
+    def wait(self) -> None:
+        """Until something comes or is due."""
+        ...
+
+    def facts(self) -> Facts:
+        """What it tells of itself."""
+        ...
+
+    def close(self) -> None:
+        """Let go of sockets, files and threads."""
+        ...
+
+
+def run_loop(node: NodeContext, work: Work) -> None:
+    """The work loop of every node: turn, heartbeat, wait, until everything is done."""
+    try:
+        while work.turn():
+            node.beat(work.state, work.facts)
+            work.wait()
+        node.beat(NodeState.ENDED, work.facts, now=True)
+    finally:
+        work.close()
 
 
 def run_node(
