@@ -172,7 +172,7 @@ class _Publish:
             backlog=self._count_backlog(),
             waiting=store.waiting,
             spool=store.trouble or self._sinks.trouble or "ok",
-            redis=self._sinks.redis_state,
+            redis=self._sinks.redis.state,
             url=self._sinks.url,
             sinks=self._sinks.facts(),
             latency=store.latency.facts,

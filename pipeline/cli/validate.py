@@ -10,7 +10,7 @@ import click
 from pipeline.cli.options import read_config, with_config
 from pipeline.config.topology import frame_rate, processes
 from pipeline.core.errors import ConfigError, LinepipeError
-from pipeline.diagnostics.check import check, check_redis
+from pipeline.diagnostics.check import check, check_redis, check_sinks
 
 
 @click.command()
@@ -38,7 +38,7 @@ def validate(config: Path, overrides: tuple[str, ...], connect: bool, as_json: b
 def _validate(config: Path, overrides: tuple[str, ...], *, connect: bool) -> dict[str, Any]:
     """What the line consists of. Raises ``LinepipeError`` with a line of text for each problem."""
     settings = read_config(config, overrides)
-    if problems := check(settings):
+    if problems := check(settings) + check_sinks(settings):
         raise ConfigError("\n".join(f"{config}: {p}" for p in problems))
     if connect:
         check_redis(settings)

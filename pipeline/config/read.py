@@ -129,8 +129,8 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
         found.append(("infer.engine", f"there is no engine {config.infer.engine!r}; write auto, {', '.join(ENGINES.names())}"))
     if problem := redis_mistake(config.publish.redis):
         found.append(("publish.redis", problem))
-    for name, text in config.publish.sinks.items():
-        if problem := sink_mistake(name, text):
+    for name in config.publish.sinks:
+        if problem := sink_mistake(name, config.publish.sinks):
             found.append((f"publish.sinks.{name}", problem))
     return found
 

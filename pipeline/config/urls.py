@@ -144,9 +144,13 @@ class SinkUrl(NamedTuple):
         return cls(*url, kind)
 
 
-def sink_mistake(name: str, text: str) -> str:
+def sink_mistake(name: str, sinks: dict[str, str]) -> str:
     """What is wrong with a sink of ``publish.sinks``; empty: nothing, or it is another package's, which is not imported here."""
-    scheme = text.partition(":")[0]
+    text = sinks[name]
+    scheme, _, rest = text.partition(":")
+    others = {other for other, url in sinks.items() if url.partition("?")[0] == text.partition("?")[0]} - {name}
+    if scheme == "jsonl" and others:
+        return f"{rest.partition('?')[0]} is also written by the sink {min(others)}; give each a file of its own"
     if name == "redis":
         return "redis is the sink that publish.redis names; choose another name"
     if not SINKS.is_own(scheme) and SINKS.knows(scheme):

@@ -40,8 +40,10 @@ def check_line(config: Config) -> list[str]:
         if not url.kind.has_rate and camera.when_full == "drop_oldest" and frame_rate(camera) is None:
             found.append(f"{key}: has no frame rate of its own, so drop_oldest would drop nearly all; add ?fps=N or use when_full: block")
     for name, text in config.publish.sinks.items():
-        if problem := _check_sink(text):
-            found.append(f"publish.sinks.{name}: {problem}")
+        try:
+            SinkUrl.parse(text)
+        except ConfigError as exc:  # of another package
+            found.append(f"publish.sinks.{name}: {exc}")
     for attempt in (_check_model, _check_engine, redis_password):
         try:
             attempt(config)
@@ -63,18 +65,22 @@ def _check_source(name: str, url: SourceUrl, camera: Camera) -> list[str]:
     return [*found, f"cameras.{name}.source: {problem}"] if problem else found
 
 
-def _check_sink(text: str) -> str:
-    """What keeps events from going there; empty: nothing is known."""
-    try:
-        url = SinkUrl.parse(text)
+def check_sinks(config: Config) -> list[str]:
+    """Why sinks beside Redis cannot be used just now. No reason not to run: events wait in the spool, and an alarm tells of it."""
+    found = []
+    for name, text in config.publish.sinks.items():
         try:
-            return url.kind.unusable(url)
+            url = SinkUrl.parse(text)
+        except ConfigError:  # told by ``check_line``
+            continue
+        try:
+            problem = url.kind.unusable(url)
         except Exception as exc:
             if SINKS.is_own(url.scheme):
                 raise
-            return f"the sink {url.scheme}: fails when it is asked ({exc!r}); mend or remove its package"
-    except ConfigError as exc:
-        return str(exc)
+            problem = f"the sink {url.scheme}: fails when it is asked ({exc!r}); mend or remove its package"
+        found += [f"publish.sinks.{name}: {problem}"] if problem else []
+    return found
 
 
 def check_sockets(config: Config) -> list[str]:

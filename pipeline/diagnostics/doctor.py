@@ -11,7 +11,7 @@ from pipeline.config.topology import runtime_dir
 from pipeline.config.urls import SourceUrl
 from pipeline.core.errors import ConfigError
 from pipeline.diagnostics import libraries, machine
-from pipeline.diagnostics.check import check_line, check_sockets
+from pipeline.diagnostics.check import check_line, check_sinks, check_sockets
 from pipeline.diagnostics.finding import Finding, failed, ok, warning
 from pipeline.system.user_path import nearest
 
@@ -39,7 +39,7 @@ def _run(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 
 
 def _line(config: Config) -> Iterator[Finding]:
-    problems = check_line(config)
+    problems = check_line(config) + check_sinks(config)
     for problem in problems:
         yield failed("configuration", problem, "correct it; `linepipe validate` says whether it is mended")
     if not problems:

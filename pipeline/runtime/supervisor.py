@@ -33,8 +33,8 @@ class Alarms:
     def set(self, name: str, active: bool, text: str) -> None:
         """Raise it or end it, if that is news."""
         if active != (name in self._on):
+            self._alarm(name, active, text)  # first: whoever sees it off may count on its end having been told
             (self._on.add if active else self._on.discard)(name)
-            self._alarm(name, active, text)
 
     def count(self, name: str, more: int, text: str) -> None:
         """Raise an alarm that has no end, ``text`` with the sum in place of ``{}``; called again and again, with 0 where nothing came."""

@@ -6,7 +6,7 @@ a message against its sender.
 
 Frame hop (worker <-> dispatcher): Ready, Ack up; Frame, End down.
 Publish hop (client <-> publish):  Submit up; Durable down.
-Status (node -> supervisor):       Status.
+node -> supervisor:                 Heartbeat.
 """
 
 from collections.abc import Collection

@@ -2,6 +2,7 @@
 
 import json
 import os
+import queue
 import random
 import signal
 import subprocess
@@ -14,7 +15,7 @@ import pytest
 
 from nodes.publish.sinks.json_lines import JSON_LINES
 from nodes.publish.sinks.sender import Sender
-from nodes.publish.sinks.sink import Feed
+from nodes.publish.sinks.sink import Feed, SinkOpening
 from nodes.publish.spool.spool import Spool
 from pipeline.config.urls import SinkUrl
 from tests.contract.test_spool import event
@@ -291,3 +292,79 @@ print("done", flush=True)
     lines = [json.loads(line)["id"] for p in [*names, out / "events.jsonl"] for line in p.read_text().splitlines()]
     assert len(lines) == done
     assert lines == [f"id{k}" for k in range(done)][-len(lines) :]
+
+
+class Odd:
+    """A sink that fails in its own way."""
+
+    def __init__(self, feed: Feed, error: BaseException | None) -> None:
+        self._feed, self._error = feed, error
+        self.stuck = threading.Event()
+
+    def connect(self) -> None:
+        pass
+
+    def turn(self) -> bool:
+        if self._error is not None:
+            raise self._error
+        self.stuck.wait(60)
+        self._feed.confirm(self._feed.unsent(5))
+        return False
+
+    def close(self) -> None:
+        raise KeyError("closing fails too")
+
+
+class UntellableError(Exception):
+    def __str__(self) -> str:
+        raise ValueError
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (OSError("no \udcff name"), "no \\udcff name"),
+        (UntellableError(), "UntellableError: it cannot be told"),
+        (OSError(), "OSError: "),
+        (ValueError("x" * 9999), "ValueError: xxx"),
+        (SystemExit(3), "SystemExit: 3"),
+    ],
+    ids=["surrogate", "untellable", "empty", "long", "exit"],
+)
+def test_whatever_a_sink_raises_can_be_told(tmp_path: Path, error: BaseException, says: str) -> None:
+    spool = Spool(tmp_path / "events.db", durable=True)
+    alarms: queue.SimpleQueue[tuple[str, bool, str]] = queue.SimpleQueue()
+    sender = Sender("odd", "The sink odd", tmp_path / "events.db", lambda o: Odd(o.feed, error), alarm=lambda *a: alarms.put(a))
+    name, active, text = alarms.get(timeout=20)
+    sender.stop()
+    sender.join()
+
+    assert (name, active) == ("sink_away:odd", True)
+    assert f"The sink odd does not take events ({says}" in text
+    assert len(text.encode()) < 1000
+    assert sender.failed is None
+    spool.close()
+
+
+def test_a_sink_that_does_not_come_back_counts_as_away_until_it_does(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodes.publish.sinks.sender.HUNG_S", 0.05)
+    spool = Spool(tmp_path / "events.db", durable=True)
+    spool.append([("k", [event(1)])])
+    alarms: queue.SimpleQueue[tuple[str, bool, str]] = queue.SimpleQueue()
+    made: list[Odd] = []
+
+    def open_sink(opening: SinkOpening) -> Odd:
+        made.append(Odd(opening.feed, None))
+        return made[0]
+
+    sender = Sender("odd", "The sink odd", tmp_path / "events.db", open_sink, alarm=lambda *a: alarms.put(a))
+    while alarms.empty():
+        sender.look()
+    assert "has not come back" in alarms.get()[2]
+    sender.ending = True
+    made[0].stuck.set()
+    assert alarms.get(timeout=20)[:2] == ("sink_away:odd", False)
+    sender.stop()
+    sender.join()
+    assert Feed(spool, "odd").backlog == 0
+    spool.close()

@@ -46,7 +46,7 @@ def test_a_sink_that_is_away_holds_up_nothing_and_gets_everything_later(
     assert f"publish.sinks.plant: no folder {out}" in line.cli("validate", code=2).stderr
     out.write_text("a file where the folder was")
     line.start()
-    line.finish(code=2)
+    line.finish(code=1)
     out.unlink()
     out.mkdir()
     (line.state / "status.json").unlink()

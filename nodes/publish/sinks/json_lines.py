@@ -52,7 +52,7 @@ class JsonLinesSink:
     def connect(self) -> None:
         """Open the file and see how far it came. Raises ``LinepipeError`` if it is not a file of events, or another writes it."""
         self._fd = self._open()
-        last = self._last_id(self._fd, mend=True) or self._last_id_aside()
+        last = self._last_id(self._fd, self._path, mend=True) or self._last_id_aside()
         os.fsync(self._fd)
         if (seq := self._feed.find(last)) > self._feed.sent:
             self._feed.move(seq)
@@ -118,6 +118,10 @@ class JsonLinesSink:
         for k in range(free - 1, 0, -1):
             self._aside(k).replace(self._aside(k + 1))
         self._path.replace(self._aside(1))
+        beyond = self._keep + 1
+        while self._aside(beyond).exists():  # left by a configuration that kept more
+            self._aside(beyond).unlink()
+            beyond += 1
         self.close()
         self._fd = self._open()
 
@@ -131,25 +135,25 @@ class JsonLinesSink:
         except FileNotFoundError:
             return ""
         try:
-            return self._last_id(fd, mend=False)
+            return self._last_id(fd, self._aside(1), mend=False)
         finally:
             os.close(fd)
 
-    def _last_id(self, fd: int, *, mend: bool) -> str:
+    def _last_id(self, fd: int, path: Path, *, mend: bool) -> str:
         """Id of the event in the last whole line; empty: there is none. ``mend``: cut off what follows it."""
         size = os.fstat(fd).st_size
         start = max(0, size - TAIL_BYTES)
         tail = os.pread(fd, size - start, start)
         whole = tail[: tail.rfind(b"\n") + 1]
         if size and not whole and start:
-            raise LinepipeError(f"{self._path} is no file of events; move it away")
+            raise LinepipeError(f"{path} is no file of events; move it away")
         line = whole[:-1].rpartition(b"\n")[2]
         try:
             found = msgspec.json.decode(line, type=_Line).id if line else ""
         except ValueError as exc:  # also msgspec's
-            raise LinepipeError(f"the last line of {self._path} is no event; move the file away") from exc
+            raise LinepipeError(f"the last line of {path} is no event; move the file away") from exc
         if not found and tail and not _begins_an_event(tail):
-            raise LinepipeError(f"{self._path} is no file of events; move it away")
+            raise LinepipeError(f"{path} is no file of events; move it away")
         if mend and len(whole) < len(tail):
             os.ftruncate(fd, start + len(whole))
         return found

@@ -3,6 +3,7 @@
 Whatever a sink raises, nothing moves: it is closed, and connected anew after a pause. Nothing is ever dropped.
 """
 
+import logging
 import queue
 import random
 import threading
@@ -12,24 +13,26 @@ from functools import partial
 from pathlib import Path
 
 from nodes.publish.sinks.redis.sink import RedisSink
-from nodes.publish.sinks.sink import Feed, Sink, SinkOpening
+from nodes.publish.sinks.sink import Feed, Sink, SinkOpening, told
 from nodes.publish.spool.database import SpoolDamagedError, SpoolTroubleError
+from nodes.publish.spool.open_alarms import SINK_ALARMS
 from nodes.publish.spool.spool import FIRST_SINK, Spool, Spooled, Stamp
 from pipeline.config import Config
 from pipeline.config.urls import SinkUrl
-from pipeline.core.errors import LinepipeError
 from pipeline.core.events import AlarmKind
 from pipeline.core.status import SinkFacts
 from pipeline.redis.login import Login
 from pipeline.runtime.supervisor import Alarm, Alarms
 
+log = logging.getLogger(__name__)
 PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
 LOOK_S = 1.0
 """How often a sink has its turn while there is nothing to send."""
 SETTLED_S = 3.0
 """A sink must have taken events for so long before an outage counts as over."""
 STOP_S = 4.0
-MOST_WORDS = 500  # characters of an error that are told
+HUNG_S = 10.0
+"""A sink that is in one call for so long counts as away."""
 OpenSink = Callable[[SinkOpening], Sink]
 
 
@@ -65,6 +68,7 @@ class Sender:
         """What ended the thread, if anything did."""
         self._failures = 0
         self._up_since = 0.0
+        self._called_at: float | None = None  # since when the sink has been at work
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
@@ -82,9 +86,15 @@ class Sender:
         self._stopping = True
         self._wake.set()
 
-    def join(self) -> None:
+    def join(self, seconds: float = STOP_S) -> None:
         """Wait for a thread that was told to stop, as long as a sink may take for its turn."""
-        self._thread.join(STOP_S)
+        self._thread.join(seconds)
+
+    def look(self) -> None:
+        """From another thread: a sink that does not come back from a call counts as away."""
+        began = self._called_at
+        if began is not None and time.monotonic() - began > HUNG_S and not self.state.startswith("away"):
+            self._away(TimeoutError(f"it has not come back for {HUNG_S:.0f} s"))
 
     def _run(self) -> None:
         spool: Spool | None = None
@@ -93,8 +103,10 @@ class Sender:
             while not self._stopping:
                 try:
                     spool = spool or self._open_spool()
-                    sink = sink or self._open_sink(SinkOpening(self.name, Feed(spool, self.name, self._count), self._alarms))
-                    self._serve(sink)
+                    feed = Feed(spool, self.name, self._count)
+                    self._called_at = time.monotonic()
+                    sink = sink or self._open_sink(SinkOpening(self.name, feed, self._alarms))
+                    self._serve(sink, feed)
                 except SpoolDamagedError:
                     raise
                 except SpoolTroubleError as exc:
@@ -103,6 +115,8 @@ class Sender:
                     self._away(exc)
                 else:
                     continue
+                finally:
+                    self._called_at = None
                 self._failures += 1
                 self._sleep(random.uniform(PAUSE_MIN_S, min(PAUSE_MAX_S, PAUSE_MIN_S * 2 ** min(self._failures, 10))))
         except BaseException as exc:  # handed to the node's main loop, which ends the process
@@ -117,12 +131,19 @@ class Sender:
         except OSError as exc:
             raise SpoolTroubleError(f"{self._spool_path}: {exc}") from exc
 
-    def _serve(self, sink: Sink) -> None:
+    def _serve(self, sink: Sink, feed: Feed) -> None:
         try:
             sink.connect()
             while not self._stopping:
+                before, self._called_at = feed.sent, time.monotonic()
                 busy = sink.turn()
+                self._called_at = None
                 self.trouble = ""
+                if busy and feed.sent == before:
+                    self._wake.wait(0.001)
+                    continue
+                if not busy and not feed.unsent(1):
+                    self._well()
                 if self.state == "connecting":
                     self.state = "up"
                 self._outage_over()
@@ -130,18 +151,28 @@ class Sender:
                     self._wake.wait(LOOK_S)
                     self._wake.clear()
         finally:
+            self._close(sink)
+
+    def _close(self, sink: Sink) -> None:
+        """What closing raises says less than what led to it."""
+        try:
             sink.close()
+        except (Exception, SystemExit) as exc:
+            log.debug("sink %s: close: %r", self.name, exc)
 
     def _count(self, events: list[Spooled]) -> None:
-        """The sink has these: the one sign that an outage ends."""
+        """The sink has these."""
+        self._well()
+        self._confirmed(events)
+
+    def _well(self) -> None:
+        """It has taken events, or has all: the one sign that an outage ends."""
         self._failures = 0
         self.state = "up"
         self._up_since = self._up_since or time.monotonic()
-        self._confirmed(events)
 
     def _away(self, exc: BaseException) -> None:
-        known = isinstance(exc, LinepipeError | OSError) and str(exc)
-        why = (str(exc) if known else f"{type(exc).__name__}: {exc}")[:MOST_WORDS]  # a server decides how long its errors are
+        why = told(exc)
         self.state = f"away: {why}"
         self._up_since = 0.0
         self._alarms.set(self._away_alarm, True, f"{self._where} does not take events ({why}); they wait in the spool")
@@ -185,12 +216,12 @@ class Sinks:
             keep_bytes=int(config.publish.keep_mib * (1 << 20)) if self._embedded else None,
             lifted=self._lifted.put,
         )
-        self._redis = Sender(FIRST_SINK, f"Redis at {login.url}", path, redis, alarm=alarm, confirmed=confirmed, on=on)
+        self.redis = Sender(FIRST_SINK, f"Redis at {login.url}", path, redis, alarm=alarm, confirmed=confirmed, on=on)
         self._others = [
-            Sender(name, f"The sink {name} ({text})", path, partial(_open, text), alarm=alarm, on=on)
+            Sender(name, f"The sink {name} ({text.partition(':')[0]})", path, partial(_open, text), alarm=alarm, on=on)
             for name, text in config.publish.sinks.items()
         ]
-        self._all = [self._redis, *self._others]
+        self._all = [self.redis, *self._others]
         self.url = login.url
         self.backlog = {sender.name: 0 for sender in self._all}
         """Events that each sink has not confirmed, when they were last counted."""
@@ -202,6 +233,8 @@ class Sinks:
             if sender.failed is not None:
                 raise sender.failed
             sender.ending = ending
+        for sender in self._others:  # Redis has time limits of its own
+            sender.look()
         while not self._lifted.empty():
             self._spool.raise_floor(self._lifted.get())
 
@@ -237,12 +270,8 @@ class Sinks:
         if not sender.state.startswith("away"):
             self._away_since_ns.pop(sender.name, None)
             return False
-        patience = GIVE_UP_EMBEDDED_NS if sender is self._redis and self._embedded else GIVE_UP_NS
+        patience = GIVE_UP_EMBEDDED_NS if sender is self.redis and self._embedded else GIVE_UP_NS
         return now_ns - self._away_since_ns.setdefault(sender.name, now_ns) > patience
-
-    @property
-    def redis_state(self) -> str:
-        return self._redis.state
 
     def facts(self) -> dict[str, SinkFacts]:
         """Of those beside Redis, by name."""
@@ -252,8 +281,9 @@ class Sinks:
         """End the threads; what is unsent stays in the spool."""
         for sender in self._all:
             sender.stop()
+        deadline = time.monotonic() + STOP_S
         for sender in self._all:
-            sender.join()
+            sender.join(max(0.0, deadline - time.monotonic()))
 
 
 def _open(text: str, opening: SinkOpening) -> Sink:
@@ -263,7 +293,7 @@ def _open(text: str, opening: SinkOpening) -> Sink:
 
 
 def _end_alarms_of_removed(config: Config, on: set[str], alarm: Alarm) -> None:
-    prefix = away_alarm("")
     for name in on:
-        if name.startswith(prefix) and (sink := name.removeprefix(prefix)) not in config.publish.sinks:
+        kind, _, sink = name.partition(":")
+        if kind.startswith(SINK_ALARMS) and sink not in config.publish.sinks:
             alarm(name, False, f"the configuration has no sink {sink} any more")

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import NamedTuple, Protocol
 
-from nodes.publish.spool.spool import Spool, Spooled
+from nodes.publish.spool.spool import MOST_SEQ, Spool, Spooled
+from pipeline.core.errors import LinepipeError
 from pipeline.runtime.supervisor import Alarms
+
+MOST_WORDS = 500  # characters of an error that are told
 
 
 class Feed:
@@ -20,8 +23,8 @@ class Feed:
 
     @property
     def backlog(self) -> int:
-        """How many events the sink has not confirmed; of very many about as many."""
-        return self.spool.count_behind(self.sent)
+        """How many events the sink has not confirmed."""
+        return self.spool.count_between(self.sent, MOST_SEQ)
 
     def unsent(self, most: int) -> list[Spooled]:
         """The oldest events that the sink has not confirmed, in order: what it is to take now."""
@@ -59,7 +62,7 @@ class SinkOpening(NamedTuple):
     """Its name in the configuration."""
     feed: Feed
     alarms: Alarms
-    """For what it has to tell beside being away, which is told for it; names begin with ``sink_``."""
+    """For what it has to tell beside being away, which is told for it. Names are ``sink_KIND:NAME``, with the sink's own name."""
 
 
 class Sink(Protocol):
@@ -76,6 +79,8 @@ class Sink(Protocol):
     def turn(self) -> bool:
         """Send some of ``feed.unsent``, and confirm what the destination keeps; called again at once if there was anything.
 
+        Two seconds' work at most: a line that stops waits no longer than four.
+
         If there was nothing: as soon as there is, or after a second.
         """
         ...
@@ -83,3 +88,14 @@ class Sink(Protocol):
     def close(self) -> None:
         """Let go of what ``connect`` holds; it may have failed half way. Called at the end, too."""
         ...
+
+
+def told(exc: BaseException) -> str:
+    """An error in words that can be sent: a server, or another package, decides what they are, and how many."""
+    try:
+        text = str(exc)
+    except Exception:
+        text = "it cannot be told"
+    if not (text and isinstance(exc, LinepipeError | OSError)):
+        text = f"{type(exc).__name__}: {text}"
+    return text[:MOST_WORDS].encode("utf-8", "backslashreplace").decode()

@@ -14,7 +14,6 @@ ENDLESS = frozenset(
 OWN = frozenset(
     {
         AlarmKind.REDIS_AWAY,
-        AlarmKind.SINK_AWAY,
         AlarmKind.FOREIGN_ENTRIES,
         AlarmKind.CHANNEL_REFUSED,
         AlarmKind.STREAM_NOT_TRIMMED,
@@ -26,6 +25,8 @@ OWN = frozenset(
     }
 )
 """Raised by publish: its next life goes on with them. All others are the supervisor's or capture's, and end with the run."""
+SINK_ALARMS = "sink_"
+"""So begin the kinds of alarms of sinks, also of other packages; the name of the sink follows the colon. Publish's own, too."""
 _NOTED = "alarms"  # fact: what the events say is noted
 
 
@@ -56,7 +57,7 @@ class OpenAlarms:
 
     def left_by(self, seq: int) -> list[str]:
         """Those of supervisors, begun up to ``seq``."""
-        return [name for name, began in self._on().items() if began <= seq and _kind(name) not in OWN]
+        return [name for name, began in self._on().items() if began <= seq and not _is_own(_kind(name))]
 
     def _on(self) -> dict[str, int]:
         found = self._db.rows("SELECT name, value FROM facts WHERE name GLOB 'alarm/*' ORDER BY value")
@@ -66,6 +67,10 @@ class OpenAlarms:
 def read_again(database: Database) -> None:
     """Have the next opening look through the events: what was noted may be damaged."""
     database.change("DELETE FROM facts WHERE name = ?", (_NOTED,))
+
+
+def _is_own(kind: str) -> bool:
+    return kind in OWN or kind.startswith(SINK_ALARMS)
 
 
 def _kind(name: str) -> str:

@@ -63,7 +63,7 @@ class Spooled(msgspec.Struct, frozen=True, array_like=True):
 
 
 class Spool:
-    """One connection to the file. The publish node's main thread appends, its sender thread reads and marks."""
+    """One connection to the file. The publish node's main thread appends, each sink's thread reads and marks."""
 
     def __init__(
         self,
