@@ -21,7 +21,7 @@ def run(config: Path, overrides: tuple[str, ...], for_s: float | None, frames: i
 
     The first Ctrl-C, SIGTERM or SIGHUP drains (every acquired frame is finished), writes the summary and exits 0; a second
     Ctrl-C or SIGTERM stops at once. The summary is always in state_dir/summary.json too. A run that ends by itself and could
-    not send its events to Redis exits 1.
+    not send its events to Redis and its other sinks exits 1.
 
     Example: linepipe run deploy/line1.yaml --for 20s --summary summary.json
     """
