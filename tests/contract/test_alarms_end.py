@@ -21,6 +21,7 @@ from pipeline.config.topology import find_process
 from pipeline.core.events import AlarmEvent
 from pipeline.core.frame import Alarm
 from pipeline.runtime.node import NodeContext
+from pipeline.runtime.supervisor import Alarms
 from tests.conftest import ROOT, Server
 from tests.contract.post import Post
 from tests.contract.test_publish_trouble import Publisher, fill, gap, verdict
@@ -162,6 +163,25 @@ def test_what_the_supervisor_raised_ends_when_the_next_run_begins(make: Callable
 
 def event(k: int, name: str, active: bool) -> AlarmEvent:
     return AlarmEvent(v=1, id=f"id{k}", line="l", name=name, active=active, text="t", at="now")
+
+
+def test_alarms_of_sinks_go_on_with_the_next_run_also_those_of_other_packages(tmp_path: Path) -> None:
+    """They end when their cause does, which publish sees again."""
+    spool = open_spool(tmp_path)
+    spool.append([(name, [event(k, name, True)]) for k, name in enumerate(("sink_away:plant", "sink_slow:mes", "node_died:x"))])
+
+    assert spool.open_alarms.left_by(99) == ["node_died:x"]
+    spool.close()
+
+
+def test_whoever_sees_that_an_alarm_is_off_can_count_on_its_having_been_told() -> None:
+    """Publish ends once none is on: its end must be on its way by then."""
+    seen: list[bool] = []
+    alarms = Alarms(lambda *_: seen.append("disk_full" in alarms), ["disk_full"])
+
+    alarms.set("disk_full", False, "room")
+
+    assert seen == [True] and "disk_full" not in alarms
 
 
 def test_an_alarm_whose_beginning_was_purged_is_still_on(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ import pytest
 from nodes.publish.record_store import Store
 from nodes.publish.spool.database import SpoolTroubleError
 from nodes.publish.spool.salvage import open_spool
+from pipeline.config import Publish
 from pipeline.core.errors import NodeError
 from pipeline.core.frame import Defect, ModelId, Verdict
 from tests.contract.test_publish_trouble import fill, gap
@@ -29,10 +30,10 @@ SECOND = 1_000_000_000
 class Shop:
     """A store over a spool, with a clock that a test moves."""
 
-    def __init__(self, state: Path) -> None:
+    def __init__(self, state: Path, publish: Publish = Publish()) -> None:  # noqa: B008
         self.path = state / "spool" / "events.db"
         self.spool, self.news = open_spool(self.path)
-        config = msgspec.structs.replace(CONFIG, state_dir=str(state))
+        config = msgspec.structs.replace(CONFIG, state_dir=str(state), publish=publish)
         self.alarms: list[tuple[str, bool]] = []
         self.store = Store(config, self.spool, self.path, logging.getLogger("test"), lambda name, on, _: self.alarms.append((name, on)))
         self._now = time.monotonic_ns()
@@ -95,6 +96,20 @@ def test_a_question_that_fails_after_a_commit_loses_no_piece(shop: Shop, monkeyp
     assert shop.spool.held() == []
     assert shop.store.counts == {"defect": 2}
     assert shop.store.frames == 2
+
+
+def test_an_event_that_is_old_goes_only_when_every_sink_has_it(tmp_path: Path) -> None:
+    """A sink of an earlier configuration holds nothing back."""
+    shop = Shop(tmp_path / "state", Publish(sinks={"plant": "jsonl:x"}, keep_days=1e-6))
+    shop.offer(*[gap(2 * k) for k in range(5)])
+    shop.turn(120)
+    for sink, seq in (("redis", 5), ("plant", 2), ("removed", 0)):
+        shop.spool.set_watermark(sink, seq)
+    time.sleep(0.1)  # more than keep_days
+    shop.turn(120)
+
+    assert [e.seq for e in shop.spool.behind(0, 9)] == [3, 4, 5]
+    shop.spool.close()
 
 
 def use_up(folder: Path) -> list[Path]:

@@ -107,6 +107,8 @@ def test_a_line_runs_a_camera_a_sink_an_engine_and_a_network_of_another_package(
     assert received == line.events()
     assert {e["type"] for e in received} >= {"defect", "coverage"}
     assert "The sink mes" in line.log and "503" in line.log
+    assert mes not in line.log, "a URL may hold a secret"
+    assert not any(mes in str(e["text"]) for e in received if e["type"] == "alarm")
     report = json.loads(linepipe("eval", str(model), str(tmp_path / "images"), "--split", "all", "--engine", "patient", "--json").stdout)
     assert report["engine"] == "patient-f32"
 

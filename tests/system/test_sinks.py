@@ -82,6 +82,13 @@ def test_the_alarm_of_a_sink_that_is_taken_out_ends(make_line: Callable[..., Lin
     assert (tmp_path / "events.jsonl").read_text() == "something else\n"
 
 
+def test_two_sinks_never_write_one_file(make_line: Callable[..., Line], tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    line = make_line(publish={"sinks": {"one": f"jsonl:{tmp_path}/events?keep=2", "two": f"jsonl:{tmp_path}/events"}})
+
+    assert f"{tmp_path}/events is also written by the sink two" in line.cli("validate", code=2).stderr
+
+
 @pytest.mark.parametrize(
     ("name", "sink", "says"),
     [
