@@ -9,7 +9,7 @@ import pytest
 
 from nodes.capture.camera_watch import MOST_LOSSES
 from nodes.capture.node import _Capture
-from nodes.capture.sources.source import Awaited
+from nodes.capture.sources.source import NOTHING, Awaited
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.topology import find_process
 from pipeline.core.frame import Alarm, FrameMeta, FrameRef, Gap, Publishable
@@ -329,6 +329,7 @@ def test_a_capture_process_that_stood_still_does_not_take_its_camera_for_silent(
     start()
     for _ in range(2):
         time.sleep(1)
+        assert not line.capture._watch.admit(NOTHING, None)
         before = len(line.frames)
         line.wait(lambda before=before: len(line.frames) >= before + 5)  # type: ignore[misc]
 

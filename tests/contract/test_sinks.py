@@ -1,5 +1,6 @@
 """What holds for every sink, and for a file of JSON lines: all events in order, each once, whatever is killed, full or gone."""
 
+import errno
 import json
 import os
 import queue
@@ -243,6 +244,65 @@ def test_a_full_disk_tears_no_line(small_disk: Path, tmp_path: Path) -> None:
 
     assert [json.loads(line)["id"] for line in file.path.read_text().splitlines()] == file.expected
     file.spool.close()
+
+
+def test_what_an_fsync_refused_is_taken_out_before_it_is_written_again(file: FileSink, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It can be read then and may be gone after a power cut: the kernel says so once."""
+    file.add(10)
+    file.wait_sent()
+    before, sizes, sync = file.path.stat().st_size, list[int](), os.fsync
+
+    def refuse_once(fd: int) -> None:
+        sizes.append(os.fstat(fd).st_size)
+        if len(sizes) == 1:
+            raise OSError(errno.EIO, "Input/output error")
+        sync(fd)
+
+    monkeypatch.setattr("nodes.publish.sinks.json_lines.os.fsync", refuse_once)
+    file.add(5)
+    file.wait_sent()
+
+    assert sizes[0] > before == sizes[1]
+    assert file.ids() == file.expected
+
+
+class Script:
+    """A sink that does one thing after another, then nothing more."""
+
+    def __init__(self, feed: Feed, *acts: str) -> None:
+        self._feed, self._acts = feed, list(acts)
+
+    def connect(self) -> None:
+        pass
+
+    def turn(self) -> bool:
+        act = self._acts.pop(0) if self._acts else "idle"
+        if act == "raise":
+            raise OSError("away")
+        if act == "take":
+            self._feed.confirm(self._feed.unsent(100))
+        return act == "take"
+
+    def close(self) -> None:
+        pass
+
+
+def test_an_outage_ends_although_nothing_comes_to_be_sent(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It failed again just after it had taken everything; on a standing strip no further event comes."""
+    monkeypatch.setattr("nodes.publish.sinks.sender.SETTLED_S", 0.0)
+    monkeypatch.setattr("nodes.publish.sinks.sender.LOOK_S", 0.01)
+    spool = Spool(tmp_path / "events.db", durable=True)
+    spool.append([("k", [event(1)])])
+    alarms: queue.SimpleQueue[tuple[str, bool, str]] = queue.SimpleQueue()
+    path = tmp_path / "events.db"
+    sender = Sender("s", "It", path, lambda o: Script(o.feed, "raise", "take", "raise", "raise"), alarm=lambda *a: alarms.put(a))
+
+    told = [alarms.get(timeout=20)[1] for _ in range(4)]
+    sender.stop()
+    sender.join()
+
+    assert told == [True, False, True, False]
+    spool.close()
 
 
 @pytest.mark.parametrize("seed", range(6))
