@@ -1,10 +1,12 @@
 """``linepipe run``"""
 
+import os
 from pathlib import Path
 
 import click
 
 from pipeline.cli.options import Duration, read_config, with_config
+from pipeline.config.urls import sink_file
 from pipeline.console.console import Console
 from pipeline.core.errors import ConfigError, LinepipeError
 from pipeline.diagnostics.check import check
@@ -28,6 +30,9 @@ def run(config: Path, overrides: tuple[str, ...], for_s: float | None, frames: i
     settings = read_config(config, overrides)
     if problems := check(settings):
         raise ConfigError("\n".join(f"{config}: {p}" for p in problems))
+    for name, text in settings.publish.sinks.items():
+        if summary is not None and sink_file(text) == os.path.realpath(summary):
+            raise ConfigError(f"--summary {summary} is the file of the sink {name}; choose another")
     with Console(settings) as console:
         line = LineRun(settings, for_s=for_s, frames=frames, say=console.say, summary_path=summary)
         try:

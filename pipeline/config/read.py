@@ -130,7 +130,7 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
     if problem := redis_mistake(config.publish.redis):
         found.append(("publish.redis", problem))
     for name in config.publish.sinks:
-        if problem := sink_mistake(name, config.publish.sinks):
+        if problem := sink_mistake(name, config.publish.sinks, config.state):
             found.append((f"publish.sinks.{name}", problem))
     return found
 

@@ -6,6 +6,7 @@ it connects, or let it override linepipe's own options.
 
 import logging
 import math
+import os
 import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -144,13 +145,17 @@ class SinkUrl(NamedTuple):
         return cls(*url, kind)
 
 
-def sink_mistake(name: str, sinks: dict[str, str]) -> str:
+def sink_mistake(name: str, sinks: dict[str, str], state: Path) -> str:
     """What is wrong with a sink of ``publish.sinks``; empty: nothing, or it is another package's, which is not imported here."""
     text = sinks[name]
-    scheme, _, rest = text.partition(":")
-    others = {other for other, url in sinks.items() if url.partition("?")[0] == text.partition("?")[0]} - {name}
-    if scheme == "jsonl" and others:
-        return f"{rest.partition('?')[0]} is also written by the sink {min(others)}; give each a file of its own"
+    scheme = text.partition(":")[0]
+    file = sink_file(text)
+    for other, url in sinks.items():
+        its = sink_file(url)
+        if file and its and other != name and re.fullmatch(re.escape(file) + r"(\.\d+)?", its):
+            return f"the sink {other} writes {its}; give each a file of its own"
+    if file and Path(file).is_relative_to(os.path.realpath(state)):
+        return f"{file} lies in state_dir, where the line keeps its own files; choose another place"
     if name == "redis":
         return "redis is the sink that publish.redis names; choose another name"
     if not SINKS.is_own(scheme) and SINKS.knows(scheme):
@@ -160,6 +165,13 @@ def sink_mistake(name: str, sinks: dict[str, str]) -> str:
     except ConfigError as exc:
         return str(exc)
     return ""
+
+
+def sink_file(text: str) -> str:
+    """The file that a sink of the scheme ``jsonl`` writes, behind links; empty: it is of another scheme."""
+    scheme, _, rest = text.partition(":")
+    path = rest.partition("?")[0]
+    return os.path.realpath(path) if scheme == "jsonl" and path and "\0" not in path else ""
 
 
 _Record = TypeVar("_Record", SourceKind, SinkKind)
@@ -177,7 +189,10 @@ def _split(text: str, table: Kind, record: type[_Record]) -> tuple[_Record, tupl
     path, _, query = rest.partition("?")
     if not path:
         raise ConfigError(f"{text!r}: write {kind.example}")
-    options = dict(parse_qsl(query, keep_blank_values=True))
+    pairs = parse_qsl(query, keep_blank_values=True)
+    options = dict(pairs)
+    if len(options) < len(pairs):
+        raise ConfigError(f"{text!r}: an option stands twice; keep one")
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind.options)}
     typed = {}
     for name, value in options.items():

@@ -82,11 +82,33 @@ def test_the_alarm_of_a_sink_that_is_taken_out_ends(make_line: Callable[..., Lin
     assert (tmp_path / "events.jsonl").read_text() == "something else\n"
 
 
-def test_two_sinks_never_write_one_file(make_line: Callable[..., Line], tmp_path: Path) -> None:
+@pytest.mark.parametrize("second", ["events", "./events", "link", "events.3"])
+def test_two_sinks_never_write_one_file(
+    make_line: Callable[..., Line], tmp_path: Path, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     (tmp_path / "images").mkdir()
-    line = make_line(publish={"sinks": {"one": f"jsonl:{tmp_path}/events?keep=2", "two": f"jsonl:{tmp_path}/events"}})
+    (tmp_path / "link").symlink_to("events")
+    line = make_line(publish={"sinks": {"one": "jsonl:events?keep=2", "two": f"jsonl:{second}"}})
 
-    assert f"{tmp_path}/events is also written by the sink two" in line.cli("validate", code=2).stderr
+    assert "give each a file of its own" in line.cli("validate", code=2).stderr
+
+
+@pytest.mark.parametrize("name", ["spool/events.db", "summary.json", "status.json", "events.jsonl"])
+def test_what_lies_in_the_state_folder_is_no_file_for_events(make_line: Callable[..., Line], tmp_path: Path, name: str) -> None:
+    (tmp_path / "images").mkdir()
+    line = make_line(publish={"sinks": {"plant": f"jsonl:{tmp_path / 'state' / name}"}})
+
+    assert "lies in state_dir" in line.cli("validate", code=2).stderr
+
+
+def test_the_summary_is_no_file_for_events(make_line: Callable[..., Line], make_images: MakeImages, tmp_path: Path) -> None:
+    make_images(tmp_path / "images", 1)
+    line = make_line(publish={"sinks": {"plant": f"jsonl:{tmp_path / 'summary.json'}"}})
+    line.start()
+    line.finish(code=2)
+
+    assert "is the file of the sink plant" in line.log
 
 
 @pytest.mark.parametrize(
@@ -95,6 +117,8 @@ def test_two_sinks_never_write_one_file(make_line: Callable[..., Line], tmp_path
         ("plant", "jsnl:x", "is not a known sink, or its package is not installed; write jsonl:PATH"),
         ("plant", "jsonl:", "write jsonl:PATH"),
         ("plant", "jsonl:x?keep=0", "keep=0 should be a whole number from 1"),
+        ("plant", "jsonl:x?keep=1&keep=2", "an option stands twice"),
+        ("plant", f"jsonl:{__file__}", "is no file of events; move it away, or name another"),
         ("plant", "jsonl:x?mode=7", "no option 'mode'; jsonl: takes max_mb, keep"),
         ("plant", "jsonl:/dev/null", "/dev/null is no file"),
         ("plant", "jsonl:/nowhere/x", "no folder /nowhere"),

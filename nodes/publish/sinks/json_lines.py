@@ -1,7 +1,8 @@
 """``jsonl:PATH``: every event as a line of JSON in a file, which begins anew when it is full.
 
-A group is confirmed once the disk has it. What was written and not confirmed (a kill) is found again by the id in the last
-line, and a line that was torn is cut off: each event stands in the files once.
+Beside its watermark the sink notes in the spool which file it wrote and how long that was. What lies behind is held against
+the events that come next: lines that are theirs stay (a kill came before they were confirmed), a torn beginning of the next
+one is cut off, and whatever else it is stays, because somebody else wrote it. Nothing is taken on trust, nothing of others is cut.
 """
 
 import fcntl
@@ -15,14 +16,16 @@ import msgspec
 from msgspec import Meta
 
 from nodes.publish.sinks.sink import SinkOpening
+from nodes.publish.spool.spool import Spooled
 from pipeline.config.urls import SinkKind, SinkUrl
 from pipeline.core.errors import ConfigError, LinepipeError
+from pipeline.core.events import Event
 from pipeline.system.user_path import here, look
 
 GROUP = 500
 MODE = 0o640  # the plant system's user reads it as a member of the group
-TAIL_BYTES = 4 << 20
-"""Longest line that is looked for at the end of a file."""
+FIRST_LINE_BYTES = 1 << 20
+"""So long may the first line of a file be that is looked at."""
 
 
 class JsonLinesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -34,28 +37,28 @@ class JsonLinesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """How many files are kept beside the one that is written; the oldest goes first."""
 
 
-class _Line(msgspec.Struct):
-    """What every event has."""
-
-    id: str
-    type: str
-
-
 class JsonLinesSink:
     """A file and those put aside, as a ``Sink``. One process at a time writes it."""
 
     def __init__(self, url: SinkUrl, opening: SinkOpening) -> None:
-        self._path, self._feed = Path(os.path.realpath(url.path)), opening.feed
+        self._given, self._feed = Path(url.path), opening.feed
+        self._path = self._given
         self._max_bytes, self._keep = url.options.max_mb * 1_000_000, url.options.keep
-        self._fd = -1
+        self._fd, self._size = -1, 0
+        self._rights = (MODE, -1)
+        """Mode and group of the file: one that takes its place has the same."""
+        self._disks: dict[Path, int] = {}
 
     def connect(self) -> None:
         """Open the file and see how far it came. Raises ``LinepipeError`` if it is not a file of events, or another writes it."""
         self._fd = self._open()
-        last = self._last_id(self._fd, self._path, mend=True) or self._last_id_aside()
+        found = os.fstat(self._fd)
+        if found.st_ino == self._feed.note("inode"):
+            self._find_own(min(self._feed.note("size"), found.st_size))
+        elif not begins_with_an_event(self._fd):
+            raise LinepipeError(f"{self._path} is no file of events; move it away")
         os.fsync(self._fd)
-        if (seq := self._feed.find(last)) > self._feed.sent:
-            self._feed.move(seq)
+        self._confirm([], os.fstat(self._fd).st_size)
 
     def turn(self) -> bool:
         """Append a group and have the disk take it."""
@@ -66,28 +69,53 @@ class JsonLinesSink:
             return False
         if os.fstat(self._fd).st_size >= self._max_bytes:
             self._put_aside()
-        self._append(memoryview(b"".join(event.data + b"\n" for event in events)))
-        self._feed.confirm(events)
+        if (size := os.fstat(self._fd).st_size) != self._size:  # somebody else wrote, or cut it
+            self._confirm([], size)
+        self._append(_begin_of_line(self._fd, size) + b"".join(map(_line, events)))
+        self._confirm(events, os.fstat(self._fd).st_size)
         return True
-
-    def _append(self, data: memoryview) -> None:
-        """All or nothing: after a failed fsync what was written may be gone although it can be read, so it is written again."""
-        before = os.fstat(self._fd).st_size
-        try:
-            while data:
-                data = data[os.write(self._fd, data) :]
-            os.fsync(self._fd)
-        except OSError:
-            with suppress(OSError):
-                os.ftruncate(self._fd, before)
-            raise
 
     def close(self) -> None:
         if self._fd >= 0:
+            found = os.fstat(self._fd)
+            self._rights = (stat.S_IMODE(found.st_mode), found.st_gid)
             os.close(self._fd)
             self._fd = -1
 
+    def _confirm(self, events: list[Spooled], size: int) -> None:
+        self._size = size
+        self._feed.confirm(events, {"inode": os.fstat(self._fd).st_ino, "size": size})
+
+    def _find_own(self, place: int) -> None:
+        """What was written behind ``place`` and not confirmed."""
+        for event in iter(lambda: next(iter(self._feed.unsent(1)), None), None):
+            line = _line(event)
+            there = os.pread(self._fd, len(line), place)
+            if there != line:
+                if there and line.startswith(there):  # torn by a kill, and the last in the file
+                    os.ftruncate(self._fd, place)
+                return
+            place += len(line)
+            self._confirm([event], place)
+
+    def _append(self, data: bytes) -> None:
+        """All or nothing: after a failed fsync what was written may be gone although it can be read, so it is written again."""
+        before, written = os.fstat(self._fd).st_size, 0
+        try:
+            while written < len(data):
+                written += os.write(self._fd, data[written:])
+            os.fsync(self._fd)
+        except OSError:
+            with suppress(OSError):
+                if os.fstat(self._fd).st_size == before + written:
+                    os.ftruncate(self._fd, before)
+            raise
+
     def _open(self) -> int:
+        self._path = Path(os.path.realpath(self._given))
+        disk = os.stat(self._path.parent).st_dev
+        if self._disks.setdefault(self._path.parent, disk) != disk:
+            raise LinepipeError(f"{self._path.parent} is on another disk than before; mount that one again, or start the line anew")
         new = not self._path.exists()
         fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, MODE)
         try:
@@ -95,80 +123,80 @@ class JsonLinesSink:
                 raise LinepipeError(f"{self._path} is no file")
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if new:
-                os.fchmod(fd, MODE)
-                _sync_folder(self._path)
+                self._make_like_before(fd)
         except BlockingIOError as exc:
             os.close(fd)
-            raise LinepipeError(f"another process writes {self._path}") from exc
+            raise LinepipeError(f"another process holds a lock on {self._path}") from exc
         except BaseException:
             os.close(fd)
             raise
         return fd
 
-    def _moved(self) -> bool:
-        """Whether somebody moved or removed the file."""
+    def _make_like_before(self, fd: int) -> None:
+        mode, group = self._rights
+        with suppress(PermissionError):  # of a group that this user is not in
+            os.fchown(fd, -1, group)
+        os.fchmod(fd, mode)
+        folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            return not os.path.samestat(os.stat(self._path), os.fstat(self._fd))
+            os.fsync(folder)
+        finally:
+            os.close(folder)
+
+    def _moved(self) -> bool:
+        """Whether somebody moved or removed the file, or had a link lead elsewhere."""
+        try:
+            return not os.path.samestat(os.stat(self._given), os.fstat(self._fd))
         except FileNotFoundError:
             return True
 
     def _put_aside(self) -> None:
         """``PATH`` becomes ``PATH.1``, which becomes ``PATH.2``, ...; the last of ``keep`` goes."""
         free = next((k for k in range(1, self._keep) if not self._aside(k).exists()), self._keep)
+        self._may_go(self._aside(free))
         for k in range(free - 1, 0, -1):
             self._aside(k).replace(self._aside(k + 1))
         self._path.replace(self._aside(1))
         beyond = self._keep + 1
-        while self._aside(beyond).exists():  # left by a configuration that kept more
+        while self._may_go(self._aside(beyond)):  # left by a configuration that kept more
             self._aside(beyond).unlink()
             beyond += 1
         self.close()
-        self._fd = self._open()
+        self.connect()
+
+    def _may_go(self, path: Path) -> bool:
+        """Whether it is there. Raises ``LinepipeError`` if it is not a file of events."""
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        except FileNotFoundError:
+            return False
+        try:
+            if not stat.S_ISREG(os.fstat(fd).st_mode) or not begins_with_an_event(fd):
+                raise LinepipeError(f"{path} is no file of events, and its place is needed; move it away")
+        finally:
+            os.close(fd)
+        return True
 
     def _aside(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
 
-    def _last_id_aside(self) -> str:
-        """Of the newest file put aside."""
-        try:
-            fd = os.open(self._aside(1), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
-        except FileNotFoundError:
-            return ""
-        try:
-            return self._last_id(fd, self._aside(1), mend=False)
-        finally:
-            os.close(fd)
 
-    def _last_id(self, fd: int, path: Path, *, mend: bool) -> str:
-        """Id of the event in the last whole line; empty: there is none. ``mend``: cut off what follows it."""
-        size = os.fstat(fd).st_size
-        start = max(0, size - TAIL_BYTES)
-        tail = os.pread(fd, size - start, start)
-        whole = tail[: tail.rfind(b"\n") + 1]
-        if size and not whole and start:
-            raise LinepipeError(f"{path} is no file of events; move it away")
-        line = whole[:-1].rpartition(b"\n")[2]
-        try:
-            found = msgspec.json.decode(line, type=_Line).id if line else ""
-        except ValueError as exc:  # also msgspec's
-            raise LinepipeError(f"the last line of {path} is no event; move the file away") from exc
-        if not found and tail and not _begins_an_event(tail):
-            raise LinepipeError(f"{path} is no file of events; move it away")
-        if mend and len(whole) < len(tail):
-            os.ftruncate(fd, start + len(whole))
-        return found
+def _line(event: Spooled) -> bytes:
+    return event.data + b"\n"
 
 
-def _begins_an_event(tail: bytes) -> bool:
-    return b'{"type":"'.startswith(tail[:9])
+def _begin_of_line(fd: int, size: int) -> bytes:
+    """What must be written before a line: nothing, or the end of somebody's unfinished one."""
+    return b"" if not size or os.pread(fd, 1, size - 1) == b"\n" else b"\n"
 
 
-def _sync_folder(path: Path) -> None:
-    fd = os.open(path.parent, os.O_RDONLY | os.O_CLOEXEC)
+def begins_with_an_event(fd: int) -> bool:
+    """Whether the first line of a file is an event; also if it is empty."""
+    first = os.pread(fd, FIRST_LINE_BYTES, 0).removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
     try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
+        return not first or bool(msgspec.json.decode(first, type=Event).id)
+    except ValueError:  # also msgspec's
+        return False
 
 
 def _unusable(url: SinkUrl) -> str:
@@ -184,6 +212,13 @@ def _unusable(url: SinkUrl) -> str:
         return f"{path} is no file; name one"
     if not os.access(path.parent, os.W_OK | os.X_OK) or (found is not None and not os.access(path, os.R_OK | os.W_OK)):
         return f"{path} cannot be written by this user; have the rights of it and of its folder changed"
+    if found is not None:
+        fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not begins_with_an_event(fd):
+                return f"{path} is no file of events; move it away, or name another"
+        finally:
+            os.close(fd)
     return ""
 
 

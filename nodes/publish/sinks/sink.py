@@ -1,6 +1,6 @@
 """What a sink is: one destination of the events, which gets them in order; and its place in the spool."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
 
 from nodes.publish.spool.spool import MOST_SEQ, Spool, Spooled
@@ -30,19 +30,26 @@ class Feed:
         """The oldest events that the sink has not confirmed, in order: what it is to take now."""
         return self.spool.behind(self.sent, most)
 
-    def confirm(self, events: list[Spooled]) -> None:
-        """The sink has these, the first of ``unsent``, and keeps them whatever happens; they are never handed out again."""
+    def confirm(self, events: list[Spooled], notes: Mapping[str, int] | None = None) -> None:
+        """The sink has these, the first of ``unsent``, and keeps them whatever happens; they are never handed out again.
+
+        ``notes`` are kept with that, in one transaction, for ``note``.
+        """
+        with self.spool.database.writing():
+            for name, value in (notes or {}).items():
+                self.spool.set_fact(f"note/{self._sink}/{name}", value)
+            if events:
+                self.move(events[-1].seq)
         if events:
-            self.move(events[-1].seq)
             self._confirmed(events)
+
+    def note(self, name: str) -> int:
+        """What the sink noted under a name; 0: nothing."""
+        return self.spool.fact(f"note/{self._sink}/{name}")
 
     def newest_sent(self) -> Spooled | None:
         """The last event that the sink has confirmed, if the spool still has it."""
         return self.spool.newest_up_to(self.sent)
-
-    def find(self, identity: str) -> int:
-        """``seq`` of the event with this id; 0: the spool has none."""
-        return self.spool.find(identity)
 
     def rewind(self, seq: int) -> int:
         """Everything behind ``seq`` counts as unsent again; returns how many were sent."""
@@ -51,7 +58,7 @@ class Feed:
         return lost
 
     def move(self, seq: int) -> None:
-        """The sink has everything up to ``seq``, as it found by itself."""
+        """The sink has everything up to ``seq``, and nothing behind."""
         self.spool.set_watermark(self._sink, seq)
 
 

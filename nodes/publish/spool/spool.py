@@ -175,11 +175,6 @@ class Spool:
         except msgspec.ValidationError as exc:
             raise SpoolDamagedError(f"{self.database.path}: an event cannot be read ({exc})") from exc
 
-    def find(self, identity: str) -> int:
-        """``seq`` of the event with this id; 0: there is none."""
-        row = self.database.row("SELECT seq FROM events WHERE id = ?", (identity,))
-        return int(row[0]) if row else 0
-
     def count_between(self, seq: int, last: int) -> int:
         """Events behind ``seq``, up to ``last``."""
         return int(self.database.row("SELECT count(*) FROM events WHERE seq > ? AND seq <= ?", (seq, last))[0])
