@@ -125,3 +125,24 @@ def test_a_sink_that_does_not_come_back_counts_as_away_until_it_does(tmp_path: P
     sender.join()
     assert Feed(spool, "odd").backlog == 0
     spool.close()
+
+
+def test_notes_and_watermark_move_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    spool = Spool(tmp_path / "events.db", durable=True)
+    spool.append([("k", [event(1)])])
+    feed = Feed(spool, "s")
+    feed.confirm([], {"size": 3})
+
+    def killed(sink: str, seq: int) -> None:
+        raise KeyboardInterrupt
+
+    events = feed.unsent(1)
+    with monkeypatch.context() as patch:
+        patch.setattr(spool, "set_watermark", killed)
+        with pytest.raises(KeyboardInterrupt):
+            feed.confirm(events, {"size": 70})
+
+    assert (feed.note("size"), feed.sent) == (3, 0)
+    feed.confirm(events, {"size": 70})
+    assert (feed.note("size"), feed.sent) == (70, 1)
+    spool.close()
