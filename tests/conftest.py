@@ -24,6 +24,12 @@ def no_nohup_for_lines() -> None:
         signal.signal(signal.SIGHUP, lambda *_: None)  # programs that are started get the default
 
 
+@pytest.fixture(scope="session", autouse=True)
+def tiny_network_in_every_process() -> None:
+    """Programs that tests start find the package in ``tests/installed``, as pytest itself does (``pythonpath``)."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "installed"), os.environ.get("PYTHONPATH"))))
+
+
 @pytest.fixture(scope="session")
 def neu_dir() -> Path:
     """The NEU images; tests that need them skip where they are not."""

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from tests.system.conftest import engines, make_line
+from tests.system.conftest import shared, make_line
 
-__all__ = ["engines", "make_line"]
+__all__ = ["shared", "make_line"]
 FEW = (1, 2, 3)
 
 

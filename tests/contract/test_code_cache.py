@@ -15,7 +15,7 @@ import pytest
 from nodes.infer.engines.code_cache import with_kept_code
 from nodes.infer.engines.compiled import KEPT
 from nodes.infer.engines.load import open_engine
-from tests.contract.tiny import write_locating_model
+from tests.tiny import write_tiny_model
 
 COMPILES = pytest.mark.skipif(shutil.which("g++") is None, reason="needs g++: apt-get install g++")
 
@@ -119,9 +119,9 @@ def test_code_that_is_not_to_blame_is_kept(code: Code) -> None:
 
 
 @pytest.fixture
-def opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], np.ndarray]:
+def opened(tmp_path: Path) -> Callable[[], np.ndarray]:
     """Opens the engine ``compiled`` on a tiny network with a cache in ``tmp_path`` and returns its answers."""
-    model = write_locating_model(tmp_path, monkeypatch)
+    model = write_tiny_model(tmp_path)
 
     def answers() -> np.ndarray:
         engine = open_engine("compiled", model, tmp_path / "engines", 4)
@@ -161,9 +161,9 @@ def test_a_damaged_cache_does_not_keep_the_compiled_engine_from_working(
 @pytest.mark.timeout(300)
 def test_a_killed_compilation_does_not_keep_the_next_from_working(opened: Callable[[], np.ndarray], tmp_path: Path) -> None:
     program = (
-        "import sys, pytest; from pathlib import Path; from tests.contract.tiny import write_locating_model;"
+        "import sys; from pathlib import Path; from tests.tiny import write_tiny_model;"
         " from nodes.infer.engines.load import open_engine; folder = Path(sys.argv[1]);"
-        " open_engine('compiled', write_locating_model(folder, pytest.MonkeyPatch()), folder / 'engines', 4)"
+        " open_engine('compiled', write_tiny_model(folder), folder / 'engines', 4)"
     )
     with subprocess.Popen([sys.executable, "-c", program, str(tmp_path)], start_new_session=True) as process:
         deadline = time.monotonic() + 90

@@ -11,12 +11,12 @@ import torch
 from nodes.infer.engines.cuda import CudaEngine
 from nodes.infer.engines.eager import EagerEngine, parts
 from tests.contract.lazy_cuda import RUBBISH, Cuda, Lazy, LazyStream, Torch
-from tests.contract.tiny import write_locating_model
+from tests.tiny import write_tiny_model
 
 
 @pytest.fixture
 def engine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> CudaEngine:
-    path = write_locating_model(tmp_path, monkeypatch)
+    path = write_tiny_model(tmp_path)
     eager = EagerEngine(path)
 
     def network(tiles: Any) -> tuple[Any, Any]:

@@ -25,7 +25,7 @@ from pipeline.config import Camera, Config, Infer
 from pipeline.config.model_file import find_model, read_model
 from pipeline.core.errors import ConfigError
 from tests.conftest import ROOT
-from tests.contract.tiny import SIDE, write_locating_model
+from tests.tiny import SIDE, write_tiny_model
 
 MODEL = find_model("ilcs-neu")
 COMPILES = [
@@ -88,9 +88,9 @@ def test_no_batch_size_is_compiled_apart(engine: Engine, tiles: np.ndarray) -> N
 
 
 @pytest.mark.parametrize("kind", [pytest.param("compiled", marks=COMPILES)])
-def test_the_first_batches_find_the_code_compiled(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_first_batches_find_the_code_compiled(kind: str, tmp_path: Path) -> None:
     """Compiling takes a minute on a small machine: once, not again at the first batch."""
-    engine = make(kind, write_locating_model(tmp_path, monkeypatch), SIDE, tmp_path / "engines")
+    engine = make(kind, write_tiny_model(tmp_path), SIDE, tmp_path / "engines")
 
     with torch.compiler.set_stance("fail_on_recompile"):
         for count in (1, 5):
@@ -120,8 +120,8 @@ def test_labels_of_real_images_are_the_references(engine: Engine, reference: Eag
 
 
 @pytest.mark.parametrize("kind", ENGINES)
-def test_a_network_that_locates_gives_a_map_for_each_tile(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_locating_model(tmp_path, monkeypatch)
+def test_a_network_that_locates_gives_a_map_for_each_tile(kind: str, tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path)
     found = make(kind, path, SIDE, tmp_path / "engines")
     tiles = EagerEngine(path).golden.tiles
 
@@ -135,13 +135,12 @@ def test_a_network_that_locates_gives_a_map_for_each_tile(kind: str, tmp_path: P
 
 
 @pytest.mark.parametrize("kind", [pytest.param("compiled", marks=COMPILES)])
-def test_compiled_code_is_found_again_by_the_next_start(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_locating_model(tmp_path, monkeypatch)
+def test_compiled_code_is_found_again_by_the_next_start(kind: str, tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path)
     program = f"""
-import torch, ilcs_model.files, tests.contract.tiny
+import torch
 from pathlib import Path
 from nodes.infer.engines.compiled import CompiledEngine
-ilcs_model.files.create = lambda name, classes, **_: tests.contract.tiny.Locating(classes)
 CompiledEngine(Path({str(path)!r}), Path({str(tmp_path)!r}))
 print(torch._dynamo.utils.counters["inductor"]["fxgraph_cache_hit"])
 """
@@ -201,9 +200,9 @@ sys.exit(any(name.startswith("openvino_telemetry.") for name in sys.modules))
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
 
 
-def test_onnx_runtime_reports_to_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
     """It would keep an id of the machine and a queue of reports under the home folder, and send them."""
-    path = write_locating_model(tmp_path, monkeypatch)
+    path = write_tiny_model(tmp_path)
     OnnxEngine(path, "sha256:t", SIDE, tmp_path / "engines")
     program = f"""
 from pathlib import Path

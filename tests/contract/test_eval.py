@@ -20,7 +20,7 @@ from ilcs_model.files import load_model, save_model
 from ilcs_model.info import digest
 from nodes.offline.eval import BATCH, TIMED
 from pipeline.cli.main import main
-from tests.contract.tiny import write_locating_model
+from tests.tiny import write_tiny_model
 
 COUNTS = {"a": 11, "b": 10, "c": 12}
 
@@ -40,9 +40,9 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def model(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def model(tmp_path: Path) -> Path:
     """Classes a, b, c; its last layer tells grey levels apart: dark images are a, bright ones c."""
-    path = write_locating_model(tmp_path, monkeypatch)
+    path = write_tiny_model(tmp_path)
     network, info = load_model(path)
     with torch.no_grad():
         network.get_parameter("conv.weight").abs_()

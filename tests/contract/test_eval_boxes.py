@@ -13,7 +13,7 @@ from ilcs_model import create
 from ilcs_model.files import load_model, save_model
 from ilcs_model.info import TileRecipe
 from pipeline.cli.main import main
-from tests.contract.tiny import write_locating_model
+from tests.tiny import write_tiny_model
 
 XML = (
     "<annotation><object><name>{}</name><bndbox><xmin>{}</xmin><ymin>{}</ymin><xmax>{}</xmax><ymax>{}</ymax></bndbox></object></annotation>"
@@ -43,15 +43,15 @@ def run(*args: object) -> int:
 
 @pytest.mark.parametrize("brightest", [True, False])
 def test_places_are_held_against_annotated_boxes(
-    bright_corners: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], brightest: bool
+    bright_corners: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], brightest: bool
 ) -> None:
     """A network whose map is brightness points into every box, one of darkness into none; the centre lies in none."""
-    path = write_locating_model(tmp_path, monkeypatch)
+    path = write_tiny_model(tmp_path)
     network, info = load_model(path)
     with torch.no_grad():
         network.get_parameter("conv.weight").abs_().mul_(1 if brightest else -1)
         network.get_parameter("conv.bias").fill_(0 if brightest else 9)
-    save_model(path, network, msgspec.structs.replace(info, locate=True))
+    save_model(path, network, info)
 
     assert run(path, bright_corners, "--split", "all", "--boxes", "--json") == 0
 
@@ -64,8 +64,8 @@ def test_places_are_held_against_annotated_boxes(
     assert "pointing" in capfd.readouterr().out
 
 
-def test_data_without_boxes_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
-    path = write_locating_model(tmp_path, monkeypatch)
+def test_data_without_boxes_are_refused(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    path = write_tiny_model(tmp_path)
     for label in "ab":
         (tmp_path / "data" / label).mkdir(parents=True)
         cv2.imwrite(str(tmp_path / "data" / label / "0.png"), np.zeros((8, 8), np.uint8))
@@ -75,14 +75,11 @@ def test_data_without_boxes_are_refused(tmp_path: Path, monkeypatch: pytest.Monk
     assert "none of these images has annotated boxes" in capfd.readouterr().err
 
 
-def test_a_colour_model_is_judged_by_eager_alone(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
-) -> None:
-    template = write_locating_model(tmp_path, monkeypatch)
+def test_a_colour_model_is_judged_by_eager_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    template = write_tiny_model(tmp_path)
     info = load_model(template)[1]
-    monkeypatch.undo()
     torch.manual_seed(0)
-    info = msgspec.structs.replace(info, architecture="mobilenet_v2", classes=("blue", "red"), recipe=TileRecipe(decode="rgb", size_px=32))
+    info = msgspec.structs.replace(info, architecture="mobilenet_v2", locate=False, classes=("blue", "red"), recipe=TileRecipe(decode="rgb", size_px=32))
     save_model(path := tmp_path / "colour.safetensors", create("mobilenet_v2", 2).eval(), info)
     for label, bgr in (("blue", (220, 30, 30)), ("red", (30, 30, 220))):
         (tmp_path / "data" / label).mkdir(parents=True)

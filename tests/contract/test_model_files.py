@@ -18,15 +18,15 @@ from ilcs_model.files import load_model
 from ilcs_model.info import METADATA_KEY, read_info
 from pipeline.config.model_file import read_model
 from pipeline.core.errors import ConfigError
-from tests.contract.tiny import write_locating_model
+from tests.tiny import write_tiny_model
 
 Tensors = dict[str, torch.Tensor]
 
 
 @pytest.fixture
-def path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def path(tmp_path: Path) -> Path:
     """A small model file that can be loaded."""
-    found = write_locating_model(tmp_path, monkeypatch)
+    found = write_tiny_model(tmp_path)
     assert load_model(found)[1].classes == ("a", "b", "c")
     return found
 
@@ -93,9 +93,8 @@ def test_weights_that_are_not_the_networks_are_refused(path: Path, change: Calla
         load_model(path)
 
 
-def test_an_architecture_that_is_not_known_is_named(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_architecture_that_is_not_known_is_named(path: Path) -> None:
     rewrite(path, architecture="vgg")
-    monkeypatch.undo()
 
     with pytest.raises(ModelFileError, match="unknown model 'vgg'"):
         load_model(path)

@@ -18,7 +18,7 @@ from nodes.infer.engines.load import load_engine
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.model_file import find_model
 from pipeline.system.cuda import has_cuda
-from tests.contract.tiny import SIDE, Locating, write_locating_model
+from tests.tiny import SIDE, write_tiny_model
 
 MODEL = find_model("ilcs-neu")
 MAX_BATCH = 24
@@ -117,22 +117,21 @@ def test_a_thread_that_did_not_load_it_may_run_it(engine: CudaEngine, tiles: np.
 
 def test_the_golden_tiles_find_damaged_weights(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Damaged where they lie on the device, after the graphs were captured."""
-    eager = EagerEngine(write_locating_model(tmp_path, monkeypatch))
+    eager = EagerEngine(write_tiny_model(tmp_path))
     monkeypatch.setattr("nodes.infer.engines.cuda.EagerEngine", lambda path: eager)
     engine = CudaEngine(tmp_path, tmp_path, 2)
     engine.golden.check(engine, 2)
 
-    assert isinstance(eager.network, Locating)
     with torch.no_grad():
-        eager.network.fc.weight.mul_(-50)
+        eager.network.get_parameter("fc.weight").mul_(-50)
     torch.cuda.synchronize()
 
     with pytest.raises(WrongAnswerError):
         engine.golden.check(engine, 2)
 
 
-def test_a_network_that_locates_gives_a_map_for_each_tile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = write_locating_model(tmp_path, monkeypatch)
+def test_a_network_that_locates_gives_a_map_for_each_tile(tmp_path: Path) -> None:
+    path = write_tiny_model(tmp_path)
     found = CudaEngine(path, tmp_path / "engines", 8)
     tiles = found.golden.tiles
 

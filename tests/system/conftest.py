@@ -12,23 +12,26 @@ from typing import Any
 import pytest
 
 from tests.system.line import Line
+from tests.tiny import write_tiny_model
 
-USER = "linepipe-other"
+USER = f"linepipe-other-{os.environ.get('PYTEST_XDIST_WORKER', '')}".rstrip("-")
 
 
 @pytest.fixture(scope="session")
-def engines(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Converted models, shared by all lines of the session."""
-    return tmp_path_factory.mktemp("engines")
+def shared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny model, and the converted models of all lines of the session."""
+    folder = tmp_path_factory.mktemp("shared")
+    write_tiny_model(folder)
+    return folder
 
 
 @pytest.fixture
-def make_line(tmp_path: Path, engines: Path) -> Iterator[Callable[..., Line]]:
+def make_line(tmp_path: Path, shared: Path) -> Iterator[Callable[..., Line]]:
     """A line in ``tmp_path``; keyword arguments change its configuration."""
     made: list[Line] = []
 
     def make(**changes: Any) -> Line:
-        made.append(Line(tmp_path, engines, **changes))
+        made.append(Line(tmp_path, shared, **changes))
         return made[-1]
 
     yield make

@@ -20,15 +20,15 @@ START_S = 120.0
 
 
 class Line:
-    """``linepipe run`` on a configuration of its own under ``folder``."""
+    """``linepipe run`` on a configuration of its own under ``folder``; ``shared``: a tiny model, and what is made of models."""
 
-    def __init__(self, folder: Path, engines: Path, **changes: Any) -> None:
+    def __init__(self, folder: Path, shared: Path, **changes: Any) -> None:
         self.folder, self.config = folder, folder / "line.yaml"
         tree: dict[str, Any] = {
             "line": "test",
             "cameras": {"top": {"source": f"folder:{folder / 'images'}", "when_full": "block"}},
             "preprocess": {"layout": "whole"},
-            "infer": {"model": "ilcs-neu", "min_score": 0.0},
+            "infer": {"model": str(shared / "tiny.safetensors"), "min_score": 0.0},
             "state_dir": str(folder / "state"),
         }
         for key, value in changes.items():
@@ -37,7 +37,8 @@ class Line:
         self.state = folder / "state"
         self.state.mkdir(exist_ok=True)
         if not (self.state / "engines").exists():
-            (self.state / "engines").symlink_to(engines)  # converting the model takes seconds; once a session is enough
+            (shared / "engines").mkdir(exist_ok=True)
+            (self.state / "engines").symlink_to(shared / "engines")  # converting the model takes seconds; once a session is enough
         self.process: subprocess.Popen[str] | None = None
         self._in_shell = False
 

@@ -26,9 +26,9 @@ LIVE = {"source": "sim:strip?seed=1&fps=20", "frame_px": [300, 300], "when_full"
 
 
 @pytest.fixture
-def line(open_folder: Path, engines: Path) -> Iterator[Line]:
+def line(open_folder: Path, shared: Path) -> Iterator[Line]:
     """A live line whose ``state_dir`` is there already, readable by all, as an earlier version left it."""
-    found = Line(open_folder, engines, cameras={"top": LIVE}, preprocess={"layout": "grid"})
+    found = Line(open_folder, shared, cameras={"top": LIVE}, preprocess={"layout": "grid"})
     found.state.chmod(0o755)
     (found.state / "images").mkdir(mode=0o755)
     for path in (found.state / "images" / "old.png", found.state / "mine.txt"):
