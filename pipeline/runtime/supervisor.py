@@ -72,13 +72,13 @@ class NodeWatch:
     def turn(self, now_ns: int, *, started: bool) -> None:
         """Reap and restart. Raises ``ConfigError`` for a node that its configuration keeps from ever running.
 
-        ``started``: whether the line has run; from then on a configuration that no longer works is a fault like others.
+        That is told by its first start, however late it ends, and by later ones until the line has ``started``.
         """
         for child in self._by_name.values():
             if (news := child.check(now_ns)) is not None:
                 self._say(news)
                 self._alarms.set(AlarmKind.NODE_DIED.of(child.name), True, news)
-            if child.refused and not started:
+            if child.refused and (child.restarts == 1 or not started):
                 raise ConfigError(f"{child.name} cannot run; see its message above")
             storm = child.storm(now_ns)
             text = f"{child.name} keeps dying: {child.reason}" if storm else f"{child.name} has run for a minute"

@@ -4,9 +4,9 @@ import os
 
 import pytest
 
-from tests.system.conftest import shared, make_line
+from tests.system.conftest import make_line, shared
 
-__all__ = ["shared", "make_line"]
+__all__ = ["make_line", "shared"]
 FEW = (1, 2, 3)
 
 

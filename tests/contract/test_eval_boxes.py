@@ -79,7 +79,8 @@ def test_a_colour_model_is_judged_by_eager_alone(tmp_path: Path, capfd: pytest.C
     template = write_tiny_model(tmp_path)
     info = load_model(template)[1]
     torch.manual_seed(0)
-    info = msgspec.structs.replace(info, architecture="mobilenet_v2", locate=False, classes=("blue", "red"), recipe=TileRecipe(decode="rgb", size_px=32))
+    colour = {"architecture": "mobilenet_v2", "locate": False, "classes": ("blue", "red"), "recipe": TileRecipe(decode="rgb", size_px=32)}
+    info = msgspec.structs.replace(info, **colour)
     save_model(path := tmp_path / "colour.safetensors", create("mobilenet_v2", 2).eval(), info)
     for label, bgr in (("blue", (220, 30, 30)), ("red", (30, 30, 220))):
         (tmp_path / "data" / label).mkdir(parents=True)

@@ -17,6 +17,8 @@ import yaml
 
 LINEPIPE = [sys.executable, "-m", "pipeline"]
 START_S = 120.0
+FPS = 200
+"""Of the images in ``folder / "images"``, so that a test knows for how long at least a line runs."""
 
 
 class Line:
@@ -26,7 +28,7 @@ class Line:
         self.folder, self.config = folder, folder / "line.yaml"
         tree: dict[str, Any] = {
             "line": "test",
-            "cameras": {"top": {"source": f"folder:{folder / 'images'}", "when_full": "block"}},
+            "cameras": {"top": {"source": f"folder:{folder / 'images'}?fps={FPS}", "when_full": "block"}},
             "preprocess": {"layout": "whole"},
             "infer": {"model": str(shared / "tiny.safetensors"), "min_score": 0.0},
             "state_dir": str(folder / "state"),

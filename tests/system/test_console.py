@@ -250,8 +250,8 @@ def test_rates_count_the_time_that_draining_took(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     """Frames that publish makes durable only after the stop are not the work of the time before it."""
-    make_images(tmp_path / "images", 20)
-    line = make_line(cameras={"top": {"source": f"folder:{tmp_path / 'images'}", "when_full": "block"}})
+    make_images(tmp_path / "images", 400)
+    line = make_line()
     line.start("--for", "1s")
     line.wait_until(lambda s: s["nodes"]["publish"]["state"] == "running", "a publish node that runs")
     with contextlib.closing(sqlite3.connect(line.state / "spool" / "events.db", isolation_level=None, timeout=20)) as holder:

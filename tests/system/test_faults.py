@@ -15,20 +15,14 @@ from pipeline.client import Events
 from tests.conftest import Server
 from tests.system.line import Line, balanced
 
-FRAMES, FPS = 500, 200
+FRAMES = 500
 
 
 @pytest.fixture
-def make_paced(make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path) -> Callable[..., Line]:
-    """Lines over a folder that lasts long enough to be interrupted in its middle."""
+def line(make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path) -> Line:
+    """A folder long enough to be interrupted in its middle."""
     make_images(tmp_path / "images", FRAMES)
-    camera = {"source": f"folder:{tmp_path / 'images'}?fps={FPS}", "when_full": "block"}
-    return lambda **changes: make_line(cameras={"top": camera}, **changes)
-
-
-@pytest.fixture
-def line(make_paced: Callable[..., Line]) -> Line:
-    return make_paced()
+    return make_line()
 
 
 def check_complete(line: Line, summary: dict[str, object]) -> list[dict[str, object]]:
@@ -92,8 +86,8 @@ def test_a_killed_capture_process_costs_no_frame(line: Line) -> None:
     assert len(summary["cameras"]["top"]["epochs"]) == 2
 
 
-def test_killed_preprocess_and_infer_placed_apart_cost_no_frame(make_paced: Callable[..., Line]) -> None:
-    apart = make_paced(placement={"pre": ["preprocess"], "gpu": ["infer"]})
+def test_killed_preprocess_and_infer_placed_apart_cost_no_frame(make_line: Callable[..., Line], line: Line) -> None:
+    apart = make_line(placement={"pre": ["preprocess"], "gpu": ["infer"]})
     apart.start()
     apart.wait_inspected(100)
 
@@ -116,10 +110,10 @@ def test_a_killed_embedded_redis_costs_no_event(line: Line) -> None:
     check_complete(line, summary)
 
 
-def test_redis_may_come_late_go_and_lose_everything(make_paced: Callable[..., Line], server: Server) -> None:
+def test_redis_may_come_late_go_and_lose_everything(make_line: Callable[..., Line], line: Line, server: Server) -> None:
     """Away at the start, killed in the middle, back with nothing: the stream is complete and in order at the end."""
     server.kill()
-    late = make_paced(publish={"redis": server.url})
+    late = make_line(publish={"redis": server.url})
     late.start()
     late.wait_inspected(50)
     late.wait_until(lambda s: s["spool"]["backlog"] >= 50, "a backlog")
@@ -138,10 +132,10 @@ def test_redis_may_come_late_go_and_lose_everything(make_paced: Callable[..., Li
     assert "redis_lost" in {e.get("name") for e in found}
 
 
-def test_a_redis_that_never_answers_stops_nothing(make_paced: Callable[..., Line], server: Server) -> None:
+def test_a_redis_that_never_answers_stops_nothing(make_line: Callable[..., Line], line: Line, server: Server) -> None:
     """The line runs and spools, and says at the end what waits; the events go out when it runs again and Redis is there."""
     server.kill()
-    away = make_paced(publish={"redis": server.url})
+    away = make_line(publish={"redis": server.url})
     assert "Redis at" in away.cli("validate", "--connect", code=1).stderr
 
     away.start()

@@ -18,10 +18,10 @@ def lines(path: Path) -> list[dict[str, object]]:
 def test_a_file_of_json_lines_holds_what_the_stream_holds_although_publish_is_killed(
     make_line: Callable[..., Line], make_images: MakeImages, tmp_path: Path
 ) -> None:
-    make_images(tmp_path / "images", 120)
+    make_images(tmp_path / "images", 400)
     line = make_line(publish={"sinks": {"plant": f"jsonl:{tmp_path / 'events.jsonl'}"}})
     line.start()
-    for count in (20, 60):
+    for count in (20, 200):
         line.wait_inspected(count)
         line.kill("publish")
     summary = line.finish()
@@ -30,14 +30,14 @@ def test_a_file_of_json_lines_holds_what_the_stream_holds_although_publish_is_ki
     assert balanced(summary["cameras"]["top"])
     assert summary["sinks"] == {"plant": {"state": "up", "backlog": 0}}
     events = line.events()
-    assert len(events) > 120
+    assert len(events) > 400
     assert lines(tmp_path / "events.jsonl") == events
 
 
 def test_a_sink_that_is_away_holds_up_nothing_and_gets_everything_later(
     make_line: Callable[..., Line], make_images: MakeImages, tmp_path: Path
 ) -> None:
-    make_images(tmp_path / "images", 100)
+    make_images(tmp_path / "images", 400)
     out = tmp_path / "out"
     out.mkdir()
     line = make_line(publish={"sinks": {"plant": f"jsonl:{out / 'events.jsonl'}"}})

@@ -42,7 +42,7 @@ def test_a_video_is_inspected_whole_also_when_its_capture_is_killed(make_line: C
 def test_a_video_that_is_replaced_waits_until_its_own_file_is_back(make_line: Callable[..., Line], tmp_path: Path) -> None:
     count = 80
     clip = write_video(tmp_path / "clip.mkv", moving(count), gop=1)
-    line = make_line(cameras={"top": {"source": f"video:{clip}", "when_full": "block", "slots": 16}})
+    line = make_line(cameras={"top": {"source": f"video:{clip}?fps=40", "when_full": "block", "slots": 16}})
     line.start()
     line.wait_inspected(8)
     own = clip.rename(tmp_path / "own.mkv")

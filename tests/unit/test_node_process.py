@@ -181,6 +181,7 @@ def test_only_a_node_that_never_ran_is_refused(watch: Callable[..., Watched]) ->
 
 def test_a_node_that_keeps_dying_is_tried_for_ever_with_one_alarm_and_one_for_the_storm(watch: Callable[..., Watched]) -> None:
     node = watch(FAILS)
+    node.says()
     sent: list[tuple[str, bool]] = []
     nodes = NodeWatch([node.child], lambda _: None, Alarms(lambda name, active, _: sent.append((name, active))))
     waits = []
@@ -206,14 +207,36 @@ def test_a_node_that_keeps_dying_is_tried_for_ever_with_one_alarm_and_one_for_th
     assert not node.child.storm(node.now + 61 * SECOND)
 
 
-def test_a_configuration_that_never_worked_ends_the_line(watch: Callable[..., Watched]) -> None:
+@pytest.mark.parametrize("started", [False, True], ids=["before the first frame", "another node was faster"])
+def test_a_configuration_that_never_worked_ends_the_line(watch: Callable[..., Watched], started: bool) -> None:
     node = watch(FAILS)
     node.end()
     nodes = NodeWatch([node.child], lambda _: None, Alarms(lambda *_: None))
-    nodes.turn(node.now, started=False)
+    nodes.turn(node.now, started=started)
 
     with pytest.raises(ConfigError, match="node cannot run"):
-        nodes.turn(node.now + SECOND, started=False)
+        nodes.turn(node.now + SECOND, started=started)
+
+
+def test_a_node_that_died_before_it_ran_and_then_is_refused_ends_no_line_that_has_started(watch: Callable[..., Watched]) -> None:
+    """It was killed while it loaded, and its folder went away meanwhile."""
+    node = watch([sys.executable, "-I", "-S", "-c", "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"])
+    nodes = NodeWatch([node.child], lambda _: None, Alarms(lambda *_: None))
+    node.end()
+    node.wait(1.0, lambda: node.child.pid is None)
+    node.child._command = FAILS
+    node.wait(1.0, lambda: node.child.pid is not None)
+    assert node.child.pid is not None
+    node.pid = node.child.pid
+    node.end()
+
+    for _ in range(20):
+        node.now += SECOND // 20
+        nodes.turn(node.now, started=True)
+
+    assert node.child.refused
+    with pytest.raises(ConfigError):
+        nodes.turn(node.now, started=False)
 
 
 def test_a_program_that_cannot_be_started_is_tried_again(watch: Callable[..., Watched], monkeypatch: pytest.MonkeyPatch) -> None:
