@@ -1,4 +1,4 @@
-"""Everything that needs a GPU, in one go and within minutes, the most telling first.
+"""Everything that needs a GPU, in one go and within minutes, the most important first.
 
     python3 -m benchmarks.gpu_all [--out benchmarks/results/gpu] [--items NAME,NAME] [--device cuda]
 
@@ -44,7 +44,7 @@ LIMITS_S = {
     "parity": 75,
     "tests-engine": 75,
 }
-"""Items in their order, and the seconds each may take. What was never measured comes first. Hosts differ: two models
+"""Items in their order, and the seconds each may take. Those never measured come first. Hosts differ: two models
 compiled at once took 86 s beside an H200 and more than 150 s beside an H100, both with 16 cores."""
 CPU_FACTOR = 4
 """With ``--device cpu`` each item may take this many times as long: two cores compile for minutes what a GPU's host does in one."""
@@ -91,9 +91,10 @@ def main() -> int:
 
 
 def run_item(command: list[str], limit_s: float, part: Path, log: Any, note: Callable[[dict[str, Any]], None]) -> dict[str, Any]:
-    """Run one item, at most ``limit_s``, and end all that it started; what it found, with its error if there was one.
+    """Run one item for at most ``limit_s`` seconds, end all processes that came from this one, and return what it found.
 
-    The item writes ``part`` as it goes; ``note`` is told what is there about once a second.
+    ``took_s`` is added, and ``error`` if it failed. The item writes ``part`` as it goes; ``note`` is called with its content
+    about once a second. ``log`` is an open file that gets the item's output.
     """
     start, began = log.tell(), time.monotonic()
     process = subprocess.Popen(command, cwd=ROOT, stdout=log, stderr=subprocess.STDOUT)
@@ -116,13 +117,13 @@ def run_item(command: list[str], limit_s: float, part: Path, log: Any, note: Cal
 
 
 def become_subreaper() -> None:
-    """Orphans of any depth become children of this process, so that it can end them."""
+    """Make orphaned descendants children of this process, so that it can end them. Raises ``OSError`` if the kernel refuses."""
     if ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
         raise OSError(ctypes.get_errno(), "prctl")
 
 
 def end_descendants() -> None:
-    """End every process that came from this one, whatever session or group it lies in, and wait for it."""
+    """Kill every process that came from this one, whatever session or group it belongs to, and wait until all have ended."""
     while left := psutil.Process().children(recursive=True):
         for process in left:
             try:

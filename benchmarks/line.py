@@ -59,7 +59,11 @@ def _arguments() -> argparse.Namespace:
 
 
 def run_line(state: Path, config: str, options: list[str]) -> dict[str, Any]:
-    """One run of a line: its summary, and what its processes used."""
+    """Run a line until it ends: figures of its summary, CPU seconds per 1,000 frames and peak MiB of each of its processes.
+
+    ``state`` becomes its ``state_dir``, ``state`` with the suffix .json its summary. The line must have one camera, and inspect
+    at least one frame.
+    """
     summary = state.with_suffix(".json")
     command = [sys.executable, "-m", "pipeline", "run", config, "--set", f"state_dir={state}", "--summary", str(summary), *options]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL)
@@ -128,12 +132,13 @@ def _median(runs: list[dict[str, Any]]) -> dict[str, Any]:
 
 
 def machine() -> str:
+    """This machine in words: processor, memory, system."""
     cpu = next((x.split(":")[1].strip() for x in Path("/proc/cpuinfo").read_text().splitlines() if x.startswith("model name")), "?")
     return f"{psutil.cpu_count()} x {cpu}, {psutil.virtual_memory().total >> 30} GiB, {platform.system()} {platform.machine()}"
 
 
 def commit() -> str:
-    """Of the checkout; where only the files are, what ``LINEPIPE_COMMIT`` says, else ``unknown``."""
+    """The commit of the checkout; without git the value of ``LINEPIPE_COMMIT``, or ``unknown``."""
     try:
         command = ["git", "describe", "--always", "--dirty"]
         return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout.strip()

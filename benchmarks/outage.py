@@ -83,7 +83,7 @@ def _run(folder: Path, away_s: float, fps: float, disturbed: bool) -> dict[str, 
 
 
 def start_server(folder: Path, port: int) -> "subprocess.Popen[bytes]":
-    """A Redis-compatible server that answers."""
+    """Start a Redis-compatible server on 127.0.0.1 that keeps its data in ``folder``, and wait until it answers, without a limit."""
     command = [str(server_program()), "--port", str(port), "--bind", "127.0.0.1", "--dir", str(folder), "--appendonly", "yes", "--save", ""]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL)
     client = redis.Redis(port=port)

@@ -3,10 +3,10 @@
     python -m benchmarks.reproduce --data neu-det --runs runs            all rows, three seeds (GPU: hours; CPU: days)
     python -m benchmarks.reproduce --data neu-det --runs runs --rows ilcs effnet+miam --seeds 0 --budget 10m
     python -m benchmarks.reproduce --data neu-det --runs runs --rows ilcs-full --folds 5    cross-validation inside train
-    python -m benchmarks.reproduce                                        only writes the pages anew from what was run
+    python -m benchmarks.reproduce                                        only writes the pages again from what was run
 
 A finished run is a record in docs/results/runs.json, with hardware, time and commit; a run that is recorded or whose
-folder is finished is not repeated, one that was cut off goes on. Figure 9 shows NEU's images, whose terms are not ours:
+folder is finished is not repeated; one that was interrupted goes on. Figure 9 shows NEU's images, whose terms are not ours:
 it stays in the folder of runs.
 """
 
@@ -61,7 +61,7 @@ def main() -> None:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, help="NEU-DET with its split.csv; without it only the pages are written")
-    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders lie")
+    parser.add_argument("--runs", type=Path, default=Path("runs"), help="where the run folders are")
     parser.add_argument("--rows", nargs="+", choices=[*PAPER, FULL], default=[*PAPER, FULL])
     parser.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     parser.add_argument("--folds", type=int, help="cross-validate inside train instead, in so many folds")
@@ -98,7 +98,7 @@ def _run(data: Dataset, args: argparse.Namespace, row: str, seed: int, fold: int
 
 
 def folded(data: Dataset, fold: int, folds: int) -> Dataset:
-    """The train rows alone, a fold of each class as ``test``; the real test rows are left out."""
+    """The train rows only, fold number ``fold`` (0 to ``folds`` - 1) of each class as ``test``; the real test rows are left out."""
     rng, part = np.random.default_rng(FOLD_SEED), dict[int, int]()
     for label in range(len(data.classes)):
         rows = [i for i in data.split("train") if data.labels[i] == label]
@@ -153,7 +153,7 @@ def _records() -> list[Record]:
 
 
 def table2(records: list[Record]) -> str:
-    """Markdown: Table 2, and cross-validation inside train."""
+    """Table 2, and cross-validation inside train, as Markdown."""
     lines = [
         "# Table 2: accuracy on NEU, ours beside the paper's\n",
         "Written by `python -m benchmarks.reproduce` from [runs.json](runs.json). Ours: trained on the 1,260 `train` rows, judged on the"
@@ -210,7 +210,7 @@ def _effect(records: list[Record], model: str) -> str | None:
 
 
 def table3() -> str:
-    """Markdown: Table 3."""
+    """Table 3 as Markdown."""
     lines = [
         "# Table 3: parameters and operations, ours beside the paper's\n",
         "Written by `python -m benchmarks.reproduce`. G: 1e9 for a batch of 16 tiles. Which size and which counting the paper used its own"

@@ -52,6 +52,7 @@ def main() -> None:
 
 
 def measure(folder: Path, times: int) -> dict[str, Any]:
+    """Disturb a line ``times`` times in each way; all durations in seconds. ``folder`` gets its state and that of its Redis."""
     (folder / "redis").mkdir()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

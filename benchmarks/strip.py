@@ -84,7 +84,10 @@ def _run(state: Path, seed: int, args: argparse.Namespace) -> tuple[dict[str, An
 
 
 def compare(events: list[dict[str, Any]], truths: list[dict[str, Any]], frames: int) -> tuple[list[Any], list[Any], int]:
-    """A row for each counted defect; events that touch none; how many tiles are clean."""
+    """A row for each counted defect; events that touch no planted defect; how many tiles are clean.
+
+    ``events`` are defect events of one run, ``truths`` the lines of its truth file, ``frames`` how many frames it inspected.
+    """
     config = load(ROOT / CONFIG)
     width, height = config.cameras["top"].frame_px or (0, 0)
     tile = config.preprocess.tile_px

@@ -1,6 +1,6 @@
 """The ILCS network, its training, evaluation and files. Knows nothing of the pipeline that runs it.
 
-``create`` builds a network by name; ``files.load_model`` reads one with everything a deployment needs to know.
+``create`` builds an untrained network by name; ``files.load_model`` reads a trained one, with what a deployment needs to know.
 """
 
 import inspect
@@ -19,23 +19,25 @@ ARCHITECTURES = {
     "mobilenet_v2": "ilcs_model.networks.mobilenet_v2:MobileNetV2",
     "effnet": "ilcs_model.networks.effnet:EffNet",
 }
-"""Our own networks. Each is a class called with the number of classes and its options."""
+"""Our own networks. Each is a class that is called with the number of classes and, by keyword, its options."""
 GROUP = "linepipe.models"
-"""Entry points by which another package offers more. A name of ``ARCHITECTURES`` cannot be taken."""
+"""Group of the entry points with which other packages offer more networks. The names of ``ARCHITECTURES`` are taken."""
 
 
 def architectures() -> tuple[str, ...]:
-    """Every name that ``create`` knows here, linepipe's own first."""
+    """Every name that ``create`` knows: linepipe's own, then those of installed packages, sorted."""
     return (*ARCHITECTURES, *sorted({point.name for point in entry_points(group=GROUP)} - ARCHITECTURES.keys()))
 
 
 def create(name: str, num_classes: int, **options: bool) -> "nn.Module":
     """Build an untrained network: uint8 tiles (N, 1 or 3, S, S) -> logits (N, num_classes).
 
-    ``ilcs`` and ``effnet`` take tiles of 300 pixels, the others any. Each has ``features`` (tiles -> its last map) and
-    ``classify`` (that map -> logits). ``options`` are those of the network: see its class.
+    ``effnet``, and ``ilcs`` without ``invariant``, take tiles of 300 pixels, the others any size. Each has ``features`` (tiles ->
+    its last map) and ``classify`` (that map -> logits). ``options`` are those of the network: see its class. With the option
+    ``locate`` it gives (logits, map).
 
-    Raises ``ValueError`` for an unknown name, fewer than two classes, or an option that the network does not have.
+    Raises ``ValueError`` for an unknown name, fewer than two classes, an option that the network does not have, a name that two
+    packages offer, and a package that cannot be imported.
     """
     if name not in architectures():
         raise ValueError(f"unknown model {name!r}; known: {', '.join(architectures())}")

@@ -1,9 +1,9 @@
-"""Errors of data and model files. Each message names the file and says what to do."""
+"""Errors that a user can mend. Each message names the file or the option, and says what to do."""
 
 
 class DataError(ValueError):
-    """The image folder cannot be trained on or evaluated as it is."""
+    """Training or evaluation cannot go on, because of the data, the settings, the run folder, the disk or a missing library."""
 
 
 class ModelFileError(ValueError):
-    """A model file is missing, damaged, or not one of ours."""
+    """A model file is missing, damaged, or not one of linepipe."""

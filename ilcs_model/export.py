@@ -1,5 +1,5 @@
-"""Deployable forms of a model file: what takes ``tiles``, uint8 (N, 1, S, S) for any N, and gives ``logits`` (N, K) and,
-if the model locates, ``maps`` (N, h, w), both float32. A file that cannot be loaded raises ``ModelFileError``.
+"""Deployable forms of a model file. Each takes ``tiles``, uint8 (N, 1, S, S), and gives ``logits`` (N, K) and, if the model
+locates, ``maps`` (N, h, w), both float32. They are for models of grey tiles; the caller must refuse those of coloured ones.
 """
 
 import itertools
@@ -19,11 +19,14 @@ from ilcs_model.no_telemetry import import_openvino
 
 TILES, LOGITS, MAPS = "tiles", "logits", "maps"
 TYPICAL = 16
-"""Batch for which compiled code is tuned; other sizes run the same code."""
+"""Batch for which compiled code is tuned; batches of other sizes run the same code."""
 
 
 def to_openvino(path: Path, target: Path) -> None:
-    """Write the model as OpenVINO IR: ``target`` .xml and .bin, float32."""
+    """Write the model as OpenVINO IR, float32, for any N: ``target``, a path that ends in .xml, and a .bin beside it.
+
+    Raises ``ModelFileError`` if the model cannot be loaded, ``ImportError`` without openvino; OpenVINO's own errors pass through.
+    """
     ov = import_openvino()
     model, info = load_model(path)
     example = _tiles(info, 2)
@@ -38,9 +41,10 @@ def to_openvino(path: Path, target: Path) -> None:
 
 
 def to_onnx(path: Path, target: Path) -> None:
-    """Write the model as ONNX: ``target``, one file, float32. Needs the library onnx.
+    """Write the model as ONNX, float32, for any N: ``target``, one file. Needs the library onnx.
 
-    By torch's exporter from traces: the newer one, from ``torch.export``, needs three more libraries.
+    Uses torch's exporter from traces: the newer one, from ``torch.export``, needs three more libraries. Raises ``ModelFileError``
+    if the model cannot be loaded; errors of the exporter pass through.
     """
     model, info = load_model(path)
     example = _tiles(info, 2)
@@ -54,9 +58,12 @@ def to_onnx(path: Path, target: Path) -> None:
 
 
 def to_package(path: Path, target: Path, device: str, bf16: bool, cache: Path) -> None:
-    """Write the model as compiled code, ``target`` .pt2, for this machine's kind of processor or GPU. Takes a minute or more.
+    """Write the model as compiled code for this machine's kind of processor or GPU: ``target``, a path that ends in .pt2.
 
-    Needs a C++ compiler. ``torch._inductor.aoti_load_package`` loads it. ``cache`` is where intermediate files go.
+    For N from 1 to 1024. ``device`` is ``cpu`` or ``cuda``; with ``bf16`` it computes in bfloat16. Takes a minute or more and
+    needs a C++ compiler. ``torch._inductor.aoti_load_package`` loads the file. ``cache`` is the folder for intermediate files;
+    it becomes TORCHINDUCTOR_CACHE_DIR of this process. Raises ``ModelFileError`` if the model cannot be loaded; errors of the
+    compiler pass through.
     """
     os.environ["TORCHINDUCTOR_CACHE_DIR"] = str(cache)
     model, info = load_model(path)
@@ -74,7 +81,7 @@ def _tiles(info: ModelInfo, count: int) -> Tensor:
 
 
 class Mixed(nn.Module):
-    """A network that computes in bfloat16, where ``bf16`` says so, and gives float32: evaluation only."""
+    """A network, put into evaluation mode, that computes in bfloat16 if ``bf16``, and returns float32; for evaluation only."""
 
     def __init__(self, network: nn.Module, device: str, bf16: bool) -> None:
         super().__init__()
@@ -87,9 +94,10 @@ class Mixed(nn.Module):
 
 
 def fold_norms(network: nn.Module) -> nn.Module:
-    """Put batch norms into the convolutions right before them, in place; the same function, for evaluation only.
+    """Put batch norms into the convolutions right before them; changes the network, which must be in evaluation mode, and returns it.
 
-    The first one of ILCS stays: ``GreyHead`` folds it. EffNet's stay: they stand behind the activation.
+    It computes the same function. The first norm of ILCS stays: ``GreyHead`` folds it. EffNet's stay: they come after the
+    activation.
     """
     if isinstance(network, ILCS):
         for number, block in enumerate(network.blocks):

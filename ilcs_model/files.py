@@ -18,7 +18,11 @@ DIGEST_KEY = "weights"
 
 
 def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
-    """Write weights (float32), their digest and metadata; the file appears whole or not at all."""
+    """Write a model file: the network's weights in the types that they have, their digest, and the metadata.
+
+    The file appears whole or not at all, by way of ``path`` with the suffix .part, but is not synced: a power loss may take it.
+    Every user may read it, as far as the umask allows. Raises ``OSError`` if it cannot be written.
+    """
     tensors = {k: v.detach().cpu().contiguous() for k, v in model.state_dict().items()}
     part = path.with_suffix(".part")
     # Not save_file: its files are readable by their owner alone, and a line runs as another user than who trained.
@@ -27,7 +31,11 @@ def save_model(path: Path, model: nn.Module, info: ModelInfo) -> None:
 
 
 def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
-    """The network with its weights in evaluation mode, and its metadata. Raises ``ModelFileError``."""
+    """The network with its weights, on the CPU and in evaluation mode, and its metadata.
+
+    Raises ``ModelFileError`` naming the file if it is missing, damaged or not of linepipe, if the weights do not fit the network
+    that the metadata names or are not finite, or if that network cannot be built.
+    """
     info = read_info(path)
     try:
         model = create(info.architecture, len(info.classes), **info.options)
@@ -38,7 +46,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
         raise ModelFileError(f"{path}: {exc}") from exc
     if problem := _misfit(model.state_dict(), tensors):
         what = f"{info.architecture!r} with {len(info.classes)} classes"
-        raise ModelFileError(f"{path}: its weights are not those of {what}, which it says it is: {problem}; train or copy it again")
+        raise ModelFileError(f"{path}: its weights are not those of {what}, which its metadata names: {problem}; train or copy it again")
     if written is not None and written != _digest(tensors):  # files of older versions have none
         raise ModelFileError(f"{path}: its weights are not those that were written (their digest differs): copy or train it again")
     model.load_state_dict(tensors)
@@ -46,7 +54,7 @@ def load_model(path: Path) -> tuple[nn.Module, ModelInfo]:
 
 
 def _digest(tensors: dict[str, torch.Tensor]) -> str:
-    """Of the weights' names and bytes."""
+    """Digest of the weights' names and bytes."""
     found = hashlib.sha256()
     for name in sorted(tensors):
         found.update(name.encode() + tensors[name].numpy().tobytes())
@@ -54,7 +62,7 @@ def _digest(tensors: dict[str, torch.Tensor]) -> str:
 
 
 def _misfit(wanted: dict[str, torch.Tensor], found: dict[str, torch.Tensor]) -> str:
-    """The first thing that keeps weights from being a network's; empty: they fit."""
+    """The first reason why weights do not fit a network; an empty string if they fit."""
     for name in sorted(wanted.keys() ^ found.keys()):
         return f"{name} is {'missing' if name in wanted else 'too many'}"
     for name, tensor in found.items():

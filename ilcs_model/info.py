@@ -1,4 +1,4 @@
-"""What a model file says of itself, in its safetensors metadata. Needs no torch."""
+"""What a model file says about itself, in its safetensors metadata. Needs no torch."""
 
 import hashlib
 import unicodedata
@@ -25,7 +25,7 @@ class TileRecipe(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_field
 
 
 class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """What a model file says of itself."""
+    """What a model file says about itself."""
 
     name: str
     architecture: str
@@ -37,18 +37,18 @@ class ModelInfo(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields
     training: dict[str, Any]  # recipe and hardware of the training run
     accuracy: dict[str, float]  # Top-1 by split, 0..1, of the float32 network
     code_version: str
-    miam: bool = False  # whether MIAM stands before the head; ``ilcs`` has it either way
-    invariant: bool = False  # whether light and place count for nothing (``ILCS``); ``mean`` and ``std`` are then each tile's own
-    locate: bool = False  # whether the network also gives a map of where the defect lies
+    miam: bool = False  # whether MIAM comes before the head; ``ilcs`` always has it
+    invariant: bool = False  # whether light and place have no effect (``ILCS``); each tile's own mean and deviation replace mean and std
+    locate: bool = False  # whether the network also gives a map of where the defect is
 
     @property
     def options(self) -> dict[str, bool]:
-        """What ``create`` is called with beside name and classes."""
+        """The options with which ``create`` builds this network."""
         return options(self.architecture, miam=self.miam, invariant=self.invariant, locate=self.locate)
 
 
 def options(architecture: str, **wanted: bool) -> dict[str, bool]:
-    """Those that are wanted; ``miam`` is no option of ``ilcs``, which has it either way."""
+    """The wanted options as ``create`` takes them; ``miam`` is left out for ``ilcs``, which always has it."""
     return {name: True for name, on in wanted.items() if on and (architecture, name) != ("ilcs", "miam")}
 
 
@@ -61,7 +61,10 @@ def code_version() -> str:
 
 
 def read_info(path: Path) -> ModelInfo:
-    """Metadata of a model file, within the limits that a network can be built by. Raises ``ModelFileError``."""
+    """Metadata of a model file, checked: a network can be built from it. The weights are not read.
+
+    Raises ``ModelFileError`` naming the file if it is missing, unreadable, not of linepipe, or says something impossible.
+    """
     try:
         with safe_open(path, framework="np") as file:
             metadata = file.metadata() or {}
@@ -74,7 +77,9 @@ def read_info(path: Path) -> ModelInfo:
             raise ModelFileError(f"{path}: {what}") from exc
         raise ModelFileError(f"{path}: not a readable safetensors file ({exc}); train or copy it again") from exc
     except KeyError:
-        raise ModelFileError(f"{path}: safetensors, but not of linepipe: it says nothing of its classes and recipe") from None
+        raise ModelFileError(
+            f"{path}: safetensors, but not of linepipe: its metadata names no classes; give a file that training wrote"
+        ) from None
     except (RecursionError, ValueError, msgspec.MsgspecError) as exc:
         raise ModelFileError(f"{path}: its metadata is not that of a linepipe model ({exc})") from exc
     if problem := _problem(info):
@@ -83,6 +88,7 @@ def read_info(path: Path) -> ModelInfo:
 
 
 def _problem(info: ModelInfo) -> str:
+    """What is impossible in the metadata; an empty string if nothing is."""
     recipe, count = info.recipe, len(info.classes)
     if not 2 <= count <= MAX_CLASSES or len(set(info.classes)) < count:
         return f"{count} classes; there must be 2 to {MAX_CLASSES}, all different"
@@ -94,13 +100,13 @@ def _problem(info: ModelInfo) -> str:
 
 
 def class_problem(name: str) -> str:
-    """Why ``name`` cannot be a class, which must do as the name of a folder; empty: it can."""
+    """Why ``name`` cannot be a class, which must also be possible as the name of a folder; an empty string if it can."""
     if not name.isprintable() or name != name.strip() or not name:
         return "is empty, or has characters that cannot be seen"
     if name.startswith(".") or "/" in name or "\\" in name:
         return "cannot be the name of a folder: it begins with a dot, or has a slash"
     if not unicodedata.is_normalized("NFC", name):
-        return "is not in Unicode's composed form (NFC), so it equals no name that looks the same"
+        return "is not in Unicode's composed form (NFC), so it differs from names that look the same"
     return f"is longer than {MAX_NAME_BYTES} bytes" if len(name.encode()) > MAX_NAME_BYTES else ""
 
 
@@ -114,12 +120,12 @@ def _is_checkpoint(path: Path) -> bool:
 
 
 def digest(path: Path) -> str:
-    """``sha256:<hex>`` of a file."""
+    """``sha256:<hex>`` of a file's content. Raises ``OSError`` if it cannot be read."""
     with path.open("rb") as file:
         return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def code_digest() -> str:
-    """Digest of this package's source: what is made from a model file is stale once the code that made it changed."""
+    """SHA-256 of this package's source, hexadecimal: what is made from a model file is stale once the code that made it changed."""
     sources = sorted(Path(__file__).parent.rglob("*.py"))
     return hashlib.sha256(b"".join(path.read_bytes() for path in sources)).hexdigest()

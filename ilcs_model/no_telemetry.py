@@ -6,7 +6,7 @@ from typing import Any
 
 
 def import_openvino() -> Any:
-    """The module ``openvino``. Its converter reports each use to its makers unless told otherwise; here it is told."""
+    """The module ``openvino``, without the reports that its converter sends to its makers. Raises ``ImportError`` without it."""
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # None: importing it fails
     import openvino
 
@@ -14,7 +14,10 @@ def import_openvino() -> Any:
 
 
 def import_onnxruntime() -> Any:
-    """The module ``onnxruntime``. From 1.29 on it reports sessions and models to its makers, and keeps an id of the machine."""
+    """The module ``onnxruntime``, without its reports. Raises ``ImportError`` without it.
+
+    From 1.29 on it reports sessions and models to its makers, and keeps an id of the machine.
+    """
     os.environ["ORT_DISABLE_TELEMETRY"] = "1"
     import onnxruntime
 

@@ -1,1 +1,1 @@
-"""The stages of a line as runnable nodes. Each imports pipeline; none imports another."""
+"""The stages of a line as runnable nodes, which import pipeline and not each other, and the offline commands of a model."""

@@ -1,4 +1,7 @@
-"""Reading a line's events from Redis: for the command line, for plant systems, for tests."""
+"""Reading a line's events from Redis: for the command line, for plant systems, for tests.
+
+A server that sends nothing for ``TIMEOUT_S`` counts as unreachable.
+"""
 
 from collections.abc import Iterator
 from typing import Any
@@ -15,23 +18,29 @@ from pipeline.redis.login import reader_login
 from pipeline.redis.replies import RefusedError, Replies, TooLong
 
 PAGE = 1000
+"""The most entries that are read at once."""
 TIMEOUT_S = 3.0
 
 
 class RedisUnreachableError(LinepipeError):
-    """Redis does not answer, or refuses."""
+    """Redis does not answer, refuses a command, or sends what is no reply; the text says where and why."""
 
 
 class Events:
-    """The events of one line's stream. Entries that are no events (anybody may write some) are passed over and counted."""
+    """The events of the Redis stream ``stream`` at ``url``; to be used as a context manager, from one thread.
+
+    Entries that are no events (other clients may write some) are left out and counted. The constructor does not connect; it raises
+    ``ValueError`` for a URL that redis-py does not understand.
+    """
 
     def __init__(self, url: str, stream: str, password: str | None = None) -> None:
         self._url, self.name = url, stream
         self.odd = 0
-        """Entries that were passed over, for they are no events."""
+        """How many entries were left out, because they are no events."""
         self.last_odd = ""
+        """Id of the last one of these, and what is wrong with it."""
         self.position: str | None = None
-        """Id of the entry read last, an odd one too."""
+        """Id of the entry that was read last, also of one that is no event; None before the first."""
         self._reading: tuple[Any, Replies] | None = None
         self._redis: Any = redis.Redis.from_url(
             url, password=password, socket_timeout=TIMEOUT_S, socket_connect_timeout=TIMEOUT_S, retry=Retry(NoBackoff(), 0)
@@ -39,9 +48,9 @@ class Events:
 
     @classmethod
     def of_line(cls, config: Config) -> "Events":
-        """The events of the line that a configuration describes, with the password that its reader has.
+        """The events of the line that a configuration describes, with the login of ``pipeline.redis.login.reader_login``.
 
-        The embedded server answers while the line runs. Raises ``ConfigError`` where there is no password to be had.
+        An embedded server answers only while the line runs. Raises ``ConfigError`` if the password cannot be read.
         """
         login = reader_login(config)
         return cls(login.url, config.stream, login.password)
@@ -58,19 +67,26 @@ class Events:
         self._call("ping")
 
     def server_info(self) -> dict[str, Any]:
-        """What the server says of itself (INFO). Raises ``RedisUnreachableError`` also when it refuses to."""
+        """The fields of the server's INFO, by name. Raises ``RedisUnreachableError``, also if the user may not ask for it."""
         found: dict[str, Any] = self._call("info")
         return found
 
     def read(self, first_id: str = "-", last_id: str = "+") -> Iterator[dict[str, Any]]:
-        """Every event from stream id ``first_id`` to ``last_id``, both included, oldest first."""
+        """Every event from stream id ``first_id`` to ``last_id``, both included, oldest first; ``-`` and ``+`` are the ends.
+
+        Events are dicts with the fields of ``pipeline.core.events``. ``RedisUnreachableError`` is raised during the iteration.
+        """
         while page := self._whole(self._ask("XRANGE", self.name, first_id, last_id, "COUNT", PAGE)):
             yield from self._events(page)
             first_id = "(" + _id(page[-1])
 
     def follow(self, first_id: str = "$", block_ms: int = 1000) -> Iterator[dict[str, Any] | None]:
-        """Events as they come, after stream id ``first_id``; None whenever ``block_ms`` passed without one."""
-        if first_id == "$":  # resolved once: what comes between two calls is not missed
+        """Events as they come, after stream id ``first_id``, without end; None whenever ``block_ms`` passed without an entry.
+
+        ``$`` stands for the newest entry at the time of the first ``next``. ``block_ms`` must be positive and less than ``TIMEOUT_S``.
+        ``RedisUnreachableError`` is raised during the iteration; ``position`` is where to go on then.
+        """
+        if first_id == "$":  # resolved once, so that no entry between two commands is missed
             first_id = self.last_id()
         while True:
             found = self._ask("XREAD", "COUNT", PAGE, "BLOCK", block_ms, "STREAMS", self.name, first_id)
@@ -81,17 +97,17 @@ class Events:
             first_id = self.position or first_id
 
     def last_id(self) -> str:
-        """Id of the newest entry; ``0-0`` for an empty stream."""
+        """Stream id of the newest entry; ``0-0`` for an empty or missing stream. Raises ``RedisUnreachableError``."""
         newest = self._ask("XREVRANGE", self.name, "+", "-", "COUNT", 1)
         return _id(newest[0]) if newest else "0-0"
 
     def _whole(self, entries: list[Any]) -> list[Any]:
-        """Without the last one of a reply that was cut: it is asked for again. One that fills a reply alone stays, to be passed over."""
+        """The entries, without the last one if the reply was cut: it is read again. If it is the only one it stays, to be left out."""
         was_cut = self._reading is not None and self._reading[1].was_cut
         return entries[:-1] if was_cut and len(entries) > 1 else entries
 
     def _events(self, entries: list[Any]) -> Iterator[dict[str, Any]]:
-        """Whoever may write to the stream decides what is in it: what is no event is counted."""
+        """The events among the entries; other clients may write to the stream, so what is no event is counted."""
         for entry in entries:
             self.position = _id(entry)
             try:
@@ -128,11 +144,11 @@ class Events:
 
 
 def reason(exc: Exception) -> str:
-    """What an error means, for a person."""
+    """A sentence for a person that says what an error of Redis means, and for two of them what to do."""
     text = str(exc)
     if "HELLO must be called" in text or "NOAUTH" in text:
         return (
-            "it wants a password: set LINEPIPE_REDIS_PASSWORD or publish.password_file; that of an embedded server's user `reader`"
+            "it requires a password: set LINEPIPE_REDIS_PASSWORD or publish.password_file; that of an embedded server's user `reader`"
             " is in STATE_DIR/redis/reader"
         )
     if "WRONGTYPE" in text:
@@ -148,7 +164,7 @@ def _id(entry: list[Any]) -> str:
 
 
 def _decode(fields: Any) -> dict[str, Any]:
-    """The event of an entry's fields. Raises ``ValueError`` saying what is odd."""
+    """The event in an entry's fields. Raises ``ValueError`` that says why there is none."""
     if not isinstance(fields, list) or b"data" not in fields[: len(fields) // 2 * 2 : 2]:
         raise ValueError("it has no field `data`")
     data = fields[2 * fields[::2].index(b"data") + 1]

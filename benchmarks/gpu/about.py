@@ -15,7 +15,7 @@ REPEATS = 5
 
 
 def about(where: Where) -> None:
-    """Versions, the card, whether the driver pins read-only mappings, and what a copy to the device gains by it."""
+    """Versions; on a GPU also the card, whether the driver pins read-only mappings, and GB/s of a copy before and after that."""
     import torch
 
     names = ("torch", "triton", "numpy", "opencv-python-headless", "nvidia-dali-cuda130", "msgspec", "pyzmq", "redis")

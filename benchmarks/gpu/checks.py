@@ -9,13 +9,16 @@ from benchmarks.gpu.item import NEU, ROOT, Result, Where
 
 
 def parity(where: Where) -> None:
-    """The compiled engine against the float32 network on the CPU: NEU's images where they are, else noise, as on a CPU."""
+    """The compiled engine against the float32 network on the CPU, on NEU's images; on noise if they are missing or on a CPU."""
     data = ["--data", str(NEU)] if NEU is not None and where.on_gpu else []
     where.keep(_script("benchmarks.parity", where, *data, "--engines", "compiled", "--cache", str(where.cache)))
 
 
 def dali_order(where: Where) -> None:
-    """A DALI graph in a process that imported torch first, and in one that imported DALI first: how each ended."""
+    """A DALI graph in a process that imported torch first, and in one that imported DALI first: how each ended.
+
+    Raises ``subprocess.TimeoutExpired`` if one takes more than 40 s.
+    """
     found: Result = {}
     for first, second in (("torch", "nvidia.dali"), ("nvidia.dali", "torch")):
         command = [sys.executable, "-c", _GRAPH, first, second, "gpu" if where.on_gpu else "cpu"]
@@ -38,7 +41,7 @@ print(tuple(tiles.shape))
 
 
 def preprocess(where: Where) -> None:
-    """The GPU's tiles against OpenCV's, and how fast they come."""
+    """The GPU's tiles against OpenCV's, and how fast they come. Exits if the NEU images are missing on a GPU."""
     images = where.images()
     if images is None:
         sys.exit("no NEU images: set LINEPIPE_NEU_DIR")
@@ -54,17 +57,17 @@ def _script(module: str, where: Where, *options: str) -> Result:
 
 
 def tests_engine(where: Where) -> None:
-    """``tests/gpu`` without DALI and training."""
+    """The tests in ``tests/gpu`` but those of DALI and training. Exits with pytest's code if any fails."""
     where.keep(_pytest(where, "tests/gpu/test_cuda.py", "tests/gpu/test_engine.py"))
 
 
 def tests_dali(where: Where) -> None:
-    """``tests/gpu/test_dali.py``"""
+    """The tests in ``tests/gpu/test_dali.py``. Exits with pytest's code if any fails."""
     where.keep(_pytest(where, "tests/gpu/test_dali.py"))
 
 
 def tests_training(where: Where) -> None:
-    """``tests/gpu/test_training.py``"""
+    """The tests in ``tests/gpu/test_training.py``. Exits with pytest's code if any fails."""
     where.keep(_pytest(where, "tests/gpu/test_training.py"))
 
 

@@ -18,14 +18,14 @@ MEASURE_S = 0.4
 
 
 def compile_line(where: Where) -> None:
-    """``ilcs-line``, which the lines use: how long its first start takes. Later items find the code."""
+    """Seconds of the first start of ``ilcs-line``, the lines' model; on a CPU of ``ilcs-neu``. Later items find the code."""
     began = time.monotonic()
     load("ilcs-line" if where.on_gpu else "ilcs-neu", where.cache, where.device)
     where.keep({"load_s": round(time.monotonic() - began, 1)})
 
 
 def load(name: str, cache: Path, device: str) -> Any:
-    """The compiled engine, as a line opens it; says what took how long."""
+    """Open the compiled engine of a shipped model as a line does, and print how long each part of compiling took."""
     import torch
 
     from nodes.infer.engines.load import open_engine
@@ -36,12 +36,12 @@ def load(name: str, cache: Path, device: str) -> Any:
 
 
 def engine_line(where: Where) -> None:
-    """``ilcs-line``, the demo's: load, tiles/s by batch size, one profiled batch."""
+    """The engine of ``ilcs-line``, the demo's model: seconds to load, tiles/s by batch size, on a GPU one profiled batch."""
     _engine("ilcs-line", where)
 
 
 def engine_neu(where: Where) -> None:
-    """The same of ``ilcs-neu``."""
+    """The same as ``engine_line`` for ``ilcs-neu``."""
     _engine("ilcs-neu", where)
 
 

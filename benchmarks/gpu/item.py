@@ -1,4 +1,4 @@
-"""What an item is told, where it finds images, and where it writes."""
+"""What an item is given: the device, images, and where it writes."""
 
 import csv
 import os
@@ -13,33 +13,35 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 _NEU = [Path(os.environ.get("LINEPIPE_NEU_DIR", "")), *(folder / "shared" / "data" / "neu-det" for folder in (ROOT.parent, ROOT))]
 NEU = next((path for path in _NEU if (path / "split.csv").is_file()), None)
-"""The NEU images, or None."""
+"""Folder of the NEU images; None if they are not on this machine."""
 Result = dict[str, Any]
 
 
 class Where(NamedTuple):
-    """What an item is told."""
+    """What an item is given."""
 
     device: str
+    """``cuda`` or ``cpu``."""
     cache: Path
-    """Shared by all items of a run: compiled code is made once."""
+    """Folder shared by all items of a run: code is compiled once."""
     keep: Callable[[Result], None]
-    """Puts what the item has found so far on disk."""
+    """Writes what the item has found so far to disk, in place of what it wrote before."""
 
     @property
     def on_gpu(self) -> bool:
+        """Whether the item measures a GPU; on a CPU it only tries the program."""
         return self.device == "cuda"
 
     def images(self) -> Path | None:
-        """A data set: NEU on a GPU, None where it is missing; on a CPU noise in the same form, for NEU would take minutes."""
+        """Folder of a data set: on a GPU NEU, or None if it is missing; on a CPU ``noise``, as NEU would take minutes."""
         return NEU if self.on_gpu else self.noise()
 
     def noise(self) -> Path:
-        """2 classes of 16 images."""
+        """A new data folder in the form of NEU: images of noise, 2 classes of 16."""
         return _noise(self.folder("noise"))
 
     def folder(self, name: str) -> Path:
-        """An empty folder of its own, also when ``cache`` was used before."""
+        """Make a new empty folder in ``cache``; ``name`` is the beginning of its name."""
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.cache))
 
 

@@ -17,7 +17,7 @@ def flood(where: Where) -> None:
 
 
 def large(where: Where) -> None:
-    """The same with frames of 8192 x 2048."""
+    """Frames of 8192 x 2048 as fast as the line takes them, cut by OpenCV."""
     where.keep(_line(where, "large", "cpu", *_flood(where), *_LARGE))
 
 

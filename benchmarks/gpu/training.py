@@ -9,7 +9,10 @@ from benchmarks.gpu.item import Result, Where
 
 
 def training(where: Where) -> None:
-    """A whole run of the full recipe on NEU in 40 s of training, compiled, judged on test on the way; without NEU on noise."""
+    """A whole run of the full recipe: 16 epochs of NEU, judged on the way, or of noise without NEU; on a CPU one epoch of noise.
+
+    Sets TORCHINDUCTOR_CACHE_DIR of this process.
+    """
     from ilcs_model.data.dataset import open_dataset
     from ilcs_model.training.run import train
     from ilcs_model.training.settings import SMALL_UNTIL, Settings

@@ -14,30 +14,30 @@ if TYPE_CHECKING:
     from ilcs_model.training.settings import Settings
 
 UNITS = {"s": 1, "m": 60, "h": 3600}
-RESUMED = {"data", "out", "resume", "tensorboard"}  # what may be said beside --resume: the rest stands in the run folder
+RESUMED = {"data", "out", "resume", "tensorboard"}  # options that may be given with --resume; the others are in the run folder
 
 
 class Budget(click.ParamType):  # type: ignore[type-arg]
-    """A length of time: ``90s``, ``10m``, ``2h``."""
+    """A length of time as an option: ``90s``, ``10m``, ``2h``. Its value is seconds, more than 0."""
 
     name = "time"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         found = re.fullmatch(r"(\d+(?:\.\d+)?)([smh])", str(value))
         if found is None or float(found[1]) == 0:
-            self.fail(f"{value!r} is no length of time; write 90s, 10m or 2h", param, ctx)
+            self.fail(f"{value!r} is not a length of time; write 90s, 10m or 2h", param, ctx)
         return float(found[1]) * UNITS[found[2]]
 
 
 def _finite(ctx: click.Context, param: click.Parameter, value: float) -> float:
     if not math.isfinite(value):
-        raise click.BadParameter(f"{value} is no number to multiply with", ctx, param)
+        raise click.BadParameter(f"{value} is not a finite number", ctx, param)
     return value
 
 
 def _plain(ctx: click.Context, param: click.Parameter, value: str | None) -> str | None:
     if value is not None and not re.fullmatch(r"[\w.+-]+", value):
-        raise click.BadParameter(f"{value!r}: letters, digits and . + - _ alone, as a file's name", ctx, param)
+        raise click.BadParameter(f"{value!r}: only letters, digits and . + - _ are allowed", ctx, param)
     return value
 
 
@@ -116,7 +116,7 @@ def _resumed(out: Path) -> "Settings":
 
 
 def _data_of(out: Path) -> Path:
-    """Where the run's data lay."""
+    """The data folder of an earlier run. Raises ``DataError`` if the run does not say, or the folder is not there any more."""
     import json
 
     from ilcs_model.data.rows import is_folder
@@ -125,14 +125,14 @@ def _data_of(out: Path) -> Path:
     try:
         found = Path(json.loads((out / "environment.json").read_text())["data"])
     except (OSError, ValueError, KeyError) as exc:
-        raise DataError(f"{out / 'environment.json'}: does not say where the data lie ({exc}); give --data") from exc
+        raise DataError(f"{out / 'environment.json'}: does not say where the data is ({exc}); give --data") from exc
     if not is_folder(found):
-        raise DataError(f"{found}: the run's data are not there any more; give --data")
+        raise DataError(f"{found}: the run's data is not there any more; give --data")
     return found
 
 
 def _model_file(name: str) -> str:
-    """Path of a shipped model by name; what names none is a path."""
+    """Path of a shipped model by name; another name is taken as a path. Raises ``click.UsageError`` if there is no such file."""
     from ilcs_model.data.rows import is_file
 
     shipped = Path(__file__).parents[1] / "weights" / f"{name}.safetensors"
@@ -164,7 +164,7 @@ def _with_tensorboard(progress: "_Progress", out: Path) -> Any:
 
 
 class _Progress:
-    """A bar on a terminal, a line an epoch elsewhere."""
+    """Shows the records of ``run.train``: a bar on a terminal, elsewhere one line for each epoch."""
 
     def __init__(self) -> None:
         self._bar: Any = None

@@ -13,38 +13,42 @@ from numpy.typing import NDArray
 from ilcs_model.data.corrupt import TRAINED
 from ilcs_model.data.images import Tile
 
-CELL = 8  # side in pixels of what one value of a network's map stands for
-KEPT = 0.5  # share of a mask that a random crop must keep,
-FILLED = 0.25  # or share of the crop that it must fill
-SPOILT = 0.5  # share of tiles that are corrupted; of these a fifth twice
-STRONGEST = 4  # strength of corruption that is drawn
+CELL = 8  # side in pixels of the square that one value of a network's map stands for
+KEPT = 0.5  # share of the mask's area that a random crop must keep, or:
+FILLED = 0.25  # share of the crop's area that the mask must fill
+SPOILT = 0.5  # share of tiles that are corrupted; a fifth of these twice
+STRONGEST = 4  # highest strength of a corruption that is drawn
 _TRIES = 8
 Kind = Literal["paper", "full"]
 
 
 class Draw(NamedTuple):
-    """One random augmentation."""
+    """One random augmentation of one image, applied by ``augment`` in the order of the fields."""
 
     side: int
-    """Of the tile, in pixels."""
+    """Side of the tile in pixels."""
     matrix: NDArray[np.float64]
-    """(2, 3): pixel centres of the tile -> those of the image; negative scales are flips, crossed ones the diagonal flip."""
+    """(2, 3): (x, y, 1) of a pixel centre in the tile -> (x, y) in the image. Negative scales are flips, swapped columns the
+    diagonal flip."""
     sigma: float = 0.0
-    """Of the blur in pixels; 0: none."""
+    """Standard deviation of the Gaussian blur in pixels of the tile; 0: no blur."""
     gain: float = 1.0
-    """Contrast about the tile's mean, then"""
+    """Factor of the contrast about the tile's mean; 1: unchanged."""
     offset: float = 0.0
-    """grey levels added."""
+    """Grey levels (of 255) that are added after that."""
     corruptions: tuple[tuple[str, int, int], ...] = ()
-    """Kinds, strengths and seeds of ``corrupt``."""
+    """Kind (a name in ``corrupt.TRAINED``), strength and seed of each corruption."""
     target: NDArray[np.float32] | None = None
-    """What a map should show of the image's mask after this crop, (S // 8, S // 8); None without a mask."""
+    """``target_map`` of the image's mask after this crop, (S // 8, S // 8); None without a mask."""
 
 
 def draw(shape: tuple[int, ...], side: int, whole: int, rng: np.random.Generator, *, kind: Kind, mask: Tile | None = None) -> Draw:
-    """Draw for an image of ``shape`` (H, W, ...) a tile of ``side`` pixels, cut at the scale at which the image makes ``whole``.
+    """Draw a random tile of ``side`` pixels for an image of ``shape`` (H, W, ...); no pixel of the image is needed.
 
-    A crop that loses most of the image's mask is drawn again.
+    ``whole`` is the side of a tile that shows the whole image, in pixels. With ``side`` equal to it the crop is most of the
+    image; with a smaller ``side`` it is about ``side / whole`` of either side, at the same scale (``paper`` always takes most
+    of the image). ``mask`` is uint8 (H, W), above 127 where the defect is: a crop that loses too much of it (``KEPT``,
+    ``FILLED``) is drawn again; the eighth is taken in any case. Takes its numbers from ``rng``.
     """
     target = None
     for _ in range(_TRIES):
@@ -64,7 +68,10 @@ def draw(shape: tuple[int, ...], side: int, whole: int, rng: np.random.Generator
 
 
 def augment(image: Tile, drawn: Draw) -> Tile:
-    """uint8 (H, W) or (H, W, 3) -> tile (S, S) or (S, S, 3) as drawn."""
+    """uint8 image (H, W) or (H, W, 3) -> uint8 tile (S, S) or (S, S, 3) as drawn; the image is left as it is.
+
+    Raises ``KeyError`` for a corruption that is not in ``corrupt.TRAINED``, ``ValueError`` for a strength that does not exist.
+    """
     tile = _warp(image, drawn.matrix, drawn.side)
     if drawn.sigma:
         tile = np.asarray(cv2.GaussianBlur(tile, (0, 0), drawn.sigma), np.uint8)
@@ -77,12 +84,15 @@ def augment(image: Tile, drawn: Draw) -> Tile:
 
 
 def as_it_is(side: int) -> Draw:
-    """The draw that leaves a tile of ``side`` pixels alone."""
+    """The draw that leaves a tile of ``side`` pixels unchanged."""
     return Draw(side, np.eye(2, 3))
 
 
 def target_map(mask: Tile) -> NDArray[np.float32]:
-    """Mask of a tile (S, S) -> the map a network should give, (S // 8, S // 8): 1 where a tenth of the cell is defect."""
+    """uint8 mask of a tile (S, S) -> float32 map that a network should give, (S // 8, S // 8).
+
+    1 where at least a tenth of the cell's 8 x 8 pixels is above 127, else 0.
+    """
     n = mask.shape[0] // CELL
     cells = (mask[: n * CELL, : n * CELL] > 127).reshape(n, CELL, n, CELL)
     return (cells.mean((1, 3)) >= 0.1).astype(np.float32)

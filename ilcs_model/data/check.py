@@ -1,4 +1,4 @@
-"""What only the pixels tell, looked at before a long run: broken files, the same picture twice, colour."""
+"""Checks before a long run that need the pixels: broken files, the same picture twice, colour."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ from ilcs_model.errors import DataError
 MOST = 10  # files named in one message
 SAMPLE = 64  # images that tell whether a data set is coloured
 GRID = 32  # cells along an image's side
-LEVELS = 16  # grey levels between two channels of a coloured cell
+LEVELS = 16  # a cell is coloured when two of its channels differ by more grey levels
 CELLS = 0.01  # share of an image's cells that makes it coloured
 IMAGES = 0.1  # share of coloured images that makes the data set coloured
 
@@ -27,13 +27,14 @@ class _Seen(NamedTuple):
     problem: str = ""
     digest: str = ""
     cut: bool = False
-    """Whether a box reaches beyond the image."""
+    """Whether a box reaches more than a pixel beyond the image."""
 
 
 def check_images(data: Dataset, rows: Sequence[int] | None = None) -> tuple[str, ...]:
-    """Decode every image and mask, or those of some rows, once and return remarks, such as identical images in different splits.
+    """Decode every image and mask once and return remarks, such as identical images in different splits; () if there are none.
 
-    Raises ``DataError`` with up to ten files that cannot be used. It takes less time than an epoch's images do.
+    ``rows`` are the indices into ``data.files`` to look at; None: all. Works in one thread per core and takes less time than
+    making the tiles of an epoch. Raises ``DataError`` naming up to ten files that cannot be used.
     """
     rows = range(len(data.files)) if rows is None else rows
     with ThreadPoolExecutor(os.cpu_count()) as pool:
@@ -83,15 +84,16 @@ def _twins(data: Dataset, digests: dict[int, str]) -> list[str]:
     for group in (g for g in same.values() if len(g) > 1):
         text = " = ".join(f"{data.files[i].name} ({data.classes[data.labels[i]]}, {data.splits[i]})" for i in group)
         (leaks if len({data.splits[i] for i in group}) > 1 else others).append(text)
-    remarks = [f"byte-identical images in different splits, so a figure on one split is flattered: {several(leaks)}"] if leaks else []
+    remarks = [f"byte-identical images in different splits, so accuracy looks better than it is: {several(leaks)}"] if leaks else []
     return remarks + ([f"byte-identical images: {several(others)}"] if others else [])
 
 
 def has_colour(data: Dataset) -> bool:
-    """Whether at least a tenth of up to 64 images, evenly spread over the data, is coloured. Raises ``DataError``.
+    """Whether at least a tenth of up to 64 images, evenly spread over the data, is coloured.
 
-    An image is coloured when on a 32 x 32 grid of averages at least one cell in a hundred has channels more than 16
-    levels apart. So neither noise nor JPEG makes colour of a grey picture saved as RGB.
+    An image is coloured when on a 32 x 32 grid of averages at least one cell in a hundred has channels more than 16 levels
+    apart. So neither noise nor JPEG makes colour of a grey picture saved as RGB. Raises ``DataError`` naming an image that
+    cannot be read.
     """
     chosen = np.linspace(0, len(data.files) - 1, min(SAMPLE, len(data.files))).astype(int)
     return float(np.mean([_coloured(read_image(data.files[i], "rgb")) for i in chosen])) >= IMAGES

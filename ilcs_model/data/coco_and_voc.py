@@ -1,4 +1,4 @@
-"""Pascal-VOC and COCO annotation sets. Box files come from strangers: nothing in them is believed."""
+"""Pascal-VOC and COCO annotation sets. These files come from outside: everything in them is checked."""
 
 import re
 import xml.etree.ElementTree as ET
@@ -9,12 +9,12 @@ from typing import Any, NamedTuple
 
 import msgspec
 
-from ilcs_model.data.rows import OK, SPLITS, Box, Row, Size, hold_out, images_in, inside, is_file, several, visible
+from ilcs_model.data.rows import OK, SPLITS, Box, Row, Size, images_in, inside, is_file, several, visible
 from ilcs_model.errors import DataError
 
 MAX_XML_BYTES = 4 << 20  # of one image's annotation
 
-Found = list[tuple[str, Box]]  # the class and box of each defect of an image
+Found = list[tuple[str, Box]]  # class and box (x, y, w, h in pixels) of each defect of an image
 
 
 class VocFile(NamedTuple):
@@ -22,6 +22,7 @@ class VocFile(NamedTuple):
 
     found: Found
     size: Size | None
+    """Of the image as the file notes it; None if it does not, or notes 0."""
 
 
 class _Builder(ET.TreeBuilder):
@@ -31,7 +32,11 @@ class _Builder(ET.TreeBuilder):
 
 
 def voc_file(path: Path) -> VocFile:
-    """Classes, boxes and image size of a VOC file; its corners count from 1 and belong to the box. Raises ``DataError`` naming it."""
+    """Classes, boxes and image size of a VOC file.
+
+    A VOC file counts pixels from 1, and both corners belong to the box: (1, 1, 8, 8) becomes (0, 0, 8, 8). Raises ``DataError``
+    naming the file if it cannot be read, is over 4 MiB, has a DOCTYPE, or has a wrong box.
+    """
     try:
         if path.stat().st_size > MAX_XML_BYTES:
             raise ValueError(f"over {MAX_XML_BYTES >> 20} MiB, far more than an image's boxes need")
@@ -67,7 +72,7 @@ def _size(width: Any, height: Any) -> Size | None:
 
 
 def label_of(found: Found) -> str:
-    """The class whose boxes have the largest area together; ``ok`` where there is no box."""
+    """The class whose boxes have the largest total area, of equals the first by name; ``ok`` where there is no box."""
     area: defaultdict[str, float] = defaultdict(float)
     for name, (_, _, w, h) in found:
         area[name] += w * h
@@ -75,13 +80,16 @@ def label_of(found: Found) -> str:
 
 
 def of_several_classes(images: list[Found], label: str = "take the class with the largest area") -> list[str]:
-    """A remark on images whose boxes are not all of one class, if there are any."""
+    """One remark on images whose boxes are not all of one class, or [] if there are none. ``label`` ends its sentence."""
     count = sum(len({name for name, _ in found}) > 1 for found in images)
     return [f"{count} images have boxes of several classes; they {label}"] if count else []
 
 
 def voc_folders(root: Path) -> tuple[Path, Path] | None:
-    """Folders of annotations and images of a VOC set."""
+    """Folders of annotations and of images, if ``root`` is a VOC set, else None.
+
+    These are ``Annotations`` and ``JPEGImages``, or ``annotations`` and ``images``, the first with at least one ``.xml``.
+    """
     for xml, images in (("Annotations", "JPEGImages"), ("annotations", "images")):
         if (root / images).is_dir() and (root / xml).is_dir() and any((root / xml).glob("*.xml")):
             return root / xml, root / images
@@ -89,7 +97,12 @@ def voc_folders(root: Path) -> tuple[Path, Path] | None:
 
 
 def read_voc(root: Path, folders: tuple[Path, Path]) -> tuple[list[Row], list[str]]:
-    """Rows and remarks of a VOC set; without ``ImageSets/Main``, every tenth image of a class is held out."""
+    """Rows and remarks of a VOC set; ``folders`` are those of ``voc_folders``.
+
+    Splits are those of the lists in ``ImageSets/Main``. Without such lists every annotated image is a row without a split
+    (``""``). Raises ``DataError`` naming the file for a list or an annotation that cannot be read, for a listed image without
+    file or annotation, for one in two splits, and for two images with one annotation.
+    """
     annotations = {p.stem: p for p in visible(folders[0]) if p.suffix.lower() == ".xml"}
     images: dict[str, Path] = {}
     for path in images_in(folders[1]):
@@ -114,7 +127,7 @@ def read_voc(root: Path, folders: tuple[Path, Path]) -> tuple[list[Row], list[st
 
 
 def _voc_lists(folder: Path) -> dict[str, tuple[str, str]]:
-    """Split of each image that the lists name, and where they name it; what only ``trainval`` names is ``train``."""
+    """Split of each image that the lists name, and file and line that name it; images only in ``trainval`` are ``train``."""
     found: dict[str, tuple[str, str]] = {}
     for split in (*SPLITS, "trainval"):
         path = folder / f"{split}.txt"
@@ -161,9 +174,10 @@ class _Coco(msgspec.Struct):
 
 
 def coco_files(root: Path) -> list[Path]:
-    """JSON files of a data folder, or of its ``annotations``, that hold a COCO set of boxes.
+    """JSON files in a data folder or in its ``annotations`` that are COCO sets of boxes; [] if there are none.
 
-    Raises ``DataError`` for a broken one, and for one that lacks a part where no other is whole (captions have no categories).
+    Raises ``DataError`` for a file ``*.json`` there that cannot be read or is not JSON, and for an incomplete COCO set if no
+    file there is a complete one (captions, for example, have no categories).
     """
     missing = {
         p: lacks for pattern in ("*.json", "annotations/*.json") for p in sorted(root.glob(pattern)) if (lacks := _lacks(p)) is not None
@@ -176,7 +190,7 @@ def coco_files(root: Path) -> list[Path]:
 
 
 def _lacks(path: Path) -> list[str] | None:
-    """The parts that a COCO set lacks; None for a file that is none."""
+    """The parts that a COCO set lacks, [] if it is complete; None for a file that is not a COCO set."""
     if path.name.startswith(".") or not path.is_file():
         return None
     try:
@@ -189,17 +203,21 @@ def _lacks(path: Path) -> list[str] | None:
 
 
 def read_coco(root: Path, files: list[Path]) -> tuple[list[Row], list[str]]:
-    """Rows and remarks of a COCO set; a file's split stands in its name (``instances_val2017``), or every tenth is held out."""
+    """Rows and remarks of a COCO set; ``files`` are those of ``coco_files``.
+
+    The split is the word train, val or test in a file's name (``instances_val2017``). If there is one file only and its name
+    has none of these words, the rows have no split. Raises ``DataError`` naming the file for a
+    set that cannot be read or contradicts itself, for a missing image, and for one of several files that names no split.
+    """
     rows: list[Row] = []
     found: list[Found] = []
     for path in files:
         split = re.search(r"(?<![a-z])(train|val|test)(?![a-z])", path.stem.lower())
         more, of = _read_coco_file(root, path, split[0] if split else "")
         rows, found = rows + more, found + of
-    if unnamed := sorted({row.where.partition(":")[0] for row in rows if not row.split}):
-        if len(files) > 1:
-            raise DataError(f"{root}: {unnamed[0]} names no split; put train, val or test into its name")
-        rows = hold_out(rows)
+    unnamed = sorted({row.where.partition(":")[0] for row in rows if not row.split})
+    if unnamed and len(files) > 1:
+        raise DataError(f"{root}: {unnamed[0]} names no split; put train, val or test into its name")
     return rows, of_several_classes(found)
 
 

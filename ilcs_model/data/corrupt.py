@@ -1,7 +1,10 @@
 """Corruptions of a tile: what a production line adds to an image, in seven kinds and five strengths.
 
 The parameters are ImageNet-C's (Hendrycks, Dietterich 2019) where it has the kind; they were written down before any
-training. ``TRAINED`` kinds may be drawn in training, ``HELD_OUT`` never are: they tell how far robustness carries over.
+training. ``TRAINED`` kinds may be drawn in training, ``HELD_OUT`` never are: they show how far robustness carries over.
+
+Every kind takes a uint8 tile (H, W) or (H, W, 3), a strength from 1 (weak) to 5 and a generator for what is random in it. It
+returns a new tile of the same shape and type; lengths are pixels of the tile. Another strength raises ``ValueError``.
 """
 
 from typing import TypeVar
@@ -19,18 +22,21 @@ MOTION = ((10, 3), (15, 5), (15, 8), (15, 12), (20, 15))  # reach in pixels, and
 DEFOCUS = ((3, 0.1), (4, 0.5), (6, 0.5), (8, 0.5), (10, 0.5))  # radius of the disc in pixels, and sigma of its edge
 CONTRAST = (0.4, 0.3, 0.2, 0.1, 0.05)  # what is left of it, about the tile's mean
 JPEG = (25, 18, 15, 10, 7)  # quality
-LIGHT = (0.2, 0.35, 0.5, 0.65, 0.8)  # gain at the bright and the dark end: 1 + x, 1 - x; ours
-DUST = (5, 10, 20, 35, 60)  # specks of 1 to 4 pixels radius on 300 x 300, each tenth a fibre; ours
+LIGHT = (0.2, 0.35, 0.5, 0.65, 0.8)  # gain at the bright and the dark end: 1 + x, 1 - x; our own values
+DUST = (5, 10, 20, 35, 60)  # specks of 1 to 4 pixels radius, made for 300 x 300; every tenth is a fibre; our own values
 
 
 def noise(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
-    """Gaussian noise of the sensor."""
+    """uint8 tile (H, W) or (H, W, 3) -> the same with the sensor's Gaussian noise; ``strength`` 1 to 5, else ``ValueError``."""
     sigma = 255 * _of(NOISE, strength)
     return _clip(tile + rng.standard_normal(tile.shape, np.float32) * np.float32(sigma))
 
 
 def motion_blur(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
-    """Movement during exposure: one-sided Gaussian weights along a line within 45 degrees of a row."""
+    """uint8 tile (H, W) or (H, W, 3) -> the same with movement during exposure; ``strength`` 1 to 5, else ``ValueError``.
+
+    One-sided Gaussian weights along a line whose angle to the rows is drawn from -45 to 45 degrees.
+    """
     reach, sigma = _of(MOTION, strength)
     angle = np.deg2rad(rng.uniform(-45, 45))
     kernel = np.zeros((2 * reach + 1, 2 * reach + 1), np.float32)
@@ -41,7 +47,10 @@ def motion_blur(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
 
 
 def defocus(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
-    """A lens out of focus: each point becomes a disc."""
+    """uint8 tile (H, W) or (H, W, 3) -> the same out of focus, each point a disc; ``strength`` 1 to 5, else ``ValueError``.
+
+    Nothing is random in it.
+    """
     radius, edge = _of(DEFOCUS, strength)
     across = np.arange(-max(8, radius), max(8, radius) + 1)
     disc = (across[:, None] ** 2 + across**2 <= radius**2).astype(np.float32)
@@ -50,7 +59,10 @@ def defocus(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
 
 
 def uneven_light(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
-    """A lamp at one side: gain rises linearly across the tile, in any direction."""
+    """uint8 tile (H, W) or (H, W, 3) -> the same with a lamp at one side; ``strength`` 1 to 5, else ``ValueError``.
+
+    The gain rises linearly across the tile, in a direction that is drawn.
+    """
     swing, angle = _of(LIGHT, strength), rng.uniform(0, 2 * np.pi)
     height, width = tile.shape[:2]
     x, y = np.linspace(-1, 1, width, dtype=np.float32), np.linspace(-1, 1, height, dtype=np.float32)[:, None]
@@ -60,19 +72,28 @@ def uneven_light(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
 
 
 def contrast_loss(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
-    """Haze or a weak lamp: grey levels shrink towards the mean."""
+    """uint8 tile (H, W) or (H, W, 3) -> the same with haze or a weak lamp; ``strength`` 1 to 5, else ``ValueError``.
+
+    Values shrink towards the tile's mean. Nothing is random in it.
+    """
     mean = np.float32(tile.mean())
     return _clip((tile - mean) * np.float32(_of(CONTRAST, strength)) + mean)
 
 
 def jpeg(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
-    """JPEG compression of a camera or a recorder."""
+    """uint8 tile (H, W) or (H, W, 3) -> the same after a camera's JPEG compression; ``strength`` 1 to 5, else ``ValueError``.
+
+    Nothing is random in it.
+    """
     _, data = cv2.imencode(".jpg", tile, [cv2.IMWRITE_JPEG_QUALITY, _of(JPEG, strength)])
     return np.asarray(cv2.imdecode(data, cv2.IMREAD_UNCHANGED), np.uint8)
 
 
 def dust(tile: Tile, strength: int, rng: np.random.Generator) -> Tile:
-    """Specks and fibres on window or strip, darker or brighter than what they lie on."""
+    """uint8 tile (H, W) or (H, W, 3) -> the same with specks and fibres on window or strip; ``strength`` 1 to 5, else ``ValueError``.
+
+    Each is darker or brighter than what is below it. Their number does not depend on the size of the tile.
+    """
     height, width = tile.shape[:2]
     cover = np.zeros((height, width), np.float32)
     for k in range(_of(DUST, strength)):
@@ -94,7 +115,7 @@ KINDS = TRAINED | HELD_OUT
 
 
 def _of(table: tuple[T, ...], strength: int) -> T:
-    """The parameter of a strength. Raises ``ValueError`` for one that there is not."""
+    """The parameter of a strength. Raises ``ValueError`` for a strength that does not exist."""
     if strength not in STRENGTHS:
         raise ValueError(f"strength {strength!r}; there are {STRENGTHS}")
     return table[strength - 1]

@@ -2,7 +2,7 @@
 
 The numbers are those of ``augment.draw``, so a seed gives the same tiles (to 2 of 255 grey levels) by either loader.
 Images are read by ``read_image``: DALI would give a picture for a damaged JPEG. Tiles that are corrupted are made by
-OpenCV and only pass through.
+OpenCV; DALI only passes them through. Importing this module raises ``ImportError`` where DALI is not installed.
 """
 
 from collections.abc import Iterator
@@ -23,7 +23,11 @@ INTERPOLATION = {"bilinear": types.INTERP_LINEAR}
 
 
 def dali_batches(data: Dataset, epoch: Epoch, *, device: Literal["cpu", "cuda"]) -> Iterator[Batch]:
-    """One epoch as ``loader.train_batches`` gives it, its tiles on ``device``."""
+    """One epoch of the batches of ``loader.train_batches``; labels and maps on the CPU.
+
+    The tiles, uint8 (N, 1 or 3, S, S), are on ``device``, for ``cuda`` on torch's current GPU. The graph is built by this call;
+    a thread then makes up to two batches ahead. Iterating raises ``DataError`` naming an image or mask that cannot be read.
+    """
     groups = epoch_groups(data, epoch)
     graph = _build(epoch, max(len(g) for g in groups), device)
 

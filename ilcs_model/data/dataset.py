@@ -1,7 +1,8 @@
-"""Labelled images: which files belong to which class and split, and where their defects lie."""
+"""Labelled images: which files belong to which class and split, and where their defects are."""
 
 import csv
 import hashlib
+import io
 from collections import Counter
 from collections.abc import Sequence
 from math import ceil, floor
@@ -32,31 +33,36 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     labels: tuple[int, ...]
     splits: tuple[str, ...]
     masks: tuple[str, ...] = ()
-    """Of each file: an image whose bright pixels are the defect, ``none``: there is none, or empty: not known. () without masks."""
+    """Of each file the mask, an image whose pixels above 127 are the defect, as a path below ``root``. ``none``: the file shows
+    no defect; an empty string: not known. () stands for: not known of any file."""
 
     boxes: tuple[tuple[Box, ...] | None, ...] = ()
-    """Of each file: boxes of its defects in pixels of the image (x, y, w, h), None: not known. () without any."""
+    """Of each file the boxes of its defects in pixels of the image (x, y, w, h); None: not known. (): not known of any file."""
 
     sizes: tuple[Size | None, ...] = ()
-    """Of each file: the image's size when its boxes were drawn, None: not noted. () without any."""
+    """Of each file the width and height of the image when its boxes were drawn; None: not noted. (): not noted of any file."""
 
     remarks: tuple[str, ...] = ()
     """What a user of the data should know: what was left out, what is missing."""
 
     names_split: bool = True
-    """False: the folder says nothing of splits, and every tenth image was held out."""
+    """False: the folder names no splits, and every tenth image was held out. A COCO set that names none has True all the same."""
 
     @property
     def locates(self) -> bool:
-        """Whether there is anything to learn of where defects lie."""
+        """Whether any file has a mask, ``none`` or a box, so that a network can learn where defects are."""
         return any(self.masks) or any(self.boxes)
 
     def split(self, name: str) -> list[int]:
-        """Indices of the files of one split."""
+        """Indices into ``files`` of one split; [] if no file belongs to it."""
         return [i for i, s in enumerate(self.splits) if s == name]
 
     def summary(self) -> dict[str, object]:
-        """What a model's metadata says of its data: name, counts per split and class, digest of the train rows."""
+        """What a model's metadata says of its data: ``name``, ``images`` per split and class, ``train_rows``, perhaps ``origin``.
+
+        ``train_rows`` is the digest of the train files' names and labels. ``origin`` is the content of ``origin.json`` in the
+        data folder, if that file is there; it is read now. Raises ``DataError`` if it is not readable JSON.
+        """
         counts = Counter(zip(self.splits, self.labels, strict=True))
         rows = sorted(f"{self.files[i].name},{self.labels[i]}" for i in self.split("train"))
         return {
@@ -68,14 +74,18 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def open_dataset(root: Path, *, for_training: bool = True) -> Dataset:
-    """A data folder of any of these kinds, by what lies in it.
+    """Read which images a data folder has, with their classes, splits, masks and boxes.
 
-    ``split.csv`` (columns file, class, split and perhaps mask; files under ``images/`` or beside it; VOC boxes in
-    ``annotations/`` if there are any), a Pascal-VOC set, a COCO set, or class sub-folders, also those of ``train``, ``val``
-    and ``test``. Where nothing names a split, every tenth image of a class, by name, is held out as ``test``.
+    The folder may have one of four layouts; the first that fits is taken:
+    1. ``split.csv`` with the columns file, class, split and perhaps mask. The images are in ``images/`` if there is such a
+       folder, else beside it; VOC files in ``annotations/`` give boxes.
+    2. A Pascal-VOC set, see ``coco_and_voc.voc_folders``.
+    3. A COCO set: ``*.json`` in the folder or in ``annotations/``, see ``coco_and_voc.coco_files``.
+    4. One sub-folder of images for each class, or sub-folders ``train``, ``val`` and ``test`` that have these.
+    Where nothing names a split, every tenth image of a class, by name, is held out as ``test``.
 
-    Without ``for_training`` the images need no split ``train`` and one class is enough. Raises ``DataError`` naming file,
-    line or class. No image is opened: that is what ``check.check_images`` does.
+    Without ``for_training`` the images need no split ``train`` and one class is enough. No image is opened: that is what
+    ``check.check_images`` does. Raises ``DataError`` naming file, line or class if the data is wrong, incomplete or not to be read.
     """
     if not is_folder(root):
         raise DataError(f"{root}: no such folder, or none that this user may see")
@@ -102,7 +112,7 @@ def open_dataset(root: Path, *, for_training: bool = True) -> Dataset:
 
 
 def _read(root: Path) -> tuple[list[Row], list[str]]:
-    if (root / "split.csv").is_file():
+    if is_file(root / "split.csv"):
         return _read_split(root)
     if folders := voc_folders(root):
         return read_voc(root, folders)
@@ -132,7 +142,7 @@ def _check_rows(root: Path, rows: list[Row], remarks: list[str]) -> None:
 
 
 def _check_training(root: Path, classes: Sequence[str], rows: list[Row], remarks: list[str]) -> list[str]:
-    """Remarks on the splits. Raises ``DataError`` for what cannot be trained on, with what was remarked before."""
+    """Remarks on the splits. Raises ``DataError``, which repeats ``remarks``, for what cannot be trained on."""
     if len(classes) < 2:
         problem = f"{root}: one class only, {classes[0]}; a classifier needs at least two (ok: clean material)"
         raise DataError("; ".join([problem, *remarks]))
@@ -149,22 +159,25 @@ def _read_split(root: Path) -> tuple[list[Row], list[str]]:
     table = root / "split.csv"
     rows: list[Row] = []
     found: list[Found] = []
-    with table.open(newline="", encoding="utf-8-sig") as file:
-        reader = csv.DictReader(file, strict=True)
-        try:
-            _check_columns(table, reader.fieldnames or [])
-            for cells in reader:
-                row = _row(root, cells, f"{table}:{reader.line_num}")
-                # As many sets have it: images/a.jpg, annotations/a.xml.
-                if is_file(xml := (root / "annotations" / cells["file"]).with_suffix(".xml")):
-                    of, size = voc_file(xml)
-                    found.append(of)
-                    row = row._replace(boxes=tuple(box for _, box in of), size=size)
-                rows.append(row)
-        except UnicodeDecodeError as exc:
-            raise DataError(f"{table}: not UTF-8 ({exc.reason}, byte {exc.start}); save it as UTF-8") from exc
-        except csv.Error as exc:
-            raise DataError(f"{table}:{reader.reader.line_num}: not a line of CSV ({exc})") from exc
+    try:
+        text = table.read_text(encoding="utf-8-sig")
+    except OSError as exc:
+        raise DataError(f"{table}: cannot be read ({exc.strerror})") from exc
+    except UnicodeDecodeError as exc:
+        raise DataError(f"{table}: not UTF-8 ({exc.reason}, byte {exc.start}); save it as UTF-8") from exc
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    try:
+        _check_columns(table, reader.fieldnames or [])
+        for cells in reader:
+            row = _row(root, cells, f"{table}:{reader.line_num}")
+            # As many sets have it: images/a.jpg, annotations/a.xml.
+            if is_file(xml := (root / "annotations" / cells["file"]).with_suffix(".xml")):
+                of, size = voc_file(xml)
+                found.append(of)
+                row = row._replace(boxes=tuple(box for _, box in of), size=size)
+            rows.append(row)
+    except csv.Error as exc:
+        raise DataError(f"{table}:{reader.reader.line_num}: not a line of CSV ({exc})") from exc
     return rows, of_several_classes(found, "keep the class that split.csv gives them")
 
 
@@ -223,7 +236,7 @@ def _read_classes(folders: list[Path], split: str) -> tuple[list[Row], list[str]
 
 
 def _origin(root: Path) -> dict[str, object]:
-    """What made the data, where ``origin.json`` says so."""
+    """The content of ``origin.json``, which says what made the data; {} if there is no such file. Raises ``DataError``."""
     path = root / ORIGIN
     if not path.is_file():
         return {}
@@ -234,9 +247,10 @@ def _origin(root: Path) -> dict[str, object]:
 
 
 def mask_of(data: Dataset, index: int, shape: tuple[int, ...]) -> Tile | None:
-    """The mask (H, W) of an image of ``shape`` (H, W, ...), bright where a defect is; None: there is none, or it is not known.
+    """The mask of an image of ``shape`` (H, W, ...): uint8 (H, W), above 127 where a defect is.
 
-    Where there is no mask file, every pixel that a box touches is 255. Raises ``DataError`` naming a file of another size.
+    Without a mask file every pixel that a box touches is 255. None: the image shows no defect, or it is not known where
+    (``is_clean`` tells which). Raises ``DataError`` naming a mask file that cannot be read or has another size.
     """
     name = data.masks[index] if data.masks else ""
     if name == "none":
@@ -253,7 +267,7 @@ def mask_of(data: Dataset, index: int, shape: tuple[int, ...]) -> Tile | None:
 
 
 def is_clean(data: Dataset, index: int) -> bool:
-    """Whether it is known that an image shows no defect."""
+    """Whether it is known that an image shows no defect: its mask is ``none``, or it was annotated and has no box."""
     name = data.masks[index] if data.masks else ""
     return name == "none" or (not name and bool(data.boxes) and data.boxes[index] == ())
 

@@ -1,4 +1,4 @@
-"""Image files as pixels, and pixels as tiles, just as the running line makes them."""
+"""Image files as pixels, and pixels as tiles, exactly as the running line makes them."""
 
 from pathlib import Path
 
@@ -17,9 +17,11 @@ _OTHERS = {"grey": cv2.IMREAD_GRAYSCALE, "rgb": cv2.IMREAD_COLOR_RGB}
 
 
 def read_image(path: Path, decode: str = "grey") -> Tile:
-    """One image as uint8: ``grey`` (H, W), ``rgb`` (H, W, 3). Raises ``DataError`` naming the file.
+    """Read one image file as uint8: (H, W) for ``grey``, (H, W, 3) in the order R, G, B for ``rgb``.
 
-    A damaged JPEG is refused as the line does. Of 16 bits a channel the upper 8 count; transparency is left out.
+    Of 16 bits a channel the upper 8 are taken; transparency is left out; of several pictures in a file the first is taken. A
+    JPEG is decoded strictly, as on a line: one with any damage is refused. Raises ``DataError`` naming the file if it cannot be
+    read or decoded. ``decode`` must be ``grey`` or ``rgb``, else ``KeyError``.
     """
     try:
         data = np.fromfile(path, np.uint8)
@@ -37,6 +39,9 @@ def read_image(path: Path, decode: str = "grey") -> Tile:
 
 
 def to_tile(image: Tile, recipe: TileRecipe) -> Tile:
-    """uint8 (H, W) or (H, W, 3) -> tile (S, S) or (S, S, 3) by the model's recipe."""
+    """uint8 image (H, W) or (H, W, 3) -> uint8 tile (S, S) or (S, S, 3), the whole image resized to ``recipe.size_px``.
+
+    Bilinear, without antialiasing; the sides are not kept in proportion.
+    """
     side = recipe.size_px
     return np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR), np.uint8)

@@ -1,4 +1,4 @@
-"""Batches of tiles: augmented ones to learn from, plain ones to be judged by."""
+"""Batches of tiles: augmented ones to learn from, plain ones to judge by."""
 
 import functools
 import os
@@ -21,35 +21,42 @@ WORKERS = max(1, min(8, (os.cpu_count() or 1) // 2))
 
 
 class Batch(NamedTuple):
-    """What a network learns from at once."""
+    """What a network learns from in one step."""
 
     tiles: Tensor
     """uint8 (N, 1 or 3, S, S)."""
     labels: Tensor
     """int64 (N,)."""
     maps: Tensor | None
-    """float32 (N, S // 8, S // 8), 1 where the defect is, 0 elsewhere, -1 where it is not known; None: nobody asked."""
+    """float32 (N, S // 8, S // 8): 1 where the defect is, 0 elsewhere, -1 where it is not known; None: not asked for, or the data
+    does not say where defects are."""
 
 
 class Epoch(NamedTuple):
-    """What an epoch's batches are made by; the same one gives the same batches."""
+    """What an epoch's batches are made by; equal values give equal batches."""
 
     recipe: TileRecipe
     batch: int
     """Tiles in a batch of one process."""
     seed: tuple[int, ...]
+    """Not negative; another one for each epoch."""
     kind: Kind = "full"
     side: int | None = None
-    """Of the tiles in pixels: crops at the model's scale. None: the model's own size, nearly whole images."""
+    """Side of the tiles in pixels: crops at the model's scale. None: the model's own size, most of the image."""
     locate: bool = True
-    """Whether maps are asked for, where the data has them."""
+    """Whether maps are wanted, if the data has them."""
     rank: int = 0
+    """The process that these batches are for, 0 to ``world`` - 1."""
     world: int = 1
-    """Which of how many processes these batches are for."""
+    """How many processes train."""
 
 
 def train_batches(data: Dataset, epoch: Epoch) -> Iterator[Batch]:
-    """One epoch of augmented, shuffled, full batches; the remainder is left out. Made ahead in threads."""
+    """One epoch of augmented, shuffled batches of the split ``train``, made ahead in threads; tensors are on the CPU.
+
+    All batches are full and the remainder is left out, but see ``epoch_groups``. Iterating raises ``DataError`` naming an image
+    or mask that cannot be read.
+    """
 
     def make(group: NDArray[np.int64]) -> Batch:
         images = [read_image(data.files[i], epoch.recipe.decode) for i in group]
@@ -61,7 +68,11 @@ def train_batches(data: Dataset, epoch: Epoch) -> Iterator[Batch]:
 
 
 def epoch_groups(data: Dataset, epoch: Epoch) -> list[NDArray[np.int64]]:
-    """Indices of the training images in an epoch's order, in full batches; one short batch if there are too few."""
+    """Indices into ``data.files`` of each batch of an epoch for this process, int64 (N,) each, in a shuffled order.
+
+    All batches are full and the remainder is left out. If the images are too few for one batch in each process, each gets one
+    short batch; with fewer images than processes it is empty in some.
+    """
     order = np.random.default_rng(epoch.seed).permutation(data.split("train"))
     size = epoch.batch * epoch.world
     groups = [order[k : k + size] for k in range(0, len(order) - size + 1, size)] or [order]
@@ -69,7 +80,11 @@ def epoch_groups(data: Dataset, epoch: Epoch) -> list[NDArray[np.int64]]:
 
 
 def draw_group(data: Dataset, group: NDArray[np.int64], shapes: list[tuple[int, ...]], epoch: Epoch) -> list[Draw]:
-    """What is drawn for each image of a batch; every image has its own stream of numbers."""
+    """What is drawn for each image of a batch, ``shapes`` (H, W, ...) being those of the images.
+
+    Every image has its own stream of random numbers, from the epoch's seed and its index. If ``epoch.locate``, masks are read:
+    raises ``DataError`` naming one that cannot be used.
+    """
     whole = epoch.recipe.size_px
     drawn = []
     for i, shape in zip(group, shapes, strict=True):
@@ -80,7 +95,7 @@ def draw_group(data: Dataset, group: NDArray[np.int64], shapes: list[tuple[int, 
 
 
 def answers(data: Dataset, group: NDArray[np.int64], drawn: list[Draw], epoch: Epoch) -> tuple[Tensor, Tensor | None]:
-    """Labels of a batch, and its target maps if the data tells where defects lie."""
+    """Labels of a batch, int64 (N,), and its target maps, see ``Batch.maps``."""
     labels = torch.tensor([data.labels[i] for i in group])
     if not (data.locates and epoch.locate):
         return labels, None
@@ -92,7 +107,10 @@ def answers(data: Dataset, group: NDArray[np.int64], drawn: list[Draw], epoch: E
 
 
 def ahead(groups: list[NDArray[np.int64]], make: Callable[[NDArray[np.int64]], Batch], workers: int = WORKERS) -> Iterator[Batch]:
-    """Make batches in threads before they are asked for, in order."""
+    """Call ``make`` for each group in ``workers`` threads, up to ``workers + 1`` calls ahead, and yield the batches in order.
+
+    An exception of ``make`` is raised when its batch is due. Closing the iterator early waits for the calls that are ahead.
+    """
     with ThreadPoolExecutor(workers, thread_name_prefix="loader") as pool:
         waiting = [pool.submit(make, g) for g in groups[: workers + 1]]
         for k in range(len(groups)):
@@ -103,7 +121,11 @@ def ahead(groups: list[NDArray[np.int64]], make: Callable[[NDArray[np.int64]], B
 
 
 def plain_batches(data: Dataset, indices: list[int], recipe: TileRecipe, batch: int) -> Iterator[tuple[Tensor, Tensor]]:
-    """Tiles as the running line would cut them, in the order of ``indices``: uint8 (N, 1 or 3, S, S) and int64 (N,)."""
+    """Tiles as a running line would make them, and labels, in the order of ``indices``: uint8 (N, 1 or 3, S, S) and int64 (N,).
+
+    N is ``batch``, less in the last batch. Images are read when their batch is asked for; ``DataError`` names one that cannot be
+    read.
+    """
     for k in range(0, len(indices), batch):
         group = indices[k : k + batch]
         tiles = [to_tile(read_image(data.files[i], recipe.decode), recipe) for i in group]
@@ -111,13 +133,17 @@ def plain_batches(data: Dataset, indices: list[int], recipe: TileRecipe, batch: 
 
 
 def stacked(tiles: list[Tile]) -> Tensor:
-    """Tiles (S, S) or (S, S, 3) -> uint8 (N, 1 or 3, S, S)."""
+    """N uint8 tiles (S, S) or (S, S, 3) -> uint8 (N, 1 or 3, S, S). Raises ``ValueError`` if their shapes differ."""
     found = torch.from_numpy(np.stack(tiles))
     return found[:, None] if found.ndim == 3 else found.permute(0, 3, 1, 2)
 
 
 def choose_loader(name: str, device: torch.device) -> tuple[Callable[[Dataset, Epoch], Iterator[Batch]], str]:
-    """What makes training batches, and its name with the reason if it is not the one that ``auto`` prefers."""
+    """The function that makes training batches, and its name for the log: ``OpenCV`` or ``DALI``.
+
+    ``name`` is ``opencv``, ``dali`` or ``auto``: OpenCV on a CPU, DALI on a GPU. Where ``auto`` wants DALI and it is not
+    installed, OpenCV is taken and its name says why. Raises ``DataError`` for ``dali`` where it is not installed.
+    """
     if name == "opencv" or (name == "auto" and device.type == "cpu"):
         return train_batches, "OpenCV"
     try:

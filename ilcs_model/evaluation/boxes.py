@@ -1,4 +1,4 @@
-"""How well the place a network names agrees with annotated boxes. Boxes are (x, y, w, h) in pixels of the image."""
+"""How well the place that a network names agrees with annotated boxes. Boxes are (x, y, w, h) in pixels of the image."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,32 +10,36 @@ from numpy.typing import NDArray
 from ilcs_model.data.dataset import Box
 
 SMOOTH = 0.08
-"""Standard deviation of ``peak``'s Gaussian, of the tile's side: of 0.02 to 0.1 the middle of what points best on NEU train rows."""
+"""Standard deviation of the Gaussian of ``peak``, as a share of the tile's side.
+
+Of the values from 0.02 to 0.1 that were tried on NEU train rows, it is in the middle of those that point best.
+"""
 
 
 class Placed(msgspec.Struct, frozen=True, kw_only=True):
-    """One image: what was found in it, and what is there."""
+    """One image: what was found in it, and what is annotated. Places are in pixels of the image."""
 
     label: int
-    """The true class."""
+    """The true class, an index into the classes."""
     size_px: tuple[int, int]
     """Width and height."""
     hottest: tuple[float, float]
-    """x and y of the heat map's maximum."""
+    """x and y of the heat map's maximum, see ``hottest``."""
     peak: tuple[float, float]
     """x and y of the maximum of the smoothed map, see ``peak``."""
     boxes: tuple[Box, ...]
-    """Found."""
+    """Those that were found; () if none."""
     truth: tuple[Box, ...]
-    """Annotated; at least one."""
+    """Those that are annotated; at least one."""
 
 
 class BoxScore(msgspec.Struct, frozen=True, kw_only=True):
-    """Means over images, 0..1."""
+    """Means over images, 0..1, rounded to 4 decimals."""
 
     images: int
+    """How many."""
     pointing: float
-    """Pointing game (Zhang et al. 2018, without their tolerance): the share of images whose hottest pixel lies in a box."""
+    """Pointing game (Zhang et al. 2018, without their tolerance): share of images whose hottest pixel is in a box."""
     pointing_smoothed: float
     """The same for the peak."""
     centre: float
@@ -54,7 +58,7 @@ class BoxScores(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def score_boxes(images: Iterable[Placed], classes: Sequence[str]) -> BoxScores:
-    """Scores against annotated boxes. Raises ``ValueError`` without any image."""
+    """Score what was found against annotated boxes. A class without an image is left out. Raises ``ValueError`` without images."""
     rows = [(p.label, _scores(p)) for p in images]
     if not rows:
         raise ValueError("no image with annotated boxes")
@@ -66,15 +70,16 @@ def score_boxes(images: Iterable[Placed], classes: Sequence[str]) -> BoxScores:
 
 
 def hottest(heat: NDArray[np.float32]) -> tuple[float, float]:
-    """Where a heat map (S, S) has its maximum: the middle of that pixel, x and y in 0..1 of the map's sides."""
+    """Where a heat map (S, S) has its maximum: x and y of that pixel's middle, as shares 0..1 of the map's sides."""
     y, x = divmod(int(heat.argmax()), heat.shape[1])
     return (x + 0.5) / heat.shape[1], (y + 0.5) / heat.shape[0]
 
 
 def peak(heat: NDArray[np.float32]) -> tuple[float, float]:
-    """The same of the smoothed map, with nothing beyond its edges: the middle of the hottest place.
+    """Where a heat map (S, S) is hottest after smoothing, as ``hottest`` gives it; outside the map heat is 0.
 
-    One pixel of an evenly hot place may lie anywhere in it, and often lies at the image's rim.
+    This is the middle of the hottest place. The single hottest pixel of an evenly hot place may be anywhere in it, and is often
+    at the image's edge.
     """
     return hottest(np.asarray(cv2.GaussianBlur(heat, (0, 0), SMOOTH * len(heat), borderType=cv2.BORDER_CONSTANT), np.float32))
 

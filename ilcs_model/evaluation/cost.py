@@ -14,17 +14,18 @@ BATCH = 16  # tiles to which the paper's "FLOPs" refer
 
 
 class Cost(NamedTuple):
-    """Of one call of a network."""
+    """What one call of a network computes, for the whole batch."""
 
     convolutions: int
-    """Multiply-accumulates."""
+    """Multiply-accumulates of ``Conv2d`` layers."""
     linears: int
-    """Multiply-accumulates."""
+    """Multiply-accumulates of ``Linear`` layers."""
     normalised: int
-    """Values that go through a batch norm."""
+    """Values that go through a ``BatchNorm2d``."""
 
     @property
     def macs(self) -> int:
+        """Multiply-accumulates of both kinds of layer."""
         return self.convolutions + self.linears
 
 
@@ -35,8 +36,9 @@ class Row(NamedTuple):
     classes: int
     parameters: int
     paper_params_m: float
+    """Millions."""
     size_px: int
-    """Side of the tiles to which the paper's count refers, as far as it can be told."""
+    """Side of the tiles to which the paper's count refers, as far as its figures show it."""
     macs_g: float
     """Multiply-accumulates of convolutions and linear layers at that size; of ILCS without its classifier."""
     with_norms_g: float
@@ -58,14 +60,15 @@ PAPER = (  # model, MIAM, classes, side of the tile, Params (M), FLOPs (G)
 
 
 def parameters(network: nn.Module) -> int:
+    """How many numbers are learned: all values of ``network.parameters()``, not the running statistics of batch norms."""
     return sum(p.numel() for p in network.parameters())
 
 
 def cost(network: nn.Module, tiles: Tensor, run: Callable[[Tensor], Any] | None = None) -> Cost:
-    """Count ``run(tiles)``, by default the whole network; tiles uint8 (N, 3, S, S).
+    """Run ``run(tiles)``, by default the whole network, and count its layers; ``tiles`` are uint8 (N, 3, S, S).
 
-    Works without memory or arithmetic when network and tiles are on the device ``meta``. Three channels: the short cut
-    for grey tiles is not made of layers, so it would be missed.
+    Network and tiles must be on the same device; on ``meta`` nothing is computed and no memory is used. Tiles must have three
+    channels: the short cut for grey tiles is not made of layers, so it would not be counted. What ``run`` raises passes through.
     """
     found = {nn.Conv2d: 0, nn.Linear: 0, nn.BatchNorm2d: 0}
 
@@ -87,7 +90,7 @@ def cost(network: nn.Module, tiles: Tensor, run: Callable[[Tensor], Any] | None 
 
 
 def table3_rows() -> list[Row]:
-    """Table 3, its rows in the paper's order. Takes a few seconds: nothing is computed."""
+    """Table 3, its rows in the paper's order. Takes a few seconds: the networks are built on ``meta`` and nothing is computed."""
     return [_row(*row) for row in PAPER]
 
 

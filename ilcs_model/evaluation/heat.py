@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 EDGE = 0.15
-"""Grad-CAM's heat from which on something counts as seen: what Selvaraju et al. use for boxes."""
+"""Grad-CAM's heat from which on a pixel counts as part of the defect: the value that Selvaraju et al. use for boxes."""
 
 
 class Look(NamedTuple):
@@ -22,15 +22,16 @@ class Look(NamedTuple):
     heat: NDArray[np.float32]
     """(N, S, S), 0..1."""
     cells: NDArray[np.float32]
-    """(N, h, w), above 0 where the defect is: what boxes are made from."""
+    """(N, h, w), above 0 where the defect is; boxes are made from it. Logits of the map, or (h = w = S) heat less ``EDGE``."""
     method: str
-    """``map``: of a network that locates; ``grad-cam``: of any other, for each tile's best class."""
+    """``map``: from a network that locates; ``grad-cam``: from any other, for each tile's best class."""
 
 
 def look(network: nn.Module, tiles: Tensor, *, locate: bool) -> Look:
-    """uint8 (N, 1 or 3, S, S) -> what the network sees; ``locate`` says whether it gives a map beside its logits.
+    """Run a network in evaluation mode on tiles, uint8 (N, 1 or 3, S, S) on any device, and find where it sees what it names.
 
-    The heat of a map is its sigmoid. Any other network must have ``features`` and ``classify``.
+    ``locate``: whether the network gives (logits, map); the heat is then the map's sigmoid. Any other network must have
+    ``features`` and ``classify``, see ``grad_cam``.
     """
     tiles = tiles.to(next(network.parameters()).device)
     side = tiles.shape[-1]
@@ -47,10 +48,12 @@ def look(network: nn.Module, tiles: Tensor, *, locate: bool) -> Look:
 
 
 def grad_cam(network: Any, tiles: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits (N, K), and what speaks for each tile's best class on the network's last map, (N, h, w) in 0..1.
+    """Logits (N, K), and where the network's last map speaks for each tile's best class, (N, h, w) in 0..1.
 
-    Selvaraju et al. 2017, equations 1 and 2: the map's channels weighted by the mean gradient of the class's logit, and
-    what speaks against the class cut off; then divided by its maximum. All 0 where nothing speaks for the class.
+    ``tiles`` are uint8 (N, 1 or 3, S, S) on the network's device; the network is in evaluation mode and is not changed.
+
+    Selvaraju et al. 2017, equations 1 and 2: the map's channels weighted by the mean gradient of the class's logit, and what
+    speaks against the class cut off; then divided by its maximum. All 0 where nothing speaks for the class.
     """
     with torch.no_grad():
         x = network.features(tiles)
@@ -64,32 +67,37 @@ def grad_cam(network: Any, tiles: Tensor) -> tuple[Tensor, Tensor]:
 
 def _spread(cells: Tensor, side: int) -> Tensor:
     """Bilinear, (N, h, w) -> (N, side, side); a cell stays over the pixels it came from."""
-    # 37 cells are of 8 pixels each, not of 300 / 37: drawn to the tile's edge they would lie up to 4 pixels off.
+    # 37 cells are of 8 pixels each, not of 300 / 37: drawn to the tile's edge they would be up to 4 pixels off.
     h, w = (n * max(1, round(side / n)) for n in cells.shape[1:])
     wide = F.interpolate(cells[:, None].float(), (h, w), mode="bilinear", align_corners=False)[:, :, :side, :side]
     return F.pad(wide, (0, side - wide.shape[3], 0, side - wide.shape[2]), mode="replicate")[:, 0]
 
 
 Picture = NDArray[np.uint8]
+"""Given to a function here: (H, W), or (H, W, 3) in the order R, G, B. Returned: (H, W, 3) in the order B, G, R, for ``imwrite``."""
 
 SIDE_PX = (300, 1200)  # a picture's longer side: small images are drawn larger, large ones smaller
 CAPTION_PX = 24
 THUMB_PX = 150
-PER_CLASS = 4
+PER_CLASS = 4  # images in a row of the contact sheet
 GAP_PX = 6
 BLACK, WHITE = (0, 0, 0), (255, 255, 255)
 
 
 class Shown(NamedTuple):
-    """One image for the contact sheet."""
+    """One image for the contact sheet, uint8 (THUMB_PX, THUMB_PX, 3), BGR."""
 
     image: Picture
-    """(THUMB_PX, THUMB_PX, 3)"""
     overlay: Picture
+    """The image under its heat."""
 
 
 def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
-    """An image, and heat 0..1 of any size laid over it: blue is cold, red is hot."""
+    """An image under its heat, half and half: blue is cold, red is hot.
+
+    ``image`` is uint8 (H, W), or (H, W, 3) in the order R, G, B; ``heat`` is float32 of any size, 0..1. Returns uint8 (H, W, 3)
+    in the order B, G, R, as ``cv2.imwrite`` takes it.
+    """
     h, w = image.shape[:2]
     warm = cv2.resize(heat, (w, h), interpolation=cv2.INTER_LINEAR)
     colours = cv2.applyColorMap((255 * warm.clip(0, 1)).astype(np.uint8), cv2.COLORMAP_JET)
@@ -97,7 +105,11 @@ def overlay(image: Picture, heat: NDArray[np.float32]) -> Picture:
 
 
 def side_by_side(image: Picture, heat: NDArray[np.float32], boxes: Sequence[tuple[int, int, int, int]], caption: str) -> Picture:
-    """An image, beside it the same under its heat with the boxes (pixels of the image), a caption above."""
+    """An image, beside it the same under its heat with the boxes, and a caption above.
+
+    Takes image and heat as ``overlay`` does, and boxes (x, y, w, h) in pixels of the image. Returns uint8 BGR; the image in it is
+    scaled to a longer side of at least 300 and at most 1200 pixels.
+    """
     h, w = image.shape[:2]
     scale = float(np.clip(1, SIDE_PX[0] / max(h, w), SIDE_PX[1] / max(h, w)))
     size = max(1, round(w * scale)), max(1, round(h * scale))
@@ -113,13 +125,16 @@ def side_by_side(image: Picture, heat: NDArray[np.float32], boxes: Sequence[tupl
 
 
 def thumbs(image: Picture, heat: NDArray[np.float32]) -> Shown:
-    """The two halves of a contact sheet's place."""
+    """An image, and the image under its heat, both small, for ``contact_sheet``. Takes what ``overlay`` takes."""
     small = np.asarray(cv2.resize(image, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA), np.uint8)
     return Shown(_bgr(small), overlay(small, heat))
 
 
 def contact_sheet(rows: dict[str, list[Shown]]) -> Picture:
-    """As the paper's Figure 9: a row for each label, up to ``PER_CLASS`` images in it, each beside its heat."""
+    """A sheet as the paper's Figure 9: a row for each label, in it each image beside its heat; uint8 BGR.
+
+    The caller gives up to ``PER_CLASS`` images a label; there must be at least one label, and one image.
+    """
     place = 2 * THUMB_PX + 2 * GAP_PX
     columns = max(len(shown) for shown in rows.values())
     lines = []
@@ -132,7 +147,10 @@ def contact_sheet(rows: dict[str, list[Shown]]) -> Picture:
 
 
 def labelled_sheet(shown: Sequence[tuple[Picture, str]], columns: int = 5) -> Picture:
-    """Images (H, W) or (H, W, 3) of any sizes, each small under its caption, in rows."""
+    """Images of any sizes, uint8 (H, W) or (H, W, 3) RGB, each small under its caption, in rows of ``columns``; uint8 BGR.
+
+    There must be at least one image.
+    """
     places = []
     for image, caption in shown:
         small = np.asarray(cv2.resize(image, (THUMB_PX, THUMB_PX), interpolation=cv2.INTER_AREA), np.uint8)

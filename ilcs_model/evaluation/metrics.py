@@ -1,4 +1,4 @@
-"""What a classifier's scores are worth, counted. Pure numpy.
+"""Figures that say how good a classifier's scores are. Pure numpy.
 
 The line's rule decides what a threshold does (``nodes.infer.join_tiles``): a tile is a defect from ``min_score`` on, by
 1 - p(ok) where there is a class ``ok``, else by the score of its best class.
@@ -13,15 +13,15 @@ from numpy.typing import NDArray
 Probabilities = NDArray[np.float32]
 """(N, K), rows sum to 1."""
 Labels = NDArray[np.int64]
-"""(N,), the true classes' columns."""
+"""(N,), the column of each true class, 0 to K - 1."""
 
 OK = "ok"
 BINS = 15
 TAIL = (0.001, 0.005, 0.01, 0.02)
-"""Trained networks put most scores here, from either end."""
+"""Distances from 0 and from 1 of more thresholds: trained networks have most of their scores near these ends."""
 THRESHOLDS = tuple(sorted({*(round(0.05 * k, 2) for k in range(1, 20)), *TAIL, *(round(1 - t, 3) for t in TAIL)}))
 FINE = tuple(k / 1000 for k in range(1, 1000))
-"""Where a remarkable threshold is looked for: what a person would write into a configuration."""
+"""Thresholds among which those of note are looked for: numbers that a person would write into a configuration."""
 
 
 class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
@@ -31,22 +31,22 @@ class ClassFigures(msgspec.Struct, frozen=True, kw_only=True):
     support: int
     """Images of the class."""
     predicted: int
-    """Images called it."""
+    """Images that the model put into the class."""
     precision: float | None
     recall: float | None
     f1: float | None
 
 
 class Bin(msgspec.Struct, frozen=True, kw_only=True):
-    """Images whose best score lies above ``low`` and at most at ``high``."""
+    """Images whose best score is above ``low`` and at most ``high``."""
 
     low: float
     high: float
     images: int
     score: float | None
-    """Mean best score."""
+    """Mean best score; None without images."""
     right: float | None
-    """Share of them that is called rightly."""
+    """Share of them whose class is right; None without images."""
 
 
 class Calibration(msgspec.Struct, frozen=True, kw_only=True):
@@ -87,7 +87,7 @@ class Accepting(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class MissCurve(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="misses_and_false_alarms"):
-    """Of a model with a class ``ok``. The thresholds of note lie between 0.001 and 0.999; None: none there does it."""
+    """What thresholds do to a model with a class ``ok``. Those of note are from 0.001 to 0.999; None: none of these does it."""
 
     points: tuple[Missing, ...]
     no_miss: Missing | None
@@ -97,7 +97,7 @@ class MissCurve(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag
 
 
 class ErrorCurve(msgspec.Struct, frozen=True, kw_only=True, tag_field="kind", tag="coverage_and_error"):
-    """Of a model without a class ``ok``. The threshold of note lies between 0.001 and 0.999; None: none there does it."""
+    """What thresholds do to a model without a class ``ok``. That of note is from 0.001 to 0.999; None: none of these does it."""
 
     points: tuple[Accepting, ...]
     no_error: Accepting | None
@@ -112,13 +112,17 @@ class Figures(msgspec.Struct, frozen=True, kw_only=True):
     top5: float
     classes: tuple[ClassFigures, ...]
     confusion: tuple[tuple[int, ...], ...]
-    """Rows: the true class; columns: what it is called."""
+    """Numbers of images. Rows: the true class; columns: the class that the model gave."""
     calibration: Calibration
     curve: MissCurve | ErrorCurve
 
 
 def measure(probabilities: Probabilities, labels: Labels, classes: tuple[str, ...]) -> Figures:
-    """Everything at once. Raises ``ValueError`` for no images, shapes that do not fit, or scores that are not finite."""
+    """All figures of N images at once: scores (N, K), labels (N,), K classes.
+
+    Raises ``ValueError`` for no images, shapes that do not fit, or scores that are not finite. The functions below, which it
+    calls, do not check this.
+    """
     if probabilities.shape != (len(labels), len(classes)) or not len(labels):
         raise ValueError(f"{probabilities.shape} scores for {len(labels)} labels and {len(classes)} classes")
     if not np.isfinite(probabilities).all():
@@ -138,20 +142,21 @@ def measure(probabilities: Probabilities, labels: Labels, classes: tuple[str, ..
 def top(probabilities: Probabilities, labels: Labels, k: int) -> float:
     """Top-k (Pei et al. 2022, Algorithm 2): share of images whose true class is among the k best scores.
 
-    With k or fewer classes that is 1. Of equal scores the first class counts as the better one, as it does for a line.
+    With k or fewer classes that is 1. Of equal scores the first class counts as the better one, as it does for a line. NaN
+    without images.
     """
     best = np.argsort(-probabilities, axis=1, kind="stable")[:, :k]
     return float((best == labels[:, None]).any(axis=1).mean())
 
 
 def confusion(probabilities: Probabilities, labels: Labels) -> NDArray[np.int64]:
-    """(K, K) counts: rows the true class, columns the best one."""
+    """Counts of images, (K, K): rows the true class, columns the one with the best score. All 0 without images."""
     count = probabilities.shape[1]
     return np.bincount(labels * count + probabilities.argmax(axis=1), minlength=count**2).reshape(count, count)
 
 
 def per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[ClassFigures, ...]:
-    """Precision, recall and their harmonic mean F1 of each class, from the confusion matrix."""
+    """Precision, recall and their harmonic mean F1 of each class, from ``confusion``'s matrix (K, K)."""
     right, support, predicted = matrix.diagonal(), matrix.sum(axis=1), matrix.sum(axis=0)
     return tuple(
         ClassFigures(
@@ -167,7 +172,7 @@ def per_class(matrix: NDArray[np.int64], classes: tuple[str, ...]) -> tuple[Clas
 
 
 def calibration(probabilities: Probabilities, labels: Labels) -> Calibration:
-    """See ``Calibration``."""
+    """The calibration error over 15 bins, see ``Calibration``. Without images the error is NaN, with a warning of numpy."""
     scores = probabilities.max(axis=1).astype(np.float64)
     right = probabilities.argmax(axis=1) == labels
     place = np.clip(np.ceil(scores * BINS).astype(int) - 1, 0, BINS - 1)
@@ -187,7 +192,10 @@ def calibration(probabilities: Probabilities, labels: Labels) -> Calibration:
 
 
 def curve(probabilities: Probabilities, labels: Labels, classes: tuple[str, ...]) -> MissCurve | ErrorCurve:
-    """What each threshold would do on the line."""
+    """What each of ``THRESHOLDS`` would do on a line: a ``MissCurve`` if there is a class ``ok``, else an ``ErrorCurve``.
+
+    Without images and without a class ``ok`` it raises ``ZeroDivisionError``.
+    """
     if OK in classes:
         return _miss_curve(1 - probabilities[:, classes.index(OK)], labels != classes.index(OK))
     return _error_curve(probabilities.max(axis=1), probabilities.argmax(axis=1) != labels)

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 @torch.inference_mode()
 def predict(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-    """Probabilities (N, K) and labels (N,) of batches of tiles, uint8 (n, C, S, S), and labels, int64 (n,).
+    """Run a network on batches of tiles, uint8 (n, C, S, S), with labels, int64 (n,): all probabilities (N, K), all labels (N,).
 
-    For ``ilcs_model.evaluation.metrics.measure``. The network is in evaluation mode, on any device; there is at least one
-    batch.
+    The network must be in evaluation mode; it may be on any device. The result is what ``metrics.measure`` takes. Raises
+    ``ValueError`` without any batch; what ``batches`` raises passes through.
     """
     device = next(network.parameters()).device
     found = [(logits_of(network(tiles.to(device))).float().softmax(1).cpu(), labels) for tiles, labels in batches]
@@ -22,11 +22,11 @@ def predict(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> tup
 
 
 def top1(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
-    """Share of tiles (0..1) whose best class is the true one (Algorithm 2 with k = 1). Takes what ``predict`` does."""
+    """Share of tiles (0..1) whose best class is the true one (Algorithm 2 with k = 1). Takes and raises what ``predict`` does."""
     probabilities, labels = predict(network, batches)
     return float((probabilities.argmax(1) == labels).mean())
 
 
 def logits_of(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
-    """A network's logits, whether or not it gives a map beside them."""
+    """The logits (N, K) in what a network returns: logits alone, or (logits, map)."""
     return output[0] if isinstance(output, tuple) else output

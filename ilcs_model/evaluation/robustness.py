@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from ilcs_model.data.corrupt import HELD_OUT, KINDS, STRENGTHS, TRAINED, Tile
 
 Judge = Callable[[Sequence[Tile]], NDArray[np.float32]]
-"""Tiles -> probabilities or logits (N, K)."""
+"""N tiles -> probabilities or logits (N, K)."""
 CASES = len(KINDS) * len(STRENGTHS)
 """How often each tile is judged."""
 
@@ -34,10 +34,10 @@ class Robustness(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def corrupted(tile: Tile, kind: str, strength: int, seed: int = 0) -> Tile:
-    """The tile, uint8 (H, W) or (H, W, 3), spoiled by one of ``KINDS`` at a strength of 1 to 5; same size and type.
+    """The tile, uint8 (H, W) or (H, W, 3), spoiled by one of ``KINDS`` at a strength of 1 to 5; same shape and type.
 
-    What is drawn depends on the seed, the tile's pixels, the kind and the strength alone: not on the order of tiles. Raises
-    ``KeyError`` and ``ValueError`` for a kind and a strength that there are not.
+    What is random depends only on the seed (not negative), the tile's pixels, the kind and the strength, not on the order of
+    tiles. Raises ``KeyError`` for an unknown kind and ``ValueError`` for an unknown strength.
     """
     stream = (seed, zlib.crc32(tile.tobytes()), zlib.crc32(kind.encode()), strength)
     return KINDS[kind](tile, strength, np.random.default_rng(stream))
@@ -49,9 +49,11 @@ def robustness(
     seed: int = 0,
     progress: Callable[[int], None] = lambda _: None,
 ) -> Robustness:
-    """Judge each tile ``CASES`` times. ``progress`` is told how many were judged just now.
+    """Top-1 of a classifier on corrupted tiles: each tile is judged ``CASES`` times, once for each kind and strength.
 
-    Raises ``ValueError`` where there are no tiles.
+    A batch is N tiles, uint8 (S, S) or (S, S, 3), and their labels (N,), columns of what ``judge`` returns. ``judge`` is called
+    ``CASES`` times a batch with N tiles; after each call ``progress`` is called with N. The same seed gives the same result.
+    Raises ``ValueError`` if there are no tiles; what ``batches`` and ``judge`` raise passes through.
     """
     right, images = dict.fromkeys(KINDS, np.zeros(len(STRENGTHS))), 0
     for tiles, labels in batches:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 CA_REDUCTION = 16  # not stated in the paper; 16 reproduces Table 3's parameter count of ILCS
 PLUGGED_HIDDEN = 4
-"""Units between W0 and W1 of a MIAM behind another network's features: the only number with which Table 3 holds.
+"""Units between W0 and W1 of a MIAM after another network's features: the only number that reproduces Table 3.
 
 The table adds 0.01 M to each of three networks: 2048 channels (4 units: 16,402 parameters), 1280 (10,258), 256 (2,066).
 Three units are too few for EffNet's 2.22 M, five too many for ResNet's 25.57 M; a sixteenth of the channels would add
@@ -21,7 +21,8 @@ Three units are too few for EffNet's 2.22 M, five too many for ResNet's 25.57 M;
 class ChannelAttention(nn.Module):
     """Channel weights, eq. 6-7: ``sigmoid(W1 W0 avgpool(F) + W1 W0 maxpool(F))``; no biases, nothing between W0 and W1.
 
-    Called with a feature map (N, C, H, W) it returns weights (N, C, 1, 1). ``hidden``: units between W0 and W1.
+    Called with a feature map (N, C, H, W) it returns weights (N, C, 1, 1). ``hidden``: units between W0 and W1; None: a
+    sixteenth of the channels, at least 1.
     """
 
     def __init__(self, channels: int, hidden: int | None = None) -> None:
@@ -70,8 +71,8 @@ def interact(f: Tensor) -> Tensor:
 class MIAM(nn.Module):
     """Mixed interactive attention, eq. 8-11: ``F1 = CA(F) F; F2 = SA(F1) F1; F3 = F2 + F . F^T``.
 
-    (N, C, S, S) -> (N, C, S, S); goes behind the feature extractor of any CNN whose last map is square.
-    ``hidden``: units of the channel attention, by default a sixteenth of the channels.
+    (N, C, S, S) -> (N, C, S, S); goes after the feature extractor of any CNN whose last map is square, another one raises
+    ``ValueError``. ``hidden``: as in ``ChannelAttention``.
     """
 
     def __init__(self, channels: int, hidden: int | None = None) -> None:

@@ -2,7 +2,8 @@
 
 The original three blocks, on a tile of 300 pixels, with one linear layer on the flattened map of 37 x 37 x 256: exactly
 2,212,966 parameters at six classes. Both of Table 3's figures follow: 2.21 M, and 8.35 G for a batch of 16 at 300 x 300
-with two operations for each normalised value (``count.Row.with_norms_g``). ILCS's blocks descend from these.
+with two operations for each normalised value (``ilcs_model.evaluation.cost.Row.with_norms_g``). ILCS's blocks are derived
+from these.
 """
 
 from torch import Tensor, nn
@@ -16,12 +17,12 @@ SLOPE = 0.3  # of the leaky ReLU below 0
 
 
 def unit(conv: nn.Conv2d) -> nn.Sequential:
-    """Convolution, leaky ReLU, batch norm: the order that implementations of EffNet have in common; no count can see it."""
+    """Convolution, leaky ReLU, batch norm: the order that implementations of EffNet have in common; Table 3 cannot confirm it."""
     return nn.Sequential(conv, nn.LeakyReLU(SLOPE), nn.BatchNorm2d(conv.out_channels))
 
 
 def block(c_in: int, c: int, c_out: int) -> nn.Sequential:
-    """(N, c_in, H, W) -> (N, c_out, H // 2, W // 2): the height is halved by the pooling, the width by the last convolution."""
+    """Layers for (N, c_in, H, W) -> (N, c_out, H // 2, W // 2): pooling halves the height, the last convolution the width."""
     first = FirstConvolution if c_in == 3 else nn.Conv2d
     return nn.Sequential(
         unit(first(c_in, c, 1, bias=False)),
@@ -33,7 +34,7 @@ def block(c_in: int, c: int, c_out: int) -> nn.Sequential:
 
 
 class EffNet(nn.Module):
-    """uint8 tiles (N, 1 or 3, 300, 300) -> logits (N, num_classes).
+    """uint8 tiles (N, 1 or 3, 300, 300) -> logits (N, num_classes). ``miam``: with MIAM before the last layer.
 
     ``fc`` has 350,464 inputs a unit, like ``fc1`` of ILCS, and like it needs a much smaller learning rate than the rest.
     """

@@ -1,7 +1,7 @@
 """The ILCS network (Pei et al. 2022): three LCS blocks, MIAM, two linear layers.
 
 Where the paper is silent (place of the pooling, CA before it, order convolution - BN - SA - ReLU6, hidden width 6,
-biases) the choice is the one that reproduces Table 3: 2.24 M parameters (here exactly 2,235,886 at six classes) and
+biases) we chose what reproduces Table 3: 2.24 M parameters (here exactly 2,235,886 at six classes) and
 4.26 G multiply-accumulates for a batch of 16 at 224 x 224.
 """
 
@@ -14,7 +14,7 @@ from ilcs_model.networks.normalise import MEAN, STD, normalise, standardise, sta
 
 SIZE_PX = 300  # side of the square input; the first linear layer fixes it
 WIDTHS = ((3, 32, 64), (64, 64, 128), (128, 128, 256))  # (input, Conv1..3, Conv4) of each block, Table 1
-HIDDEN = 6  # width between the two linear layers: what the parameter count says
+HIDDEN = 6  # width between the two linear layers: follows from the parameter count
 
 
 class LCSBlock(nn.Module):
@@ -88,16 +88,17 @@ class GreyHead(nn.Module):
     def _fold(x: Tensor, block: LCSBlock) -> tuple[Tensor, Tensor]:
         """Slope and offset (c,) of BN(Conv1(x)) as a line in the normalised grey tile x (N, 1, H, W)."""
         conv, bn = block.conv1, block.bn1
-        assert conv.bias is not None and bn.momentum is not None and bn.num_batches_tracked is not None
+        assert conv.bias is not None and bn.num_batches_tracked is not None
         assert bn.running_mean is not None and bn.running_var is not None
         slope, offset = conv.weight.float().sum(1).flatten(), conv.bias.float()  # (c, 3, 1, 1) -> (c,)
         if bn.training:
             var_x, mean_x = torch.var_mean(x, unbiased=False)
             mean, var = slope * mean_x + offset, slope.square() * var_x
             with torch.no_grad():
-                bn.running_mean.lerp_(mean, bn.momentum)
-                bn.running_var.lerp_(var * (x.numel() / (x.numel() - 1)), bn.momentum)
                 bn.num_batches_tracked.add_(1)
+                momentum = 1 / bn.num_batches_tracked if bn.momentum is None else bn.momentum  # None: the plain mean, as in torch
+                bn.running_mean.lerp_(mean, momentum)
+                bn.running_var.lerp_(var * (x.numel() / (x.numel() - 1)), momentum)
         else:
             mean, var = bn.running_mean, bn.running_var
         gain = bn.weight * torch.rsqrt(var + bn.eps)
@@ -118,11 +119,10 @@ class ILCS(nn.Module):
     Normalisation is part of the network. One grey channel takes the exact short cut of ``GreyHead``; three channels
     take the network as the paper draws it, and a grey tile repeated three times gives the same logits.
 
-    Two things are ours. With ``invariant`` light and place count for nothing: each tile is brought to its own mean and
-    deviation, and the first linear layer sees means over the map, as if its weights were the same at every place; so it
-    has 256 inputs instead of 350,464, and tiles may have any size from 16 pixels. With ``locate`` (257 more parameters, a
-    1x1 convolution beside MIAM) it also says where the defect is: the result is (logits, map), map (N, 37, 37) a logit for
-    each 8 x 8 pixels.
+    Two options are ours. With ``invariant`` light and place have no effect: each tile is brought to mean 0 and deviation 1, and
+    the first linear layer sees means over the map, as if its weights were the same at every place; so it has 256 inputs instead
+    of 350,464, and tiles may be squares of any size from 16 pixels. With ``locate`` (257 more parameters, a 1x1 convolution
+    beside MIAM) it also says where the defect is: the result is (logits, map), map (N, 37, 37) a logit for each 8 x 8 pixels.
     """
 
     def __init__(self, num_classes: int = 6, *, invariant: bool = False, locate: bool = False) -> None:
@@ -142,13 +142,13 @@ class ILCS(nn.Module):
         return logits if self.locate is None else (logits, self.locate(x)[:, 0])
 
     def classify(self, x: Tensor) -> Tensor:
-        """The map of ``features`` -> logits (N, num_classes)."""
+        """The map of ``features`` -> logits (N, num_classes). Raises ``ValueError`` if the map is not square."""
         x = self.miam(x)
         logits: Tensor = self.fc2(self.fc1(x.mean((2, 3)) if self.invariant else x.flatten(1)))
         return logits
 
     def features(self, tiles: Tensor) -> Tensor:
-        """uint8 (N, 1 or 3, 300, 300) -> the map that MIAM sees, (N, 256, 37, 37)."""
+        """uint8 (N, 1 or 3, S, S) -> the map that MIAM sees, (N, 256, S // 8, S // 8); S = 300, or any with ``invariant``."""
         first = self.blocks[0]
         assert isinstance(first, LCSBlock)
         if tiles.shape[1] == 1:

@@ -26,7 +26,10 @@ def unit(conv: nn.Conv2d) -> nn.Sequential:
 
 
 class InvertedResidual(nn.Module):
-    """Widen by 1x1, 3x3 for each channel, narrow by 1x1: (N, c_in, H, W) -> (N, c_out, H / stride, W / stride)."""
+    """Widen by 1x1, 3x3 for each channel, narrow by 1x1.
+
+    (N, c_in, H, W) -> (N, c_out, H / stride, W / stride), rounded up.
+    """
 
     def __init__(self, c_in: int, c_out: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -48,7 +51,8 @@ class InvertedResidual(nn.Module):
 class MobileNetV2(nn.Module):
     """uint8 tiles (N, 1 or 3, S, S) of any size -> logits (N, num_classes).
 
-    With ``miam`` tiles whose last map is not square raise ``ValueError``; without it they need not be square.
+    With ``miam`` it has MIAM before the last layer, and tiles whose last map is not square raise ``ValueError``; without it they
+    need not be square.
     """
 
     def __init__(self, num_classes: int, *, miam: bool = False) -> None:

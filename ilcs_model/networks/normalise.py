@@ -1,4 +1,4 @@
-"""How tiles enter a network: normalised, and a grey one counts as three equal channels."""
+"""How tiles enter a network: normalised; a grey tile counts as three equal channels."""
 
 import torch
 import torch.nn.functional as F
@@ -13,16 +13,16 @@ def normalise(tiles: Tensor) -> Tensor:
 
 
 def standardise(tiles: Tensor) -> Tensor:
-    """uint8 (N, C, H, W) -> float32, each tile with mean 0 and deviation 1."""
+    """uint8 (N, C, H, W) -> float32, each tile with mean 0 and deviation 1; a faint one with less, see ``standards``."""
     centre, scale, rest = standards(levels := tiles.float())
     return (levels - centre) * scale + rest
 
 
 def standards(levels: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """What brings each tile (N, C, H, W) to mean 0 and deviation 1: ``(levels - centre) * scale + rest``, (N, 1, 1, 1) each.
+    """``centre``, ``scale`` and ``rest``, each (N, 1, 1, 1), from float grey levels 0..255 (N, C, H, W).
 
-    ``centre`` is a whole number. A tile that shows next to nothing is not blown up: two grey levels of deviation are
-    added to its own.
+    ``(levels - centre) * scale + rest`` brings each tile to mean 0 and deviation 1. ``centre`` is a whole number. The noise of a
+    tile that shows almost nothing is not magnified: a variance of 4 is added to its own.
     """
     centre = levels.mean((1, 2, 3), keepdim=True).round()
     # Moments about a near whole number: an engine that runs bfloat16 has no fractions at the mean itself, and a faint tile

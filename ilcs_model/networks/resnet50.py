@@ -11,12 +11,12 @@ from ilcs_model.networks.attention import MIAM, PLUGGED_HIDDEN
 from ilcs_model.networks.normalise import FirstConvolution, normalise
 
 STAGES = ((64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2))  # (width, blocks, stride of the first) of conv2_x to conv5_x
-EXPANSION = 4  # output channels of a block for each of its width
+EXPANSION = 4  # output channels of a block, as a multiple of its width
 CHANNELS = STAGES[-1][0] * EXPANSION
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3, 1x1 and the way around them: (N, c_in, H, W) -> (N, 4 width, H / stride, W / stride)."""
+    """1x1, 3x3, 1x1 and the shortcut: (N, c_in, H, W) -> (N, 4 width, H / stride, W / stride), rounded up."""
 
     def __init__(self, c_in: int, width: int, stride: int) -> None:
         super().__init__()
@@ -42,7 +42,8 @@ class Bottleneck(nn.Module):
 class ResNet50(nn.Module):
     """uint8 tiles (N, 1 or 3, S, S) of any size -> logits (N, num_classes).
 
-    With ``miam`` tiles whose last map is not square raise ``ValueError``; without it they need not be square.
+    With ``miam`` it has MIAM before the last layer, and tiles whose last map is not square raise ``ValueError``; without it they
+    need not be square.
     """
 
     def __init__(self, num_classes: int, *, miam: bool = False) -> None:

@@ -1,4 +1,4 @@
-"""The folder of a training run: made where there is room for it, held by one training, gone on with after a kill."""
+"""The folder of a training run: made where there is room for it, locked by one training, used again after a kill."""
 
 import fcntl
 import json
@@ -24,16 +24,24 @@ from ilcs_model.training.trainer import Trainer
 
 
 def check_folder(run: Path, root: Path, resume: bool) -> None:
+    """Refuse a run folder that cannot be used; ``root`` is the data folder. Writes nothing.
+
+    Raises ``DataError`` if ``run`` is in ``root``, is a file, or has a checkpoint ``last.pt`` already and ``resume`` is not set.
+    """
     if run.resolve().is_relative_to(root.resolve()):
-        raise DataError(f"{run} lies in the data folder {root}, where its pictures would be taken for data; name one elsewhere")
-    if os.path.exists(run) and not os.path.isdir(run):  # the methods of Path raise where that may not be seen: told as it is made
+        raise DataError(f"{run} is in the data folder {root}: its pictures would be taken for data; name a folder elsewhere")
+    if os.path.exists(run) and not os.path.isdir(run):  # methods of Path raise without permission; ``alone`` reports that
         raise DataError(f"{run} is a file; name a folder for the run")
     if os.path.exists(run / "last.pt") and not resume:
         raise DataError(f"{run} already holds a run; continue it with --resume or name another folder")
 
 
 def begin_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer) -> None:
-    """Write what is known at the start, and see that what comes at the end will find its place."""
+    """Write what is known at the start into ``run``, a folder that exists: ``settings.json`` and ``environment.json``.
+
+    Lines of ``metrics.jsonl`` that are later than the trainer's checkpoint are removed. Raises ``DataError`` if the folder cannot
+    be written, and if matplotlib, which is needed after the last epoch, is missing.
+    """
     run_report.need_matplotlib()
     environment = {
         "data": str(data.root.resolve()),
@@ -54,7 +62,11 @@ def begin_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer)
 
 @contextmanager
 def alone(run: Path, trainer: Trainer) -> Iterator[None]:
-    """Make the folder, if there is room for the run, and keep other trainings out of it as long as this one lives."""
+    """Make the folder and lock it, without waiting, against other trainings until the block ends or the process dies.
+
+    Raises ``DataError`` if the disk has too little room for the run (its checkpoints and 50 MB), the folder cannot be made, or
+    another training has the lock.
+    """
     # Weights, their average and two moments; twice for last and best, once more while one is being replaced.
     needed = 3 * 4 * sum(p.numel() * p.element_size() for p in trainer.model.parameters()) + 50_000_000
     try:
@@ -77,7 +89,7 @@ def alone(run: Path, trainer: Trainer) -> Iterator[None]:
 
 @contextmanager
 def room_left(run: Path) -> Iterator[None]:
-    """Raises ``DataError`` where the disk takes no more."""
+    """Turn any ``OSError`` in the block, such as a full disk, into a ``DataError`` that says how to go on."""
     try:
         yield
     except OSError as exc:
@@ -85,10 +97,15 @@ def room_left(run: Path) -> Iterator[None]:
 
 
 def _forget_after(epochs: int, metrics: Path) -> None:
-    """Take out the lines of epochs that a kill cut off from their checkpoint: they are trained again."""
-    if metrics.exists():
-        kept = [line for line in metrics.read_text().splitlines(True) if line.endswith("\n") and json.loads(line)["epoch"] <= epochs]
-        metrics.write_text("".join(kept))
+    """Remove the lines of epochs after the checkpoint's: these epochs are trained again."""
+    if not metrics.exists():
+        return
+    whole = [line for line in metrics.read_text(errors="replace").splitlines(True) if line.endswith("\n")]
+    try:
+        kept = [line for line in whole if json.loads(line)["epoch"] <= epochs]
+    except (ValueError, KeyError, TypeError) as exc:
+        raise DataError(f"{metrics}: damaged ({exc}); remove the damaged line and go on with --resume") from exc
+    metrics.write_text("".join(kept))
 
 
 def _pretty(settings: Settings) -> str:
@@ -96,5 +113,6 @@ def _pretty(settings: Settings) -> str:
 
 
 def append_json(path: Path, record: dict[str, Any]) -> None:
+    """Append one line of JSON to a file, which is made if it is missing. Not synced to disk. Raises ``OSError``."""
     with path.open("a") as file:
         file.write(json.dumps(record) + "\n")

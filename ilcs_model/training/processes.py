@@ -1,4 +1,4 @@
-"""The processes that train one network: several, as ``torchrun`` starts them, and the memory of each."""
+"""The processes that train one network: one, or several that ``torchrun`` has started; and the memory of each."""
 
 import ctypes
 import os
@@ -13,29 +13,35 @@ import torch
 import torch.distributed as dist
 from torch import nn
 
-PATIENCE = timedelta(minutes=60)  # the others wait while the first judges
+PATIENCE = timedelta(minutes=60)  # how long a collective call waits at most: the others wait while the first judges
 
 
 class Processes(NamedTuple):
-    """This process among those that train."""
+    """This process among those that train.
+
+    ``share``, ``agreed`` and ``wait`` are collective calls: every process must make them, in the same order. They block until
+    the others are there; after 60 minutes torch raises an error or ends the process.
+    """
 
     rank: int = 0
+    """This process, 0 to ``world`` - 1."""
     world: int = 1
+    """How many train."""
     device: torch.device = torch.device("cpu")
 
     @property
     def first(self) -> bool:
-        """The one that writes and reports."""
+        """Whether this is the process that writes and reports."""
         return self.rank == 0
 
     def share(self, network: nn.Module) -> nn.Module:
-        """A network whose gradients are the mean over all processes."""
+        """The network, wrapped so that its gradients are the mean over all processes; itself if there is only one."""
         if self.world == 1:
             return network
         return nn.parallel.DistributedDataParallel(network, device_ids=[self.device.index] if self.device.type == "cuda" else None)
 
     def agreed(self, value: float) -> float:
-        """The first process's value, in all: so that clocks decide nothing differently."""
+        """The first process's value, in every process: so that their clocks cannot lead to different decisions."""
         if self.world == 1:
             return value
         shared = torch.tensor([value], dtype=torch.float64, device=self.device)
@@ -43,14 +49,18 @@ class Processes(NamedTuple):
         return float(shared)
 
     def wait(self) -> None:
-        """Until all are here."""
+        """Block until every process has made this call."""
         if self.world > 1:
             dist.barrier()
 
 
 @contextmanager
 def joined() -> Iterator[Processes]:
-    """Join the processes that torchrun named in the environment, on one GPU each where there are GPUs."""
+    """Join the processes that torchrun named in the environment, on one GPU each if there are GPUs; leave them at the end.
+
+    Without torchrun this process is the only one. Blocks until all have joined. If there are several, the GPU
+    becomes torch's current one. Raises ``ValueError`` if a variable of torchrun is not a number; errors of torch pass through.
+    """
     rank, world, local = (int(os.environ.get(name, default)) for name, default in (("RANK", "0"), ("WORLD_SIZE", "1"), ("LOCAL_RANK", "0")))
     device = torch.device("cuda", local % torch.cuda.device_count()) if torch.cuda.is_available() else torch.device("cpu")
     if world == 1:
@@ -69,7 +79,9 @@ M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4  # of mallopt(3)
 
 
 def keep_freed_memory() -> None:
-    """Have glibc keep what one step frees for the next one; where the C library is another, nothing changes.
+    """Make glibc keep the memory that a step frees for the next one, from now on in the whole process.
+
+    With another C library nothing changes.
 
     By default a tensor of tens of megabytes comes fresh from the kernel each time, which fills it with zeros page by page:
     that was a sixth of the processor time of a training on two cores.
@@ -81,7 +93,7 @@ def keep_freed_memory() -> None:
 
 
 def hardware() -> str:
-    """What trains here, in words: the GPU, or the processor and its cores."""
+    """The hardware of this machine in words: number and name of the GPUs, else of the processor's cores."""
     if torch.cuda.is_available():
         return f"{torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
     cpuinfo = Path("/proc/cpuinfo")

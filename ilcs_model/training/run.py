@@ -27,18 +27,22 @@ from ilcs_model.training.trainer import Step, Trainer
 
 JUDGEMENTS = 12  # on the watched split in a run: enough for a curve
 WATCH_NORMS = 256  # images for the statistics of a judgement on the way
-WORTH = 4  # images to train on for each that a judgement takes, at about the same pace: a short run is judged less often
+WORTH = 4  # images trained on for each image that judgements take, at about the same pace: a short run is judged less often
 Report = Callable[[dict[str, Any]], None]
+"""Called with a record: ``remark`` with a text; or, after each step, ``done`` (share of the run, 0..1) beside ``epoch``, ``loss``,
+``accuracy`` (0..1) and ``images_per_s``; or, after each epoch, its line of ``metrics.jsonl``."""
 
 
 def train(data: Dataset, run: Path, settings: Settings, *, resume: bool = False, report: Report = lambda _: None) -> Path:
     """Train, write the run folder with ``model.safetensors``, and return that file's path.
 
     The folder receives ``settings.json``, ``environment.json``, ``metrics.jsonl``, after each epoch ``last.pt``, and at the
-    end what ``run_report`` writes. With a split ``val`` the best judgement on it counts (``best.pt``) and ends a run early;
-    without, the last. With ``resume`` an interrupted run goes on, at the cost of one epoch at most. ``report`` is called
-    with a record for each step, epoch, judgement and remark. Raises ``DataError`` for what is wrong with data, folder or
-    settings, before the first epoch where it can be known then.
+    end what ``run_report`` writes. With a split ``val`` the weights that were best on it are taken (``best.pt``), and the run
+    ends early after ``settings.patience`` judgements without a better one; without ``val`` the last weights are taken. With
+    ``resume`` an interrupted run goes on, at the cost of one epoch at most; without a checkpoint it begins at the start.
+
+    Under torchrun every process must call it; only the first one writes, reports and judges. Raises ``DataError`` for what is
+    wrong with data, folder, disk or settings, before the first epoch if it can be known then.
     """
     with joined() as processes:
         if not processes.first:
@@ -54,7 +58,7 @@ def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, r
         report({"remark": remark})
     trainer = Trainer(data, recipe, settings, processes)
     if settings.init is not None:
-        report({"remark": f"starts from {settings.init}; begin anew: {', '.join(trainer.anew) or 'no layers'}"})
+        report({"remark": f"starts from {settings.init}; with new random weights: {', '.join(trainer.new_layers) or 'no layers'}"})
     if resume and (run / "last.pt").exists():
         trainer.load(run / "last.pt")
     path = run / "model.safetensors"
@@ -72,7 +76,7 @@ def _train(data: Dataset, run: Path, settings: Settings, processes: Processes, r
 
 
 class _TrainingRun:
-    """The epochs of a run, with a judgement every now and then."""
+    """The epochs of a run, with a judgement after some of them."""
 
     def __init__(self, trainer: Trainer, run: Path, report: Report) -> None:
         self.trainer, self.folder, self.report = trainer, run, report
@@ -80,6 +84,7 @@ class _TrainingRun:
         self.watched = next((s for s in ("val", "test") if trainer.data.split(s)), None)
 
     def run(self) -> None:
+        """Train until the run is done or ``val`` gets no better; every process must call it."""
         trainer = self.trainer
         while trainer.done() < 1:
             enough = self.chooses and trainer.without_better >= trainer.settings.patience
@@ -143,7 +148,7 @@ def _finish(trainer: Trainer, run: Path, path: Path, report: Report) -> None:
     if (run / "best.pt").exists():
         trainer.load(run / "best.pt")
         report({"remark": f"the weights of epoch {trainer.epochs} are taken: {trainer.best:.2%} on val"})
-    report({"remark": f"trained; judging the model, its batch-norm statistics taken anew over {settings.norm_images} training images"})
+    report({"remark": f"trained; judging the model, its batch-norm statistics recomputed over {settings.norm_images} training images"})
     network = trainer.final(settings.norm_images)
     figures: dict[str, Figures] = {}
     wrong: list[tuple[int, int]] = []
@@ -205,4 +210,4 @@ def _remarks(data: Dataset, recipe: TileRecipe, settings: Settings) -> Iterator[
 
 
 def _silent(_: dict[str, Any]) -> None:
-    """What processes after the first say."""
+    """The report of every process but the first: nothing."""

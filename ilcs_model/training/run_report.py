@@ -1,4 +1,4 @@
-"""What a run leaves to read: curves, confusion matrix, report, misclassified images, model card."""
+"""What a person reads after a run: curves, confusion matrix, report, misclassified images, model card."""
 
 import json
 import os
@@ -23,7 +23,7 @@ DPI = 110
 
 
 def need_matplotlib() -> None:
-    """Raises ``DataError`` where matplotlib is missing: better now than after the last epoch."""
+    """Raise ``DataError`` if matplotlib is missing: better now than after the last epoch. Sets MPLBACKEND if it is not set."""
     os.environ.setdefault("MPLBACKEND", "agg")
     try:
         import matplotlib  # noqa: F401
@@ -40,7 +40,12 @@ def write_all(
     figures: dict[str, Figures],
     wrong: Sequence[tuple[int, int]],
 ) -> None:
-    """Write everything into ``run``; ``wrong``: index in ``data`` and the class it was called, of what a split got wrong."""
+    """Write the run's report into ``run``, in which ``metrics.jsonl`` already is.
+
+    That is ``accuracy.png``, ``loss.png``, ``report.json``, for each split in ``figures`` a ``confusion-SPLIT.png``, ``model.md``,
+    and ``misclassified.png`` if any image is. ``wrong`` has two numbers for each misclassified image: its index in ``data``, and
+    the class that it got. Raises ``OSError`` if a file cannot be written, ``DataError`` naming an image that cannot be read.
+    """
     records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     curves(run, records)
     report = {split: msgspec.to_builtins(found) for split, found in figures.items()}
@@ -50,13 +55,16 @@ def write_all(
         confusion(run / f"confusion-{split}.png", found, f"{info.name} on {split}")
     if wrong:
         shown = [(read_image(data.files[i], recipe.decode), f"{_name(data, i)}: {data.classes[c]}") for i, c in wrong[:MOST_WRONG]]
-        cv2.imwrite(str(run / "misclassified.png"), labelled_sheet(shown))
+        (run / "misclassified.png").write_bytes(cv2.imencode(".png", labelled_sheet(shown))[1].tobytes())
     (run / "model.md").write_text(card(model, info, figures))
 
 
 def curves(run: Path, records: list[dict[str, Any]]) -> None:
-    """``accuracy.png`` and ``loss.png`` over the epochs, as the paper's Figures 7 and 8; of augmented training tiles and of
-    the split that was watched."""
+    """Draw ``accuracy.png`` and ``loss.png`` into ``run``: over the epochs, as the paper's Figures 7 and 8.
+
+    ``records`` are the lines of ``metrics.jsonl``: of augmented training tiles and, where it was judged, of the split that was
+    watched. Raises ``OSError``.
+    """
     from matplotlib.figure import Figure
 
     judged = [r for r in records if "judged" in r]
@@ -73,7 +81,10 @@ def curves(run: Path, records: list[dict[str, Any]]) -> None:
 
 
 def confusion(path: Path, found: Figures, title: str) -> None:
-    """A confusion matrix as PNG: rows are the true classes, columns what they were called."""
+    """Draw the confusion matrix of ``found`` as PNG into the file ``path``. Raises ``OSError``.
+
+    Rows are the true classes, columns those that the model gave. The numbers are images, the colour is their share of the row.
+    """
     from matplotlib.figure import Figure
 
     names = [c.name for c in found.classes]
@@ -99,7 +110,7 @@ def _save(figure: Any, path: Path) -> None:
 
 
 def card(model: Path, info: ModelInfo, figures: dict[str, Figures]) -> str:
-    """The model card, Markdown. What only people know, they write into it."""
+    """The model card as Markdown, for a person to complete. Raises ``OSError`` if the file ``model`` is not there."""
     training, images = info.training, info.data["images"]
     form = ", ".join(
         w for w, on in (("invariant to light and place", info.invariant), ("with MIAM", info.miam), ("locates", info.locate)) if on

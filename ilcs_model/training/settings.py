@@ -1,4 +1,4 @@
-"""What decides a training run: one record, written into the run folder and into the model's metadata."""
+"""The settings of a training run: one record, written into the run folder and into the model's metadata."""
 
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,10 @@ SMALL_UNTIL = 0.8
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """The defaults are the ``full`` recipe; what a field says holds for both unless it says otherwise."""
+    """The defaults are those of the ``full`` recipe. What a field says holds for both recipes unless it says otherwise.
+
+    Building a record checks nothing; ``read_settings`` checks types.
+    """
 
     model: str = "ilcs"
     miam: bool = False
@@ -22,33 +25,35 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
     """``paper``: the network and the augmentation of Pei et al. 2022, all epochs on whole tiles. ``full``: ours."""
     name: str = "model"
     epochs: int | None = 60
+    """None: the run's length is ``budget_s``."""
     budget_s: float | None = None
-    """Seconds of training instead of epochs; judgements, on the way and at the end, come on top."""
+    """Seconds of training instead of epochs; the time of judgements, on the way and at the end, is not counted."""
     batch: int = 16
-    """Of one process."""
+    """Tiles in a step of one process."""
     seed: int = 0
     rate: float = 3e-3
     """Peak of AdamW's one-cycle schedule."""
     linear_rate: float = 2e-5
-    """Of linear layers behind a flattened map (``ilcs`` of the paper, ``effnet``): with 350,464 inputs a unit, one Adam step
+    """Peak rate of linear layers after a flattened map (``ilcs`` of the paper, ``effnet``): with 350,464 inputs a unit, one Adam step
     at the common rate moves their output by hundreds and the loss never leaves ln(classes)."""
     weight_decay: float = 0.02
     warm_up: float = 0.1
     """Share of the run in which the rate rises; a half cosine to 0 follows."""
     label_smoothing: float = 0.05
     map_weight: float = 0.5
-    """Of the map's loss beside that of the labels."""
+    """Weight of the map's loss; that of the labels has 1."""
     average: float = 0.995
-    """Weight of the running average of the weights at each step, once past the first steps."""
+    """Share that the running average of the weights keeps at each step; less in the first steps."""
     clip_norm: float = 5.0
+    """Largest norm of the gradient of all weights together."""
     norm_images: int = 1024
     """Training images over which batch-norm statistics are recomputed for the averaged weights."""
     patience: int = 6
     """Judgements on split ``val`` without a better one after which a run stops early."""
     loader: str = "auto"
-    """Who makes the training tiles: opencv, dali, or auto: dali on CUDA."""
+    """What makes the training tiles: opencv, dali, or auto, which is dali on CUDA. See ``choose_loader``."""
     colour: Literal["auto", "grey", "rgb"] = "auto"
-    """What tiles are: auto: rgb where the images are coloured."""
+    """Kind of tiles; auto: rgb if the images are coloured, see ``check.has_colour``, else grey."""
     init: str | None = None
     """Model file whose weights the run starts from."""
 
@@ -64,7 +69,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 
 
 def read_settings(path: Path) -> Settings:
-    """Settings of a run folder. Raises ``DataError`` naming the file."""
+    """Read the file ``settings.json`` of a run folder. Raises ``DataError`` naming it if it is missing, unreadable or wrong."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Settings)
     except FileNotFoundError:

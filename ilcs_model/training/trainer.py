@@ -14,6 +14,7 @@ import msgspec
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.optim.swa_utils import update_bn
 
 from ilcs_model import create
 from ilcs_model.data.dataset import Dataset
@@ -26,7 +27,7 @@ from ilcs_model.training.processes import Processes, keep_freed_memory
 from ilcs_model.training.settings import SMALL, SMALL_UNTIL, Settings
 
 COMPILE_STEPS, COMPILE_S = 100, 300  # compiling takes about a minute on two cores; a shorter run is over sooner without
-UNEVEN = 1.5  # ratio of the largest to the smallest class from which on classes are weighted
+UNEVEN = 1.5  # ratio of the largest to the smallest class above which classes are weighted
 HEAVIEST = 10.0  # a class's weight at most
 LOST = 1e6  # loss from which no run comes back
 WIDE = 100_000  # inputs of a linear layer that needs the slow rate
@@ -37,13 +38,18 @@ class Step(NamedTuple):
 
     loss: float
     right: float
-    """Share of the batch's augmented tiles that got their label."""
+    """Share of the batch's augmented tiles that got their own label, 0..1."""
     waited_s: float = 0.0
-    """For the loader, before the step."""
+    """Seconds of waiting for the loader before the step."""
 
 
 class Trainer:
-    """Network, optimiser and running average. ``done`` is the share of the run that lies behind, 0..1."""
+    """Network, optimiser and running average of one training run, on the device of ``processes``; seeds torch.
+
+    With several processes all must build theirs at the same time. Raises ``DataError`` for fewer training images than processes,
+    for DALI that is not installed, for settings with which no network can be built, and for a file ``settings.init`` that cannot
+    be read or is of another network.
+    """
 
     def __init__(self, data: Dataset, recipe: TileRecipe, settings: Settings, processes: Processes) -> None:
         self.data, self.recipe, self.settings, self.processes = data, recipe, settings, processes
@@ -55,7 +61,7 @@ class Trainer:
         self.locate = data.locates and settings.invariant
         if len(data.split("train")) < processes.world:
             raise DataError(f"{data.root}: fewer training images than processes ({processes.world}); start fewer")
-        network, self.anew = first_weights(data, settings, self.locate)
+        network, self.new_layers = first_weights(data, settings, self.locate)
         self.model = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model)
         self.class_weights = class_weights(data)
@@ -74,6 +80,7 @@ class Trainer:
         self.forward = torch.compile(shared, dynamic=False) if self.compiled else shared
 
     def describe(self) -> str:
+        """How this run trains, in words: device, precision, compiled or not, loader, processes, class weights."""
         precision = "bfloat16" if self.bf16 else "float32"
         how = "compiled" if self.compiled else "eager, the run is short" if self.compiler else "eager: no C++ compiler found"
         several = f", {self.processes.world} processes" if self.processes.world > 1 else ""
@@ -81,6 +88,7 @@ class Trainer:
         return f"{self.device.type}, {precision}, {how}, tiles by {self.loader}{several}{weighted}"
 
     def done(self) -> float:
+        """Share of the run that is done, 0..1. With a budget a collective call: all processes must make it, or those that do wait."""
         s = self.settings
         if s.budget_s is not None:
             return self.processes.agreed(min(1.0, self.trained_s / s.budget_s))
@@ -88,9 +96,10 @@ class Trainer:
         return min(1.0, self.step / (self.steps_per_epoch * s.epochs))
 
     def epoch(self) -> Iterator[Step]:
-        """Train over one epoch and yield what each step showed; ends within it when a budget is used up."""
+        """Train over one epoch and yield what each step showed; ends early once a budget is used up. All processes must iterate to
+        the end. Raises ``DataError`` for a loss that is huge or not a number, and naming an image that cannot be read."""
         self.model.train()
-        # Whole tiles at once, not in the middle: another size is compiled anew, and the last part should be whole.
+        # The size changes between epochs only: each size is compiled, and the last part of the run should be all whole tiles.
         side = SMALL if self.settings.any_size and self.settings.recipe == "full" and self.done() < SMALL_UNTIL else None
         batches = self.batches(self.data, self._epoch(self.epochs, side))
         began = time.monotonic()
@@ -126,12 +135,12 @@ class Trainer:
         self.optimizer.zero_grad()
         self.step += 1
         self._average(min(s.average, self.step / (self.step + 9)))
-        if not loss.item() < LOST:  # nor a number
+        if not loss.item() < LOST:  # also if it is not a number
             raise DataError(f"the loss is {loss.item()} at step {self.step}: lower --rate (now {s.rate:g}) or look for broken images")
         return Step(named.item(), (logits.argmax(1) == labels).float().mean().item())
 
     def _groups(self) -> list[dict[str, Any]]:
-        """Linear layers behind a flattened map apart; biases and norms without decay."""
+        """Linear layers after a flattened map in groups of their own; biases and norms without decay."""
         s = self.settings
         heads = [m for m in self.model.children() if isinstance(m, nn.Linear)]
         slow = {id(p) for m in heads for p in m.parameters() if any(h.in_features > WIDE for h in heads)}
@@ -149,7 +158,7 @@ class Trainer:
             kept.lerp_(new, 1 - keep)
 
     def final(self, images: int) -> nn.Module:
-        """The averaged network with batch-norm statistics of its own over ``images`` training images, in evaluation mode.
+        """A copy of the averaged network in evaluation mode, its batch norms recomputed over about ``images`` training images.
 
         The statistics are taken in float32 whatever the steps were: with those of bfloat16 the same weights, run in float32,
         named 77 % of a fold of NEU right instead of 99.6 %; float32's are right for both.
@@ -162,6 +171,7 @@ class Trainer:
         return model
 
     def state(self) -> dict[str, Any]:
+        """What ``save`` writes and ``load`` reads. The tensors in it are those in use, not copies."""
         return {
             "step": self.step,
             "epochs": self.epochs,
@@ -175,12 +185,12 @@ class Trainer:
         }
 
     def _of(self) -> dict[str, Any]:
-        """What a checkpoint belongs to; a run's length may be changed."""
+        """The settings and images that a checkpoint belongs to; a run's length is not among them, as it may be changed."""
         settings = msgspec.to_builtins(msgspec.structs.replace(self.settings, epochs=None, budget_s=None))
         return {**settings, "train_rows": self.data.summary()["train_rows"]}
 
     def save(self, path: Path) -> None:
-        """Write a checkpoint, which appears whole or not at all. Raises ``OSError``."""
+        """Write a checkpoint, which appears whole or not at all; it is not synced to disk. Raises ``OSError``."""
         part = path.with_suffix(".part")
         try:
             torch.save(self.state(), part)
@@ -189,11 +199,12 @@ class Trainer:
         os.replace(part, path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises ``DataError`` for one that is damaged, or of another network or run."""
+        """Go on from a checkpoint. Raises ``DataError`` for one that is missing, damaged, or of another network or run; some of it
+        may have been loaded then, so this trainer must not be used further."""
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as exc:  # zip, pickle and torch each have their own; weights_only keeps code in it from running
-            raise DataError(f"{path}: damaged, or no checkpoint of ours ({type(exc).__name__}); start anew in another folder") from exc
+            raise DataError(f"{path}: damaged, or not our checkpoint ({type(exc).__name__}); start again in another folder") from exc
         try:
             before = {key: state["of"].get(key) for key in self._of()}
             self.model.load_state_dict(state["model"])
@@ -210,34 +221,25 @@ class Trainer:
 
 @torch.no_grad()
 def recompute_norms(model: nn.Module, batches: Iterator[Tensor]) -> None:
-    """Set every batch-norm layer's statistics to the plain average over ``batches``; leaves evaluation mode on.
+    """Set the statistics of every ``BatchNorm2d`` to the plain mean over ``batches``: tiles (N, C, S, S) on the network's device.
 
-    What the layers averaged while the weights moved does not fit the averaged weights, and a large linear layer
-    magnifies the error: 93.3 % against 98.1 % Top-1 on NEU.
+    Leaves evaluation mode on. Without a batch they are those of an untrained network. What the layers averaged while the weights
+    moved does not fit the averaged weights, and a large linear layer magnifies the error: 93.3 % against 98.1 % Top-1 on NEU.
     """
-    norms = [m for m in model.modules() if isinstance(m, nn.BatchNorm2d)]
-    momentum = [m.momentum for m in norms]
-    for m in norms:
-        m.reset_running_stats()
-    model.train()
-    for count, tiles in enumerate(batches, start=1):
-        for m in norms:
-            m.momentum = 1 / count
-        model(tiles)
-    for m, old in zip(norms, momentum, strict=True):
-        m.momentum = old
+    update_bn(batches, model)
     model.eval()
 
 
 def map_loss(found: Tensor, wanted: Tensor) -> Tensor:
-    """Binary cross-entropy of a map's logits (N, h, w), the mean over the tiles whose defects' places are known."""
+    """Binary cross-entropy of a map's logits (N, h, w) against ``Batch.maps``: the mean over the cells that are known, 0 if none is."""
     known = (wanted >= 0).float()
     losses = F.binary_cross_entropy_with_logits(found, wanted.clamp(min=0), weight=known, reduction="sum")
     return losses / known.sum().clamp(min=1)
 
 
 def class_weights(data: Dataset) -> Tensor | None:
-    """Weight of each class in the loss, (K,), so that all count alike; None where they are about equally many."""
+    """Weight of each class in the loss, float32 (K,): inverse to its number of training images, at most 10. Without that limit all
+    classes would count alike. None if the largest class has at most 1.5 times as many training images as the smallest."""
     counts = Counter(data.labels[i] for i in data.split("train"))
     numbers = torch.tensor([float(counts[k]) for k in range(len(data.classes))])
     if numbers.max() <= UNEVEN * numbers.min():
@@ -246,9 +248,9 @@ def class_weights(data: Dataset) -> Tensor | None:
 
 
 def first_weights(data: Dataset, settings: Settings, locate: bool) -> tuple[nn.Module, list[str]]:
-    """A network with the weights of ``settings.init``, if any, and the names of the layers that all the same begin anew.
+    """A network with the weights of ``settings.init``, if any, and the names of the layers that keep their random ones.
 
-    These are what does not fit, and other classes' last layer.
+    These are layers that do not fit and, for other classes, the last one; [] without ``init``. Raises ``DataError``, see ``Trainer``.
     """
     form = options(settings.model, miam=settings.miam, invariant=settings.invariant, locate=locate)
     try:
@@ -282,7 +284,7 @@ def one_cycle(done: float, warm_up: float) -> float:
 
 
 def has_bf16(device: torch.device) -> bool:
-    """Whether the device computes in bfloat16."""
+    """Whether training computes in bfloat16 on the device: if torch says so of a GPU; on a CPU with AVX512-BF16."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported()
     cpuinfo = Path("/proc/cpuinfo")

@@ -1,1 +1,1 @@
-"""Capture: cameras into the ring, frames out against credits, the ledger of every frame."""
+"""Capture: takes frames from a camera into its ring, leases them to workers against credits, and counts every frame in the ledger."""

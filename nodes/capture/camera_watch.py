@@ -1,4 +1,4 @@
-"""Whether a live camera is there, and which of its frames never came: told as gaps, an alarm, and a new epoch when it is back."""
+"""Notices that a live camera is lost or left out frames: records gaps, raises an alarm, begins a new epoch when it is back."""
 
 import logging
 import time
@@ -14,16 +14,20 @@ from pipeline.transport.outbox import Then
 from pipeline.transport.ring_state import RingState
 
 MOST_MISSING = 1_000_000
-"""Frames that can be missing between two. A larger step of a device's numbers is that of a device that counts anew."""
-
-
+"""Frames that can be missing between two. A larger step in a device's frame numbers means that it began to count again."""
 MOST_LOSSES, CALM_S = 5, 60.0
-"""A camera that is lost so often within that time is taken back only when it is over: one that flaps is no storm of alarms."""
+"""A camera that was lost ``MOST_LOSSES`` times within ``CALM_S`` seconds counts as back only when that time is over.
+
+So a loose plug does not raise an alarm every second.
+"""
 MOST_BETWEEN_LOOKS_S = 0.25
 
 
 class CameraWatch:
-    """The ring's memory says what has been told, so a capture process that comes after tells each thing once."""
+    """Watches one camera. Which losses have been recorded is kept in the ring's memory, so a later capture process repeats none.
+
+    An alarm ``camera_lost:NAME`` goes to ``submit`` when the camera is lost, and ends when it is back.
+    """
 
     def __init__(
         self,
@@ -34,12 +38,12 @@ class CameraWatch:
         log: logging.Logger,
         silent_s: float | None = None,
     ) -> None:
-        """``silent_s``: a camera that has sent nothing for so long is lost; None: its source tells."""
+        """``silent_s``: seconds without a frame after which the camera counts as lost; None: the source itself reports a loss."""
         self._silent_s, self._quiet_s, self._looked = silent_s, 0.0, time.monotonic()
-        self._losses: deque[float] = deque(maxlen=MOST_LOSSES)  # when the last ones were told
+        self._losses: deque[float] = deque(maxlen=MOST_LOSSES)  # when the last ones were recorded, monotonic
         self._camera, self._state, self._outcomes, self._submit, self._log = camera, state, outcomes, submit, log
         self._number: int | None = None  # the device's own, of the last frame
-        self._why = ""  # a loss that is not told yet
+        self._why = ""  # a loss that is not recorded yet
         lost_ns, back_ns = state.camera_lost
         if lost_ns:
             self._alarm(lost_ns, "an earlier capture process lost it")
@@ -47,15 +51,16 @@ class CameraWatch:
             self._tell_back(back_ns)
 
     def admit(self, awaited: Awaited, most: int | None) -> bool:
-        """Whether a frame can be taken now, and all that must be told before it is told.
+        """Whether the source's next frame can be taken now. Records first whatever has to be recorded before it.
 
-        Counts frames that were lost before it, ``most`` at most: if there were any, the ring's next number has grown.
+        That is: the loss or return of the camera, and the frames that are missing before this one, ``most`` at most (None: any
+        number). If frames were missing, the ring's ``next_frame`` has grown and the caller must look again.
         """
         if not self._gone:
             self._why = self._why or awaited.lost or self._jump(awaited.number) or self._silence(awaited.ready)
         if self._why:
             if self._state.camera_lost != (0, 0) or self._outcomes.gaps_full:
-                return False  # until what was told before is durable, and there is room
+                return False  # until the alarm before is durable, and there is a place for the gap
             self._lose(self._why)
             self._why = ""
         if not awaited.ready or self.resting:
@@ -66,17 +71,21 @@ class CameraWatch:
 
     @property
     def _gone(self) -> bool:
-        """Whether it was told that the camera is lost, and not yet that it is back."""
+        """Whether the camera is recorded as lost, and not yet as back."""
         lost_ns, back_ns = self._state.camera_lost
         return bool(lost_ns and not back_ns)
 
     @property
     def resting(self) -> bool:
-        """Whether a camera that was lost again and again is not believed yet: its frames belong to the gap."""
+        """Whether a camera that was lost ``MOST_LOSSES`` times within ``CALM_S`` still counts as lost: its frames belong to the gap."""
         return self._gone and len(self._losses) == MOST_LOSSES and time.monotonic() - self._losses[0] < CALM_S
 
     def _silence(self, ready: bool) -> str:
-        """Counted by looks: a process that itself stood still, or just began, has not looked in vain meanwhile."""
+        """Why the camera counts as lost if it has sent nothing for ``silent_s``; an empty string if it is not lost.
+
+        A pause between two looks counts ``MOST_BETWEEN_LOOKS_S`` at most: if this process itself stood still, that is not the
+        camera's silence.
+        """
         now = time.monotonic()
         self._quiet_s = 0.0 if ready else self._quiet_s + min(now - self._looked, MOST_BETWEEN_LOOKS_S)
         self._looked = now
@@ -84,11 +93,11 @@ class CameraWatch:
         return f"it has sent nothing for {self._silent_s:g} s" if quiet else ""
 
     def _jump(self, number: int | None) -> str:
-        """Why a device's number cannot go on from the one before; empty: it can."""
+        """Why a device's frame number cannot follow the one before; an empty string if it can."""
         before = self._number
         if number is None or before is None or before <= number <= before + MOST_MISSING:
             return ""
-        return f"its frame numbers go on with {number} after {before}"
+        return f"its frame number jumped from {before} to {number}"
 
     def _lose(self, why: str) -> None:
         self._outcomes.camera_lost()
@@ -104,7 +113,7 @@ class CameraWatch:
         self._tell_back(self._state.camera_lost[1])
 
     def _count_missing(self, number: int | None, most: int | None) -> bool:
-        """Count what is missing before a frame with the device's ``number``; False while there is no place for that gap."""
+        """Record the frames missing before the one with the device's ``number``; False while there is no place for that gap."""
         missing = 0 if number is None or self._number is None else max(0, number - self._number - 1)
         if missing and most is not None:
             missing = min(missing, most)
@@ -112,7 +121,7 @@ class CameraWatch:
             return False
         if missing:
             self._outcomes.never_came(missing)
-        # After lost frames the caller looks again, at the same frame by its new number.
+        # After missing frames the caller looks again, at the same frame under its new number.
         self._number = number - 1 if missing and number is not None else number
         return True
 

@@ -1,4 +1,4 @@
-"""What becomes of each frame of a camera: every step is one commit in the ring, so no step is half done when capture dies.
+"""What becomes of each frame of a camera. Every step is one commit in the ring, so that none is half done if capture dies.
 
 A frame ends in exactly one way. One that was never leased is dropped here, with a gap. One that was leased may have a verdict
 that is durable already, so its end is asked of publish: the first verdict of a frame stands, also against "poison" and
@@ -16,11 +16,14 @@ from pipeline.transport.outbox import Then
 from pipeline.transport.ring_state import NO_EPOCH, RingState
 
 Submit = Callable[[Gap | Verdict, Then], None]
-"""Sends a record to publish until it is durable, then calls."""
+"""Sends a record to publish until it is durable, then calls the function."""
 
 
 class FrameOutcomes:
-    """The frames of one camera, in ``state``, in ``table`` and on their way to ``submit``: also those that an epoch before left."""
+    """The frames of one camera: in ``state`` (shared memory), in ``table``, and on their way to ``submit``.
+
+    Takes over the frames and gaps that an earlier capture process left in ``state``. Used from one thread.
+    """
 
     def __init__(self, state: RingState, table: LeaseTable, camera: str, submit: Submit, log: logging.Logger) -> None:
         self._state, self._table, self._submit, self._log = state, table, submit, log
@@ -29,13 +32,14 @@ class FrameOutcomes:
 
     @property
     def unsent(self) -> int:
-        """Gaps that publish does not have yet."""
+        """Number of gaps that publish does not have yet."""
         return len(self._gaps)
 
     def begin(self, epoch: str, *, live: bool) -> bool:
-        """Begin an epoch, with a gap if the one before was cut off; False, and nothing is done, while there is no place for that gap.
+        """Begin an epoch. If the one before was cut off and the camera is ``live``, also record a gap ``capture_died``.
 
-        A node that dies before it has a frame leaves no gap: the one before it has an open end, which says the same.
+        Returns False and changes nothing while there is no place for that gap. A node that died before its first frame leaves
+        no gap of its own: the gap before it has an open end, which says the same.
         """
         state = self._state
         before = state.epoch
@@ -47,23 +51,23 @@ class FrameOutcomes:
         return True
 
     def writing(self) -> Slot | None:
-        """A free slot, about to be overwritten; None when there is none."""
+        """Take a free slot, whose pixels are then overwritten; None if no slot is free."""
         slot = self._table.write()
         if slot is not None:
             self._state.begin_writing(slot)
         return slot
 
     def acquired(self, slot: Slot, meta: FrameMeta) -> None:
-        """The slot holds the next frame."""
+        """The slot holds the next frame, complete. Raises ``NodeError`` if its description is too long for the ring."""
         self._table.ready(slot, meta)
         self._state.commit(self._state.ready(slot), self._state.acquired())
 
     def leased(self, slot: Slot) -> None:
-        """Its frame is about to leave."""
+        """The slot's frame is about to be sent to a worker."""
         self._state.commit(self._state.lease(slot))
 
     def done(self, slot: Slot, invalid: str) -> None:
-        """Its frame has a verdict that is durable, or is poison."""
+        """The slot's frame has a durable verdict (``invalid``: its reason, or an empty string), or ``invalid`` is ``poison``."""
         if invalid == "poison":
             assert slot.meta is not None
             self._log.error("frame %d: two workers died over it; it is invalid(poison)", slot.meta.frame)
@@ -73,37 +77,40 @@ class FrameOutcomes:
 
     @property
     def gaps_full(self) -> bool:
-        """Whether there is no place for one more gap: nothing may be dropped until publish has taken some."""
+        """Whether there is no place for one more gap: no frame may be dropped until publish has confirmed some."""
         return self._gaps.full
 
     def drop_oldest(self) -> None:
-        """Make room: drop the oldest frame that was never leased, if there is one."""
+        """Make room: drop the oldest frame that was never leased. Does nothing if there is none. Not while ``gaps_full``."""
         slot = self._table.oldest_droppable()
         if slot is not None:
             self._drop(slot, "full")
 
     def drop_next(self, meta: FrameMeta) -> None:
-        """The next frame finds no slot."""
+        """Drop the frame that arrives now, as no slot can be freed for it. Not while ``gaps_full``."""
         self._state.commit(self._state.acquired(), self._state.ended_as("full"), self._gap(meta, "full"))
 
     def never_came(self, count: int) -> None:
-        """The next so many frames were lost between camera and line, as the camera's own numbers tell."""
+        """Count the next ``count`` frames as lost between camera and line, with a gap ``lost``. Not while ``gaps_full``."""
         state, first = self._state, self._state.next_frame
         gap = self._gaps.add_span(state.epoch, first, first + count - 1, "lost", time.monotonic_ns(), time.time_ns())
         state.commit(state.acquired(count), state.ended_as("lost", count), gap)
 
     def camera_lost(self) -> None:
-        """No frame comes any more, for it is not known how long."""
+        """The camera is lost: record a gap ``camera_lost`` with an open end. Not while ``gaps_full``."""
         state, now = self._state, time.time_ns()
         state.commit(state.set_camera_lost(now, 0), self._gaps.begin(state.epoch, state.next_frame, "camera_lost", now))
 
     def camera_back(self, epoch: str) -> None:
-        """Frames come again: of a new epoch."""
+        """The camera sends frames again: begin the new epoch ``epoch``."""
         state = self._state
         state.commit(state.set_camera_lost(state.camera_lost[0], time.time_ns()), state.begin_epoch(epoch))
 
     def give_up(self) -> None:
-        """There is no time left to inspect what is in the ring."""
+        """Give up every frame in the ring, with the reason ``shutdown``: there is no time left to inspect them.
+
+        Call it until none is in flight: frames that were leased wait for publish, others may wait for a place for their gap.
+        """
         for slot in self._table.held_frames():
             if slot.leased:
                 self._settle(slot, "shutdown")
@@ -111,12 +118,12 @@ class FrameOutcomes:
                 self._drop(slot, "shutdown")
 
     def send_gaps(self, *, everything: bool) -> None:
-        """Send gaps that are complete, or all."""
+        """Send the gaps that are complete, or with ``everything`` also those that could still grow."""
         for place, gap in self._gaps.take(time.monotonic_ns(), everything=everything):
             self._submit(gap, lambda _, place=place: self._gaps.confirm(place))  # type: ignore[misc]
 
     def _settle(self, slot: Slot, reason: str) -> None:
-        """Submit a verdict of our own for a frame; whichever of its verdicts stands is counted."""
+        """Submit an invalid verdict for a frame. If a worker's verdict is durable already, that one stands and is counted."""
         if slot.state is SlotState.SETTLING:
             return
         assert slot.meta is not None
@@ -124,7 +131,7 @@ class FrameOutcomes:
         generation = slot.generation
 
         def settled(stands: str) -> None:
-            if slot.state is SlotState.SETTLING and slot.generation == generation:  # else its worker has said so before
+            if slot.state is SlotState.SETTLING and slot.generation == generation:  # else the worker's acknowledgement came first
                 self._end(slot, stands)
 
         self._submit(Verdict(meta=slot.meta, attempt=slot.attempt, model=None, invalid=reason), settled)

@@ -1,7 +1,7 @@
-"""Frames that were dropped, joined into gaps that lie in the ring's memory until publish has them.
+"""Dropped frames joined into gaps, which stay in the ring's memory until publish has them.
 
-A place is OPEN while adjoining frames may join it, SENT from just before it goes to publish, and FREE once publish has it. A
-gap that was sent is never changed: whoever adopts the ring sends it again as it was, and publish refuses what it has.
+A place is OPEN while adjoining frames may join its gap, SENT from just before the gap goes to publish, and FREE once publish has
+it. A gap that was sent is never changed: a later capture process sends it again unchanged, and publish refuses duplicates.
 """
 
 from collections import deque
@@ -13,11 +13,12 @@ from pipeline.core.ledger import DROP_REASONS
 from pipeline.transport.ring_state import Changes, RingState, epoch_of, epoch_words
 
 MERGE_NS = 1_000_000_000
+"""How long a gap may grow before it is sent."""
 MOST_SENT = 16
-"""While publish has yet to confirm this many, no further one is sent: an open gap goes on growing instead."""
+"""Gaps sent and not yet confirmed by publish, at most. At that number no further one is sent; an open gap grows instead."""
 _REASONS = (*DROP_REASONS, "capture_died", "camera_lost")
 _FREE, _OPEN, _SENT = range(3)
-_LAST = 2  # word of a place that grows
+_LAST = 2  # the word of a place that changes when its gap grows
 _UNKNOWN = (1 << 64) - 1
 
 
@@ -28,10 +29,11 @@ class _Open(msgspec.Struct):
 
 
 class Gaps:
-    """The gaps of one camera. Adjoining frames of one epoch and reason become one gap, for a second if publish keeps up.
+    """The gaps of one camera, those included that an earlier capture process left in ``state``.
 
-    Times are monotonic but for those of the gaps themselves. ``add`` and ``begin`` give changes for the caller to commit; neither is
-    called while ``full``.
+    Adjoining frames of one epoch and reason join one gap, for ``MERGE_NS`` or longer while publish is behind. ``now_ns`` is
+    monotonic, ``wall_ns`` the wall clock; both in ns. ``add``, ``add_span`` and ``begin`` return changes for the caller to
+    commit, and must not be called while ``full``: they need a free place (else ``IndexError``).
     """
 
     def __init__(self, state: RingState, camera: str) -> None:
@@ -45,7 +47,7 @@ class Gaps:
             (self._complete if occupied else self._free).append(place)
 
     def __len__(self) -> int:
-        """Gaps that publish does not have yet."""
+        """Number of gaps that publish does not have yet."""
         return len(self._joinable) + len(self._complete) + len(self._sent)
 
     @property
@@ -54,11 +56,11 @@ class Gaps:
         return not self._free
 
     def add(self, meta: FrameMeta, reason: str, now_ns: int, wall_ns: int) -> Changes:
-        """A frame is dropped."""
+        """Record that one frame was dropped."""
         return self.add_span(meta.epoch, meta.frame, meta.frame, reason, now_ns, wall_ns)
 
     def add_span(self, epoch: str, first: int, last: int, reason: str, now_ns: int, wall_ns: int) -> Changes:
-        """Frames ``first`` to ``last`` are dropped."""
+        """Record that frames ``first`` to ``last``, inclusive, were dropped. ``reason``: one of ``DROP_REASONS``."""
         gap = self._joinable.get((epoch, reason))
         if gap is not None:
             if gap.last == first - 1:
@@ -70,13 +72,16 @@ class Gaps:
         return self._fill(place, epoch, first, last, reason, wall_ns)
 
     def begin(self, epoch: str, first: int, reason: str, wall_ns: int) -> Changes:
-        """No frame came from ``first`` on, ``capture_died`` or ``camera_lost``; how many were missed is unknown."""
+        """Record a gap with an open end: frames from ``first`` on are missing. ``reason``: ``capture_died`` or ``camera_lost``."""
         place = self._free.popleft()
         self._complete.append(place)
         return self._fill(place, epoch, first, _UNKNOWN, reason, wall_ns)
 
     def take(self, now_ns: int, *, everything: bool = False) -> list[tuple[int, Gap]]:
-        """Gaps to be sent now, each with its place: those that can grow no more, or have grown for a second."""
+        """The gaps to send now, each with its place: those that cannot grow any more, or have grown for ``MERGE_NS``.
+
+        They count as sent from now on. ``everything``: also those that could still grow. At most ``MOST_SENT`` are out at a time.
+        """
         for kind, gap in list(self._joinable.items()):
             if everything or (now_ns - gap.since_ns >= MERGE_NS and len(self._sent) < MOST_SENT):
                 self._complete.append(self._joinable.pop(kind).place)
@@ -89,7 +94,7 @@ class Gaps:
         return found
 
     def confirm(self, place: int) -> None:
-        """Publish has it."""
+        """Free the place of a gap that ``take`` returned: publish has it."""
         self._state.words[self._state.gap_place(place)] = _FREE
         self._sent.remove(place)
         self._free.append(place)

@@ -1,4 +1,4 @@
-"""The capture node: one camera into its ring, frames out against credits, gaps and coverage to publish."""
+"""The capture node: takes one camera's frames into a ring, leases them against credits, sends gaps and coverage to publish."""
 
 import time
 import uuid
@@ -24,11 +24,16 @@ COVERAGE_NS = 1_000_000_000
 TURN_FRAMES = 8  # frames acquired before the sockets are looked at again
 IDLE_MS = 50.0
 LOOK_MS = 2.0
-"""How long a live source without a descriptor is not looked at."""
+"""Time between two looks at a live source that has no descriptor."""
 
 
 def capture(node: NodeContext) -> None:
-    """Entry point: run until the source ends or the node is told to stop, then drain."""
+    """Entry point: runs until the source ends or the node is asked to stop, and then until every frame in the ring has ended.
+
+    After a stop that takes ``DRAIN_S`` at most; frames left then are given up with the reason ``shutdown``. Raises ``ConfigError``
+    if the source cannot work or memory is short for the ring, ``NodeError`` for an error of another package's source,
+    ``ProtocolError`` for a ring of another version, ``OSError``, and what ``Source.look`` and ``Source.read`` raise.
+    """
     assert node.process.camera is not None
     camera = node.config.cameras[node.process.camera]
     fd = new_memfd("linepipe-ring") if node.ring_fd is None else node.ring_fd
@@ -43,9 +48,11 @@ def capture(node: NodeContext) -> None:
 
 
 def open_source(node: NodeContext, camera: Camera, epoch: str, left_at: int | None) -> Source:
-    """The source that ``camera.source`` names. Raises ``ConfigError`` if it cannot work.
+    """Open the source that ``camera.source`` names. ``epoch``: that of this capture process.
 
-    ``left_at``: the frame at which an earlier capture process of this run left it; None: this is the first.
+    ``left_at``: number of the frame at which an earlier capture process of this run stopped; None if this process is the
+    first. Raises ``ConfigError`` if the source cannot work, ``NodeError`` for an error of another package's source, and
+    ``OSError`` if no file descriptors are left. May take long: ``video:`` reads through the whole file.
     """
     url = SourceUrl.parse(camera.source)
     name = node.process.camera or ""
@@ -55,7 +62,7 @@ def open_source(node: NodeContext, camera: Camera, epoch: str, left_at: int | No
 
 
 class _Capture:
-    """State of the loop; ``turn`` is one pass."""
+    """The capture node as the ``Work`` of ``run_loop``."""
 
     def __init__(self, node: NodeContext, source: Source, ring: Ring, epoch: str) -> None:
         self._node, self._source, self._ring, self._epoch = node, source, ring, epoch
@@ -85,19 +92,21 @@ class _Capture:
         self._ended = False
         self._covered = 0
         self._next_coverage_ns = 0
-        self._ledger_waits = False  # for publish to take it; a later one says all that it says
+        self._ledger_waits = False  # whether a coverage record waits for publish; the next one includes all that it says
         self._last_seen = (-1, -1)
         self._begun = False  # whether the epoch has begun
 
     def turn(self) -> bool:
-        """One pass; False when there is nothing left to do."""
+        """Do one pass; returns False when there is nothing left to do."""
         now = time.monotonic_ns()
         self._router.deliver(lambda address, message: self._dispatcher.receive(address, from_worker(message, self._workers), now))
         self._dispatcher.expire(now)
         self._server.serve()
         self._ended = self._ended or self._node.stopping
         self._begun = self._begun or self._outcomes.begin(self._epoch, live=self._live or self._source.live)
-        if self._begun and not self._ended and (self._first_ns or self._dispatcher.has_worker):  # once armed, it waits for nobody
+        if (
+            self._begun and not self._ended and (self._first_ns or self._dispatcher.has_worker)
+        ):  # once armed, it does not wait for workers any more
             self._acquire()
         self._dispatcher.grant(now)
         self._outbox.turn(now)
@@ -113,7 +122,7 @@ class _Capture:
         return NodeState.RUNNING if self._first_ns else NodeState.WAITING
 
     def wait_ms(self) -> float:
-        """How long nothing is due."""
+        """Milliseconds until something is due, ``IDLE_MS`` at most."""
         if self._ended or not self._first_ns:
             return 5.0 if self._ended else IDLE_MS
         if self._full:
@@ -123,12 +132,12 @@ class _Capture:
         return min(IDLE_MS, (self._due_ns() - time.monotonic_ns()) / 1e6)
 
     def wait(self) -> None:
-        """Until something is due or comes; news of the source is none while there is no room for its frames."""
+        """Wait until something is due or arrives. The source's descriptor is left out while there is no room for its frames."""
         (self._without_source if self._ended or self._full or not self._first_ns else self.waiter).wait(self.wait_ms())
 
     @property
     def _full(self) -> bool:
-        """Whether no frame can be taken: there is no room for it, or for what must be told before it."""
+        """Whether no frame can be taken: there is no room for it, or for the gap that must be recorded before it."""
         return self._blocked or (self._table.free == 0 and not self._may_drop)
 
     @property
@@ -137,13 +146,13 @@ class _Capture:
         return self._live and not self._outcomes.gaps_full
 
     def _due_ns(self) -> int:
-        """When the next frame arrives, monotonic."""
+        """When the next frame is due, monotonic ns; 0 if no rate is set."""
         if self._rate is None:
             return 0
         return self._first_ns + int((self._ring.state.next_frame - self._first_frame) / self._rate * 1e9)
 
     def _acquire(self) -> None:
-        """Take the frames that are due; stop at a full ring or after a few."""
+        """Take the frames that are due; stops at a full ring or after ``TURN_FRAMES``."""
         self._more = False
         if not self._first_ns:
             self._first_ns, self._first_frame = time.monotonic_ns(), self._ring.state.next_frame
@@ -171,7 +180,7 @@ class _Capture:
         self._more = True
 
     def _end(self) -> None:
-        """There is no further frame."""
+        """Note that there is no further frame."""
         self._ended = True
         self._ring.state.end()
 
@@ -209,13 +218,13 @@ class _Capture:
         self._router.send(address, message)
 
     def _drained(self) -> bool:
-        """Whether every frame has ended; out of time, the rest is given up and said so."""
+        """Whether every frame has ended. Once time is out, the remaining frames are given up, and recorded as such."""
         if self._node.out_of_time:
             self._outcomes.give_up()
         return self._table.in_flight == 0
 
     def _report(self, now: int, *, last: bool) -> None:
-        """Send gaps that are complete and, once a second while something changes and publish takes it, the ledger."""
+        """Send complete gaps and, at most once a second, the ledger if it has changed and publish has the one before."""
         self._outcomes.send_gaps(everything=last)
         if not self._begun or self._ledger_waits or (now < self._next_coverage_ns and not last):
             return

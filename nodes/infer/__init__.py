@@ -1,1 +1,1 @@
-"""Infer: tiles into batches, batches through the engine, scores into verdicts."""
+"""Infer: collects tiles into batches, runs them through the engine, makes verdicts of the scores."""

@@ -1,4 +1,4 @@
-"""Batches: when one is full or due, and the engine's thread that takes them and wakes the work loop by a descriptor."""
+"""Batches: when one is full or due, and the engine's thread, which runs them and wakes the work loop through a descriptor."""
 
 import os
 import queue
@@ -18,10 +18,10 @@ T = TypeVar("T")
 
 
 class Batcher(Generic[T]):
-    """Collects items for an engine that can be given ``depth`` batches at a time.
+    """Collects items for an engine that can have ``depth`` batches at a time, running or queued.
 
-    An idle engine gets what there is at once. One that is busy but can take another gets a full batch, or what there
-    is when the oldest item has waited ``max_wait_ns``. One that can take no more gets nothing.
+    An idle engine gets the waiting items at once, ``max_batch`` at most. A busy one with room for another batch gets a full
+    batch, or a smaller one when the oldest item has waited ``max_wait_ns``. One without room gets nothing. Times are monotonic.
     """
 
     def __init__(self, max_batch: int, max_wait_ns: int, depth: int = 2) -> None:
@@ -32,10 +32,11 @@ class Batcher(Generic[T]):
         return len(self._items)
 
     def add(self, item: T, now_ns: int) -> None:
+        """Append an item, whose waiting time counts from ``now_ns``."""
         self._items.append((now_ns, item))
 
     def take(self, now_ns: int, running: int) -> list[T]:
-        """The batch to run now, empty if none; ``running``: batches the engine has."""
+        """Remove and return the batch to run now, [] if none is due. ``running``: number of batches that the engine has."""
         if not self._items or running >= self._depth:
             return []
         if running and len(self._items) < self._max_batch and now_ns < self._items[0][0] + self._max_wait_ns:
@@ -43,27 +44,29 @@ class Batcher(Generic[T]):
         return [self._items.popleft()[1] for _ in range(min(self._max_batch, len(self._items)))]
 
     def due_ns(self, running: int) -> int | None:
-        """When ``take`` would give something without anything new happening; None: not by time alone."""
+        """Monotonic time at which ``take`` returns a batch if nothing else happens; 0: now. None if waiting alone does not help."""
         if not self._items or running >= self._depth:
             return None
         return self._items[0][0] + self._max_wait_ns if running else 0
 
 
 HUNG_S = 60.0
-"""An engine that has not answered for this long is hung; the node ends and is started anew."""
+"""Seconds without an answer after which an engine counts as hung; the node then ends and is started again."""
 CLOSE_S = 5.0
+"""How long ``close`` waits for the engine's thread."""
 CHECK_S = 10.0
-"""Time between golden tiles: so long an engine may err unseen, twice that under full load. One tile in ten seconds costs
-a slow CPU (65 tiles/s) 0.2 % of its time."""
+"""Seconds between two golden tiles. Wrong answers go unnoticed for at most that long, under full load for twice that. One tile in
+ten seconds costs a slow CPU (65 tiles/s) 0.2 % of its time."""
 
 Scored = tuple[Any, NDArray[np.float32], NDArray[np.float32] | None]
-"""A batch's tag, its scores (N, K), and its maps (N, h, w) where the network locates."""
+"""A batch's tag, its scores (N, K), and its maps (N, h, w), None from a network that does not locate."""
 
 
 class EngineRunner:
-    """Runs batches one after another in a thread of its own; OpenVINO and torch release the interpreter meanwhile.
+    """Runs batches one after another in a thread of its own; OpenVINO and torch release the interpreter lock meanwhile.
 
-    Every ``check_s`` it has the engine judge a golden tile: when no batch waits, or at the latest ``check_s`` later.
+    Every ``check_s`` seconds the engine also judges a golden tile: when no batch waits, or at the latest ``check_s`` later. The
+    thread starts with the constructor. All methods are called from one thread.
     """
 
     def __init__(self, engine: Engine, check_s: float = CHECK_S) -> None:
@@ -75,25 +78,25 @@ class EngineRunner:
         self._last_ns = 0
         self._due = time.monotonic() + check_s
         self.running = 0
-        """Batches given and not yet taken back."""
+        """Batches submitted whose scores have not been taken with ``results``."""
         self.checks = 0
-        """Golden tiles judged rightly."""
+        """Number of golden tiles judged correctly."""
         self._thread = threading.Thread(target=self._run, name="engine", daemon=True)
         self._thread.start()
 
     def fileno(self) -> int:
-        """Readable when results wait."""
+        """A descriptor that is readable while results wait."""
         return self._wake
 
     def submit(self, tag: Any, batch: Any) -> None:
-        """Queue what the engine's ``gather`` gave; ``tag`` comes back with its scores."""
+        """Queue a batch that the engine's ``gather`` made; returns at once. ``tag`` comes back with the scores."""
         if not self.running:
             self._last_ns = time.monotonic_ns()
         self.running += 1
         self._todo.put((tag, batch))
 
     def results(self) -> list[Scored]:
-        """Batches that are done. Raises ``NodeError`` if the engine failed, answers wrongly, or hangs."""
+        """The batches that are done, without waiting. Raises ``NodeError`` if the engine failed, answers wrongly, or hangs."""
         try:
             os.eventfd_read(self._wake)
         except BlockingIOError:
@@ -113,7 +116,9 @@ class EngineRunner:
         return found
 
     def close(self) -> None:
-        """End the thread after the batches it has: OpenVINO aborts a process that ends amid an inference."""
+        """End the thread after its queued batches, for which this waits ``CLOSE_S`` at most: OpenVINO aborts a process that ends
+        during an inference.
+        """
         self._todo.put(None)
         self._thread.join(CLOSE_S)
 

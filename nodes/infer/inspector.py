@@ -1,4 +1,4 @@
-"""Tiled frames through batches and engine to verdicts. One ``turn`` is one pass of the work loop."""
+"""From tiled frames to verdicts: batches, engine, defects. The work loop that calls this is in ``nodes/infer/node.py``."""
 
 import time
 from collections.abc import Callable
@@ -20,20 +20,26 @@ PNG_LEVEL = 1  # a crop is written once and read rarely: speed before size
 
 
 class Pending:
-    """A frame on its way: its tiles' scores as they come, and what to do at the end."""
+    """A frame being judged: the scores of its tiles so far, and what to do at the end.
+
+    ``current()``: whether the frame is still leased to this worker. ``ack(invalid)``: called when its verdict is durable.
+    ``forget()``: called instead if the frame is not current any more.
+    """
 
     def __init__(self, frame: TiledFrame, current: Callable[[], bool], ack: Callable[[str], None], forget: Callable[[], None]) -> None:
         self.frame, self.current, self.ack, self.forget = frame, current, ack, forget
         self.region = Region(0, 0, ())
         self.judged: list[int] = []
-        """Tiles that the network is asked about."""
+        """Indices of the tiles that the network judges."""
         self.scores: NDArray[np.float32] | None = None
+        """(tiles, K); None before the first answer."""
         self.maps: NDArray[np.float32] | None = None
-        """(tiles, h, w) where the network locates, else None."""
+        """(tiles, h, w) from a network that locates, else None."""
         self.missing = 0
+        """Judged tiles whose scores have not come yet."""
 
     def take(self, index: int, scores: NDArray[np.float32], location: NDArray[np.float32] | None) -> None:
-        """What the network says of one tile: scores (K,), and (h, w) if it locates."""
+        """Store the network's answer for tile ``index``: scores, float32 (K,), and its map, float32 (h, w), if it locates."""
         if self.scores is None:
             self.scores = np.zeros((len(self.frame.boxes), *scores.shape), np.float32)
             self.maps = None if location is None else np.zeros((len(self.frame.boxes), *location.shape), np.float32)
@@ -44,7 +50,10 @@ class Pending:
 
 
 class Inspector:
-    """Collects tiles, runs the engine, submits a verdict for every frame and acknowledges it once that is durable."""
+    """Collects tiles, runs the engine, submits a verdict for every frame, and acknowledges the frame once that is durable.
+
+    All methods are called from one thread, the work loop's; the engine runs in a thread of its own (``runner``).
+    """
 
     def __init__(self, config: Config, loaded: Loaded, outbox: Outbox) -> None:
         settings = config.infer
@@ -56,7 +65,7 @@ class Inspector:
         self.tiles = self.batches = self.stale = 0
 
     def add(self, pending: Pending) -> None:
-        """Take a frame, whose tiles wait for ``feed``; an invalid one gets its verdict at once."""
+        """Take a frame. Its tiles wait for ``feed``; a frame that is invalid or has nothing to judge gets its verdict at once."""
         if pending.frame.invalid:
             self._conclude(pending, (), pending.frame.invalid)
             return
@@ -71,14 +80,14 @@ class Inspector:
             self._batcher.add((pending, index), now)
 
     def feed(self) -> None:
-        """Give the engine what the batcher closes."""
+        """Give the engine the batches that are full or due. Lets ``RuntimeError`` of the engine's ``gather`` through."""
         while group := self._batcher.take(time.monotonic_ns(), self.runner.running):
             self.runner.submit(group, self._gather([p.frame.tiles[k] for p, k in group]))
             self.batches += 1
             self.tiles += len(group)
 
     def collect(self) -> None:
-        """Take scores; conclude the frames whose tiles are all judged."""
+        """Take the engine's scores and conclude the frames whose tiles are all judged. Raises ``NodeError`` as ``results`` does."""
         for group, scores, maps in self.runner.results():
             for k, (pending, index) in enumerate(group):
                 pending.take(index, scores[k], None if maps is None else maps[k])
@@ -86,7 +95,7 @@ class Inspector:
                     self._finish(pending)
 
     def wait_ms(self, most: float) -> float:
-        """How long nothing is due by time alone."""
+        """Milliseconds until a batch is due, ``most`` at most; 0 or less: now."""
         due = self._batcher.due_ns(self.runner.running)
         return most if due is None else min(most, (due - time.monotonic_ns()) / 1e6)
 
@@ -120,7 +129,7 @@ class Inspector:
 
 
 def _with_crop(found: Found, pixels: Pixels) -> Defect:
-    """With the tile that shows it best as its image: one that training can take as it is."""
+    """A defect whose image is the tile that shows it best; training can use that tile unchanged."""
     x, y, w, h = found.tile
     _, png = cv2.imencode(".png", pixels[y : y + h, x : x + w], [cv2.IMWRITE_PNG_COMPRESSION, PNG_LEVEL])
     return Defect(label=found.label, score=found.score, scores=found.scores, box_px=found.box, png=png.tobytes())

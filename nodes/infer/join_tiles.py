@@ -1,4 +1,4 @@
-"""Labelled tiles of a frame -> its defects: touching tiles of one label become one. Pure."""
+"""Joins the labelled tiles of a frame into defects: touching tiles of one label become one. Pure."""
 
 from typing import NamedTuple
 
@@ -12,40 +12,41 @@ from pipeline.config import Camera
 from pipeline.core.frame import NEAR_PX
 from pipeline.core.tiles import Box, Pixels
 
-LEAST_CONTRAST = 15.0  # grey levels between strip and surroundings below which the frame is taken to show strip only
-_EVERY = 4  # rows looked at
+LEAST_CONTRAST = 15.0  # grey levels between strip and surroundings; with less, the whole frame is taken for strip
+_EVERY = 4  # only each 4th row is examined
 
 
 class Region(NamedTuple):
-    """Columns ``left`` to ``right`` (exclusive) of a frame without the ``ignored`` boxes."""
+    """The inspected part of a frame: columns ``left`` to ``right`` (exclusive), px, without the ``ignored`` boxes."""
 
     left: int
     right: int
     ignored: tuple[Box, ...]
 
     def holds(self, box: Box) -> bool:
-        """Whether the middle of a box lies in the region."""
+        """Whether the middle of a box is in the region."""
         x, y = box[0] + box[2] / 2, box[1] + box[3] / 2
         masked = any(left <= x < left + w and top <= y < top + h for left, top, w, h in self.ignored)
         return self.left <= x < self.right and not masked
 
     def touches(self, box: Box) -> bool:
-        """Whether a tile has anything to judge: it reaches between the edges and no single mask covers it."""
+        """Whether a tile has anything to judge: part of it is between the edges, and no single ignored box covers it."""
         x, y, w, h = box
         masked = any(left <= x and top <= y and x + w <= left + mw and y + h <= top + mh for left, top, mw, mh in self.ignored)
         return x < self.right and x + w > self.left and not masked
 
 
 def region_of(camera: Camera, pixels: Pixels) -> Region:
-    """The region of one frame, uint8 (H, W)."""
+    """The region of one frame, uint8 (H, W): with ``edges: auto`` between the strip's edges, else the whole width."""
     left, right = find_edges(pixels) if camera.edges == "auto" else (0, pixels.shape[1])
     return Region(left, right, camera.ignore_px)
 
 
 def find_edges(pixels: Pixels) -> tuple[int, int]:
-    """First column of the strip and the first behind it: the strip is brighter than what lies beside it.
+    """First column of the strip and the first one after it, in a frame uint8 (H, W). The strip is brighter than its surroundings.
 
-    A column belongs to the strip when its mean is above the middle between the dark and the bright columns.
+    A column belongs to the strip if its mean is above the middle between the darkest column's and the median of all. With less
+    than ``LEAST_CONTRAST`` between these two, the whole width is returned.
     """
     columns = pixels[::_EVERY].mean(axis=0)
     dark, bright = float(columns.min()), float(np.median(columns))
@@ -56,28 +57,31 @@ def find_edges(pixels: Pixels) -> tuple[int, int]:
 
 
 SOLID = 0.15
-"""Weaker patches of a map are noise: with them, 86 % of the simulator's validation tiles are placed within 5 mm, without, 98 %."""
+"""Patches of a map with less than this share of the strongest patch's sum count as noise. With them, 86 % of the simulator's
+validation tiles are placed within 5 mm; without them, 98 %."""
 
 
 class Found(msgspec.Struct, frozen=True, kw_only=True):
-    """One defect: touching tiles of one label, as far as its parts in them are near each other."""
+    """One defect: touching tiles of one label whose parts of it are near each other."""
 
     label: str
     score: float
     scores: dict[str, float]
-    """Of the tile with the highest score."""
+    """Score of each class, of the tile with the highest score."""
     box: Box
+    """Where it is in the frame."""
     tile: Box
     """The tile with the highest score."""
 
 
 class Tiles(NamedTuple):
-    """What is known of one frame's tiles, row by row."""
+    """The tiles of one frame, row by row, with what the network says of them."""
 
     boxes: tuple[Box, ...]
     columns: int
+    """Tiles in a row."""
     judged: list[int]
-    """Which of them the network saw; the others show nothing to judge."""
+    """Indices of the tiles that the network judged; the others are outside of the region."""
     scores: NDArray[np.float32]
     """(N, K)"""
     maps: NDArray[np.float32] | None
@@ -116,7 +120,7 @@ def find_defects(tiles: Tiles, rules: Rules, region: Region) -> list[Found]:
 
 
 def _place(tiles: Tiles, k: int) -> Box:
-    """Where in the frame the defect of a tile lies: the box of its map's patches, or the whole tile if it has none."""
+    """Where the defect of a tile is in the frame: the box around its map's patches, or the whole tile if there are none."""
     x, y, w, h = tiles.boxes[k]
     found = [] if tiles.maps is None else patches(tiles.maps[k], w, h)
     if not found:
@@ -126,9 +130,9 @@ def _place(tiles: Tiles, k: int) -> Box:
 
 
 def patches(cells: NDArray[np.float32], w: int, h: int) -> list[Box]:
-    """A map's patches (8-neighbours) that count, each as its box in pixels of the ``w`` x ``h`` that the map stands for.
+    """The patches of a map, float32 (rows, columns), each as a box in px of the ``w`` x ``h`` px area that the map covers.
 
-    What counts is above 0, and has at least ``SOLID`` of the strongest patch's sum.
+    A patch is a group of cells above 0 (8-neighbours) with at least ``SOLID`` of the strongest patch's sum.
     """
     rows, columns = cells.shape
     count, patch, spans, _ = cv2.connectedComponentsWithStats((cells > 0).astype(np.uint8), connectivity=8)
@@ -142,8 +146,8 @@ def patches(cells: NDArray[np.float32], w: int, h: int) -> list[Box]:
 
 
 def _edge(cell: int, cells: int, size: int) -> int:
-    """Where a cell of a map begins, in pixels of one direction that is ``size`` long."""
-    # 37 cells of 8 pixels are 296 of 300: the last one also stands for what is left.
+    """Where a cell of a map begins, px, along a side of ``size`` px."""
+    # 37 cells of 8 pixels are 296 of 300: the last one also covers the rest.
     return size if cell == cells else round(cell * size / (cells + 0.5))
 
 

@@ -22,7 +22,11 @@ IDLE_MS = 50.0
 
 
 def inspect(node: NodeContext) -> None:
-    """Entry point: preprocess and infer joined in memory, frames straight from every camera's ring."""
+    """Entry point: preprocess and infer in one process, with frames straight from every camera's ring.
+
+    Runs until it is asked to stop. Raises what ``load_engine`` and ``make_preprocess`` raise, and ``NodeError`` if the engine or
+    DALI fails later.
+    """
     loaded = load_engine(node.config, node.model)
     preprocess: Preprocess = resolve(PREPROCESS)(node.config, loaded.model.recipe, node.log)
     outbox = Outbox(node.endpoints.publish)
@@ -52,7 +56,10 @@ def inspect(node: NodeContext) -> None:
 
 
 def infer(node: NodeContext) -> None:
-    """Entry point: tiles come over ZeroMQ from a preprocess node."""
+    """Entry point: infer alone; tiles come over ZeroMQ from a preprocess node.
+
+    Runs until it is asked to stop. Raises what ``load_engine`` raises, and ``NodeError`` if the engine fails later.
+    """
     loaded = load_engine(node.config, node.model)
     outbox = Outbox(node.endpoints.publish)
     inspector = Inspector(node.config, loaded, outbox)
@@ -75,7 +82,7 @@ def infer(node: NodeContext) -> None:
 
 
 class _Infer:
-    """Sockets, waiting frames to tiles, engine, until told to stop and nothing is held."""
+    """The infer node as the ``Work`` of ``run_loop``: one turn serves sockets, takes frames, and feeds the engine."""
 
     state = NodeState.RUNNING
 
@@ -131,7 +138,7 @@ class _Infer:
 
 
 def _unpack(message: Frame, payload: list[memoryview]) -> TiledFrame:
-    """A frame and its tiles from the parts of a message. Raises ``ProtocolError``."""
+    """A frame and its tiles from the parts of a message. Raises ``ProtocolError`` if they do not fit together."""
     tiled = message.tiled
     if tiled is None or len(payload) != 2:
         raise ProtocolError("a frame came without its tiles")
@@ -139,7 +146,7 @@ def _unpack(message: Frame, payload: list[memoryview]) -> TiledFrame:
         tiles = np.frombuffer(payload[0], np.uint8).reshape(len(tiled.boxes), tiled.side, tiled.side)
         pixels = np.frombuffer(payload[1], np.uint8).reshape(tiled.size)
     except ValueError as exc:
-        raise ProtocolError(f"tiles and pixels of frame {message.ref.meta.frame} have other sizes than was said") from exc
+        raise ProtocolError(f"tiles and pixels of frame {message.ref.meta.frame} do not have the sizes that the message states") from exc
     return TiledFrame(
         ref=message.ref,
         tiles=tiles,

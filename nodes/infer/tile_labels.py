@@ -1,4 +1,4 @@
-"""The label of each tile, and from which score on it shows a defect. Pure."""
+"""The label of each tile, and the score from which on it shows a defect. Pure."""
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,7 +10,7 @@ OK = "ok"
 
 
 class Rules:
-    """From which score, and from which size on, something is a defect of its class."""
+    """Thresholds of each class, in the order of ``classes``: ``min_score``, float32 (K,), and ``min_size_px`` of the longer side."""
 
     def __init__(self, settings: Infer, classes: tuple[str, ...]) -> None:
         self.classes = classes
@@ -20,7 +20,10 @@ class Rules:
 
 
 def label_tiles(scores: NDArray[np.float32], classes: tuple[str, ...]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-    """Label index (N,) and defect score (N,) of each tile, from its classes' scores (N, K)."""
+    """Label index, int64 (N,), and defect score, float32 (N,), of each tile from the scores of its classes, float32 (N, K).
+
+    With a class ``ok`` the defect score is 1 - p(ok) and the label the best of the other classes.
+    """
     if OK not in classes:
         return scores.argmax(axis=1), scores.max(axis=1)
     ok = classes.index(OK)

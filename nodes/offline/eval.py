@@ -1,4 +1,4 @@
-"""``linepipe eval``"""
+"""``linepipe eval``: figures of a model on labelled images."""
 
 import os
 import platform
@@ -22,7 +22,7 @@ from pipeline.core.errors import LinepipeError
 
 
 def machine() -> str:
-    """Processor, memory, system and the GPU where torch is loaded and has one: what a speed was measured on."""
+    """The machine on which a speed was measured, as text: processor, memory, system, and the GPU if torch is loaded and has one."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     cpu = next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), "processor")
@@ -31,9 +31,10 @@ def machine() -> str:
 
 
 def engines_cache() -> Path:
-    """``$XDG_CACHE_HOME/linepipe/engines`` (``~/.cache`` by default), which exists then. Raises ``LinepipeError``.
+    """Make and return the folder ``$XDG_CACHE_HOME/linepipe/engines`` (``~/.cache`` by default).
 
-    What lies there is keyed by the model's digest, and may be deleted at any time.
+    Files in it are named by digests, so they fit no other model; they may be deleted at any time. Raises ``LinepipeError`` if the
+    folder cannot be made.
     """
     named = os.environ.get("XDG_CACHE_HOME", "")
     try:
@@ -60,26 +61,26 @@ if TYPE_CHECKING:
     from pipeline.core.tiles import Pixels
 
 BATCH = 16  # what ``infer.max_batch`` is by default
-TIMED = 5  # batches at least whose median is the speed
+TIMED = 5  # batches measured at least; the speed is their median
 Progress = Callable[[int], None]
 
 
 @click.command("eval")
 @click.argument("model")
 @click.argument("data", type=click.Path(path_type=Path))
-@click.option("--split", help="A split of the data, or all. Default: test, or all where the data names no split.")
-@click.option("--corrupt", is_flag=True, help="Also spoil each image in 7 kinds and 5 strengths: 36 times the work.")
-@click.option("--boxes", is_flag=True, help="Also hold where the model sees defects against annotated boxes, in float32.")
+@click.option("--split", help="A split of the data, or all. Default: test, or all if the data names no split.")
+@click.option("--corrupt", is_flag=True, help="Also judge each image with 7 kinds of corruption in 5 strengths: 36 times the work.")
+@click.option("--boxes", is_flag=True, help="Also compare the places of defects with annotated boxes, by the float32 network.")
 @click.option(
     "--engine",
     type=click.Choice(ENGINES.names()),
     default="eager",
     show_default=True,
-    help="What runs the model, as infer.engine of a line; eager is the float32 reference.",
+    help="The engine that runs the model, as infer.engine of a line; eager is the float32 reference.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object with everything.")
 def evaluate(model: str, data: Path, split: str | None, corrupt: bool, boxes: bool, engine: str, as_json: bool) -> None:
-    """Say what MODEL (a shipped model's name, or a file) is worth on the labelled images of the folder DATA.
+    """Measure how well MODEL (a shipped model's name, or a file) judges the labelled images in the folder DATA.
 
     Example: linepipe eval ilcs-neu neu-det --corrupt --engine openvino
     """
@@ -97,7 +98,7 @@ def evaluate(model: str, data: Path, split: str | None, corrupt: bool, boxes: bo
 
 
 def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, boxes: bool, kind: str) -> Any:
-    """What can be wrong is looked for before anything takes long."""
+    """The report; everything that can be wrong is checked before the long part begins."""
     from ilcs_model.data.check import check_images
     from ilcs_model.data.dataset import open_dataset
     from ilcs_model.errors import DataError
@@ -140,7 +141,10 @@ def _evaluate(path: Path, root: Path, split: str | None, corrupt: bool, boxes: b
 
 
 def choose(data: "Dataset", split: str | None) -> tuple[str, list[int]]:
-    """The split that is meant, and the indices of its images. Raises ``DataError`` if there are none."""
+    """The name of the split to evaluate, and the indices of its images. ``split``: None for the default.
+
+    Raises ``DataError`` if it has no images.
+    """
     from ilcs_model.errors import DataError
 
     name = split or ("test" if data.names_split else "all")
@@ -152,7 +156,10 @@ def choose(data: "Dataset", split: str | None) -> tuple[str, list[int]]:
 
 
 def labels_of(data: "Dataset", classes: tuple[str, ...]) -> NDArray[np.int64]:
-    """Of each image the column of its class in the model's scores. Raises ``DataError`` for a class that the model lacks."""
+    """For each image of ``data`` the column of its class in the model's scores: int64 (images,).
+
+    ``classes``: the model's. Raises ``DataError`` if the data has a class that the model lacks.
+    """
     from ilcs_model.errors import DataError
 
     if foreign := [c for c in data.classes if c not in classes]:
@@ -166,20 +173,20 @@ def labels_of(data: "Dataset", classes: tuple[str, ...]) -> NDArray[np.int64]:
 
 
 def seen_in_training(data: "Dataset", chosen: list[int], info: "ModelInfo") -> int | None:
-    """How many of the images the model was trained on; None where its training data were others than this folder's."""
+    """How many of the ``chosen`` images the model was trained on; None if it was not trained on the data of this folder."""
     if data.summary()["train_rows"] != info.data.get("train_rows"):
         return None
     return sum(data.splits[i] == "train" for i in chosen)
 
 
 class _Run:
-    """One engine's judgement of one list of images, which are read anew for each pass: they may be more than memory holds."""
+    """Runs one engine on one list of images. They are read again for each pass, as they may not all fit into memory."""
 
     def __init__(self, engine: "Engine", files: list[Path], labels: NDArray[np.int64], recipe: "TileRecipe") -> None:
         self._engine, self._files, self._labels, self._recipe = engine, files, labels, recipe
 
     def measure(self, classes: tuple[str, ...], progress: Progress) -> tuple["Figures", "Speed"]:
-        """Figures on the images as they are. Raises ``LinepipeError`` for scores that are not finite."""
+        """Figures on the unchanged images, and the speed. Raises ``LinepipeError`` if the engine fails or scores are not finite."""
         from ilcs_model.evaluation.metrics import measure
         from nodes.offline.eval_report import Speed
 
@@ -193,7 +200,7 @@ class _Run:
             progress(len(tiles))
         found = np.concatenate(scores)
         if not (sound := np.isfinite(found).all(axis=1)).all():
-            raise LinepipeError(f"the model gives scores that are not finite: {self._files[int(sound.argmin())]}. Train it anew")
+            raise LinepipeError(f"the model gives scores that are not finite: {self._files[int(sound.argmin())]}. Train it again")
         while len(rates) < TIMED:
             began = time.perf_counter()
             self._judge(last)
@@ -202,7 +209,7 @@ class _Run:
         return measure(found, self._labels, classes), speed
 
     def spoil(self, progress: Progress) -> "Robustness":
-        """Top-1 on the images spoiled."""
+        """Top-1 on the corrupted images. Raises ``LinepipeError`` if the engine fails."""
         from ilcs_model.evaluation.robustness import robustness
 
         return robustness(self._batches(), self._judge, progress=progress)

@@ -1,4 +1,4 @@
-"""What ``linepipe eval`` found, as a record and as tables."""
+"""The results of ``linepipe eval``, as a record and as tables."""
 
 import sys
 from typing import TYPE_CHECKING, Any
@@ -16,13 +16,13 @@ if TYPE_CHECKING:
 
 WIDTH = 80
 MOST_COLUMNS = 12
-"""Classes up to which a confusion matrix fits the width; of more, the pairs confused most often are shown."""
+"""Most classes whose confusion matrix fits the width; with more, the pairs confused most often are shown."""
 MOST_PAIRS = 15
 AT_NONE = "at none from 0.001 to 0.999"
 
 
 class Speed(msgspec.Struct, frozen=True, kw_only=True):
-    """The engine alone: from tiles in memory to their scores; reading and resizing images do not count."""
+    """Speed of the engine alone, from tiles in memory to their scores, without reading and resizing the images."""
 
     images_per_s: float
     """Median over ``batches`` of ``batch`` images."""
@@ -41,15 +41,17 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     split: str
     images: int
     seen_in_training: int | None
-    """How many of them the model was trained on; None: its training data were not this folder's."""
+    """How many of the images the model was trained on; None if it was not trained on the data of this folder."""
     speed: Speed
     figures: Figures
     corruption: Robustness | None
+    """None without ``--corrupt``."""
     boxes: BoxScores | None
+    """None without ``--boxes``."""
 
 
 def show(report: Report) -> None:
-    """Print tables of at most ``WIDTH`` columns; without lines and colours where the output is no terminal."""
+    """Print tables, ``WIDTH`` characters wide at most; without lines and colours if stdout is no terminal."""
     from rich.console import Console
 
     console = Console(width=WIDTH, highlight=False, markup=False, emoji=False)
@@ -76,14 +78,14 @@ def _head(report: Report) -> str:
         f"  {report.machine}",
     ]
     if report.seen_in_training:
-        lines.append(f"  ! the model was trained on {report.seen_in_training} of these images: their figures say nothing of new ones")
+        lines.append(f"  ! the model was trained on {report.seen_in_training} of these images: their figures say nothing about new ones")
     if absent := [c.name for c in figures.classes if not c.support]:
         lines.append(f"  no image of: {', '.join(absent)}")
     return "\n".join(lines)
 
 
 def _table(*columns: str) -> "Table":
-    """The first column left, the others right."""
+    """An empty table: first column left-aligned, the others right-aligned."""
     from rich import box
     from rich.table import Table
 
@@ -123,12 +125,15 @@ def _misses(found: MissCurve) -> list[Any]:
     low, high = found.no_miss, found.no_false_alarm
     no_miss = f"up to {low.min_score}, with {low.false_alarms} false alarms" if low else _none(found.points[0].miss_share)
     no_alarm = f"from {high.min_score} on, with {high.misses} misses" if high else _none(found.points[0].false_alarm_share)
-    title = "\nChoosing infer.min_score: misses (of a defect, 1 - p(ok) lies below it) against\nfalse alarms (of a tile of ok, it does not)"
+    title = (
+        "\nChoosing infer.min_score: misses (defects with 1 - p(ok) below it) against"
+        "\nfalse alarms (tiles of ok with 1 - p(ok) not below it)"
+    )
     return [title, table, f"  no miss: {no_miss}\n  no false alarm: {no_alarm}"]
 
 
 def _none(share: float | None) -> str:
-    """Why no threshold is named."""
+    """The text in place of a threshold if none is right."""
     return "not known: the data has no such tile" if share is None else AT_NONE
 
 
@@ -146,7 +151,7 @@ def _errors(found: ErrorCurve) -> list[Any]:
 
 
 def _telling(points: tuple[Any, ...]) -> list[Any]:
-    """The points where something changes, the ends, and the default."""
+    """The points where a count changes, both ends, and the default threshold."""
     kept, preset = [points[0]], Infer(model="").min_score
     for point in points[1:]:
         if _counts(point) != _counts(kept[-1]) or point is points[-1] or point.min_score == preset:
@@ -184,7 +189,7 @@ def _boxes(found: BoxScores) -> list[Any]:
         add(name, score)
     table.add_section()
     add("all", found.overall)
-    return ["\nWhere it sees them: pointing into an annotated box (centre: at the image's), and overlap", table]
+    return ["\nWhere it sees them: pointing into an annotated box (centre: the image's centre), overlap", table]
 
 
 def _percent(share: float | None) -> str:

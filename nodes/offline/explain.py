@@ -1,4 +1,4 @@
-"""``linepipe explain``"""
+"""``linepipe explain``: pictures of where a model sees the defect that it names."""
 
 import json
 import sys
@@ -28,10 +28,10 @@ RECORDS = "explain.jsonl"
 @click.command()
 @click.argument("model")
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the pictures; made if it is not there.")
+@click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the pictures; made if it does not exist.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 def explain(model: str, images: tuple[Path, ...], out: Path, as_json: bool) -> None:
-    """Show where in IMAGES (files, folders) MODEL (a shipped one's name, or a file) sees what it names.
+    """Show where in IMAGES (files, folders) MODEL (a shipped model's name, or a file) sees the defect that it names.
 
     Writes a picture for each image, contact-sheet.png, and explain.jsonl with labels, scores and boxes.
 
@@ -67,7 +67,7 @@ def explain(model: str, images: tuple[Path, ...], out: Path, as_json: bool) -> N
 
 
 def _files(images: tuple[Path, ...], out: Path) -> list[Path]:
-    """The image files that the arguments name, each once. What lies under ``out`` was made here and is left out."""
+    """The image files that the arguments name, each once. Files under ``out`` were made by this command and are left out."""
     from ilcs_model.data.rows import IMAGE_SUFFIXES
 
     if look(out) is not None and not is_folder(out):
@@ -76,7 +76,7 @@ def _files(images: tuple[Path, ...], out: Path) -> list[Path]:
         raise click.UsageError(f"{missing[0]}: no such file or folder")
     target = out.resolve()
     if mixed := [path for path in images if target in (path.resolve(), path.resolve().parent)]:
-        raise click.UsageError(f"--out {out} is where {mixed[0]} lies, whose images would be written over; name another folder")
+        raise click.UsageError(f"--out {out}: images of {mixed[0]} would be written over; name another folder")
     found: dict[Path, Path] = {}
     for path in images:
         inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file()) if path.is_dir() else [path]
@@ -89,7 +89,7 @@ def _files(images: tuple[Path, ...], out: Path) -> list[Path]:
 
 
 def _explain(network: "nn.Module", info: "ModelInfo", files: list[Path], out: Path) -> dict[str, Any]:
-    """Write everything; what ``--json`` reports. Raises ``OSError`` if ``out`` cannot be written."""
+    """Write all files; returns what ``--json`` prints. Raises ``OSError`` if ``out`` cannot be written."""
     from ilcs_model.evaluation.heat import PER_CLASS, contact_sheet, side_by_side, thumbs
 
     unreadable: list[str] = []

@@ -1,4 +1,4 @@
-"""``linepipe export``"""
+"""``linepipe export``: writes a model for another program, with a proof that its answers are the same."""
 
 import shutil
 import sys
@@ -39,22 +39,23 @@ class Source(NamedTuple):
     digest: str
     info: "ModelInfo"
     trained: "EagerEngine"
-    """Its network in float32: the reference."""
+    """Its network in float32, the reference."""
 
 
 class Images(NamedTuple):
-    """What the proof looks at beside golden tiles."""
+    """The images of the proof, beside golden tiles."""
 
     root: Path
     split: str | None
+    """None: images of all splits."""
     files: tuple[Path, ...]
 
 
 @click.command()
 @click.argument("model")
-@click.option("--engine", type=click.Choice(tuple(FORMS)), required=True, help="What shall run it.")
+@click.option("--engine", type=click.Choice(tuple(FORMS)), required=True, help="The engine that will run it.")
 @click.option("--out", type=click.Path(path_type=Path), required=True, help="Folder for the exported files; new or empty.")
-@click.option("--data", type=click.Path(path_type=Path), help="Labelled images to prove it on; without, golden tiles alone.")
+@click.option("--data", type=click.Path(path_type=Path), help="Labelled images for the proof; without them, golden tiles alone.")
 @click.option("--split", help="Which images of --data; default: all.")
 @click.option("--json", "as_json", is_flag=True, help="Report as JSON.")
 def export(model: str, engine: str, out: Path, data: Path | None, split: str | None, as_json: bool) -> None:
@@ -82,7 +83,7 @@ def export(model: str, engine: str, out: Path, data: Path | None, split: str | N
 
 
 def _space(out: Path) -> str:
-    """OpenVINO says of a full disk only that its stream failed."""
+    """A remark if the disk is nearly full, else an empty string: OpenVINO then says only that its stream failed."""
     free = shutil.disk_usage(next(p for p in (out, *out.parents) if p.exists())).free
     return f"; only {free / 1e6:.0f} MB are free there: make room" if free < SCARCE else ""
 
@@ -128,7 +129,7 @@ def _form(engine: str) -> Conversion[Any]:
 
 
 def _prove(source: Source, network: Network, images: Images | None) -> Proof:
-    """Hold what was written and loaded again against the trained network."""
+    """Compare the exported files, loaded again, with the trained network."""
     from ilcs_model.data.images import read_image, to_tile
 
     (_, _, info, trained), golden = source, source.trained.golden.tiles
@@ -188,7 +189,7 @@ def _progress(tiles: Iterator[Named], count: int) -> Iterator[Named]:
 
 
 def _report(found: Exported, images: Images | None, out: Path, as_json: bool) -> None:
-    """Say how it went. Raises ``LinepipeError`` if the proof does not hold."""
+    """Print the result. Raises ``LinepipeError`` if the proof does not hold."""
     proof = found.proof
     if as_json:
         folder = str(out) if proof.holds else None
@@ -201,7 +202,9 @@ def _report(found: Exported, images: Images | None, out: Path, as_json: bool) ->
         else:
             click.echo(_line(f"images of {images.root}, {f'split {images.split}' if images.split else 'all splits'}", proof.images))
             for one in proof.images.labels_that_differ[:SHOWN]:
-                click.echo(f"  {one.file}: trained {one.trained}, exported {one.exported}, by the trained network {one.margin:.3f} behind")
+                click.echo(
+                    f"  {one.file}: trained {one.trained}, exported {one.exported}, which the trained network scores {one.margin:.3f} lower"
+                )
             if (more := len(proof.images.labels_that_differ) - SHOWN) > 0:
                 click.echo(f"  and {more} more; --json lists all")
     if not proof.holds:

@@ -1,4 +1,4 @@
-"""The folder of an exported model: what ``model.json`` says, and that it holds what was proven or nothing."""
+"""The folder of an exported model: the content of ``model.json``, and how proven files get there, complete or not at all."""
 
 import os
 import shutil
@@ -15,11 +15,11 @@ from pipeline.core.errors import ConfigError
 from pipeline.system.user_path import is_folder, look
 
 MARK = "model.json"
-"""Written last: a folder without it holds no export."""
+"""Written last: a folder without it has no complete export."""
 
 
 class Part(msgspec.Struct, frozen=True, kw_only=True):
-    """An input or output."""
+    """An input or output of the network. ``type``: dtype of the array; ``shape``: ``"N"`` stands for the batch."""
 
     name: str
     type: str
@@ -27,31 +27,36 @@ class Part(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Exported(msgspec.Struct, frozen=True, kw_only=True):
-    """``model.json``: all that another program must know. Probabilities are the softmax of the logits."""
+    """``model.json``: everything that another program must know. Probabilities are the softmax of the logits."""
 
     name: str
     classes: tuple[str, ...]
     recipe: dict[str, Any]
     """How an image becomes a tile."""
     normalisation: dict[str, Any]
-    """The network's first line, not the caller's: it takes the tile as it is."""
+    """The network's first step, not the caller's: the input is the unchanged tile."""
     digest: str
-    """Of the model file that was exported."""
+    """SHA-256 of the model file that was exported."""
     engine: str
     library: str
+    """Name and version of the library for which it was written."""
     runs_as: str
     """Engine and precision of the proof: how a line runs it on that machine."""
     settings: dict[str, str]
-    """Of the library, for that."""
+    """Settings of the library in the proof."""
     files: tuple[str, ...]
     inputs: tuple[Part, ...]
     outputs: tuple[Part, ...]
     linepipe: str
+    """Version of linepipe."""
     proof: Proof
 
 
 def refuse_foreign(out: Path, engine: str, digest: str) -> None:
-    """Raises ``ConfigError`` unless ``out`` is new, empty, or holds an earlier export of the same."""
+    """Raises ``ConfigError`` unless ``out`` is new, empty, or has an earlier export of the same model for the same engine only.
+
+    ``digest``: of the model file.
+    """
     if (there := look(out)) is not None and not is_folder(out):
         raise ConfigError(f"{out} is a file; name a folder")
     try:
@@ -72,7 +77,10 @@ def refuse_foreign(out: Path, engine: str, digest: str) -> None:
 
 @contextmanager
 def folder_in(out: Path) -> Iterator[Path]:
-    """A hidden folder inside ``out`` to write and prove in; it goes, and so does ``out`` if nothing is in it then."""
+    """A hidden folder inside ``out``, to write and prove an export in, for the block.
+
+    It is removed afterwards, and ``out`` too if it is empty then. Raises ``OSError`` if it cannot be made.
+    """
     out.mkdir(parents=True, exist_ok=True)
     part = Path(tempfile.mkdtemp(prefix=".part-", dir=out))
     try:
@@ -84,7 +92,7 @@ def folder_in(out: Path) -> Iterator[Path]:
 
 
 def put(exported: Exported, part: Path, out: Path) -> None:
-    """The proven files take their place, ``MARK`` last."""
+    """Move the proven files from ``part`` to ``out``, ``MARK`` last, replacing an earlier export. Raises ``OSError``."""
     (part / MARK).write_bytes(msgspec.json.format(msgspec.json.encode(exported), indent=2) + b"\n")
     (out / MARK).unlink(missing_ok=True)
     for name in (*exported.files, MARK):

@@ -1,4 +1,4 @@
-"""Whether what was exported answers as the trained network does."""
+"""Checks whether an exported network answers as the trained one does."""
 
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
@@ -14,12 +14,12 @@ from pipeline.core.tiles import Pixels
 
 BATCH = 16
 CELLS = 0.05
-"""Share of a map's cells that may lie on the other side of what is a defect. With ``ilcs-line`` bfloat16 moves 0.008
+"""Share of the maps' cells that may be a defect for only one of the two networks. With ``ilcs-line`` bfloat16 moves 0.008
 of those of golden tiles and 0.005 of those of NEU's images."""
 
 
 class Differing(msgspec.Struct, frozen=True, kw_only=True):
-    """An image that the two do not call the same."""
+    """An image to which the two networks give different labels."""
 
     file: str
     trained: str
@@ -27,41 +27,43 @@ class Differing(msgspec.Struct, frozen=True, kw_only=True):
     exported: str
     """Label by what was exported."""
     margin: float
-    """By which the trained network's best score leads its score of the exported label, 0..1: small for a near tie."""
+    """How much higher the trained network's best score is than its score of the exported label, 0..1: small for a near tie."""
 
 
 class Compared(msgspec.Struct, frozen=True, kw_only=True):
-    """Exported against trained, over some tiles."""
+    """The exported network compared with the trained one, over some tiles."""
 
     tiles: int
+    """Number of tiles."""
     largest_difference: float
-    """Of a probability."""
+    """Largest difference of a probability, 0..1; up to 2 if the exported network gives values that are not finite."""
     labels_that_differ: tuple[Differing, ...]
     cells_that_differ: float | None
-    """Share of the maps' cells that only one of the two takes for defect; None from a network that does not locate."""
+    """Share of the maps' cells that are a defect for only one of the two networks; None from networks that do not locate."""
 
 
 class Proof(msgspec.Struct, frozen=True, kw_only=True):
-    """What was compared, and whether it is enough to deploy."""
+    """What was compared, and whether the export may be used."""
 
     golden: Compared
     """Over the golden tiles."""
     images: Compared | None
-    """Over a data set; None: none was given."""
+    """Over a data set; None if none was given."""
     data: str | None
+    """Name of the data set's folder."""
     split: str | None
-    """Which of its images; None: all."""
+    """The split that was compared; None: all images."""
 
     @property
     def holds(self) -> bool:
-        """Every image has its label; golden tiles, being noise, have the line's own tolerance; maps show the same places."""
+        """Whether each image keeps its label, golden tiles (noise, whose labels may change) keep ``TOLERANCE``, and maps ``CELLS``."""
         parts = [self.golden] if self.images is None else [self.golden, self.images]
         same_labels = self.images is None or not self.images.labels_that_differ
         return same_labels and self.golden.largest_difference <= TOLERANCE and all((p.cells_that_differ or 0) <= CELLS for p in parts)
 
 
 class Named(NamedTuple):
-    """Some tiles, with what to call each."""
+    """Some tiles, with a name for each."""
 
     names: list[str]
     tiles: Pixels
@@ -69,7 +71,7 @@ class Named(NamedTuple):
 
 
 def batches(files: Iterable[Path], to_tile: Callable[[Path], Pixels]) -> Iterator[Named]:
-    """Images as tiles, ``BATCH`` at a time."""
+    """Read images as tiles, ``BATCH`` at a time. Raises what ``to_tile`` raises."""
     waiting = list(files)
     for start in range(0, len(waiting), BATCH):
         group = waiting[start : start + BATCH]
@@ -77,7 +79,10 @@ def batches(files: Iterable[Path], to_tile: Callable[[Path], Pixels]) -> Iterato
 
 
 def compare(exported: Network, trained: Callable[[Pixels], Output], given: Iterable[Named], classes: tuple[str, ...]) -> Compared:
-    """Have both judge what is ``given``. Raises ``LinepipeError`` for answers that cannot be compared."""
+    """Have both networks judge the tiles ``given``, and compare their answers. ``classes``: of the model, in order.
+
+    Raises ``LinepipeError`` if their answers have different shapes, and what the networks raise.
+    """
     tiles, largest, cells, cells_off = 0, 0.0, 0, 0
     differing: list[Differing] = []
     for names, batch in given:

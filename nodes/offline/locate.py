@@ -1,4 +1,4 @@
-"""What a model names in images, and where: boxes by the rule of the running line, and how well they fit annotated ones."""
+"""Which defect a model sees in an image, and where: boxes by the rule of a running line, and how well they fit annotated ones."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -23,7 +23,7 @@ BATCH = 8
 
 
 class Seen(NamedTuple):
-    """What a model sees in one image, which is one tile to it."""
+    """What a model sees in one image, which it takes as one tile."""
 
     label: int
     """The class with the highest score."""
@@ -36,13 +36,13 @@ class Seen(NamedTuple):
     peak: tuple[float, float]
     """The same of the smoothed heat: the middle of the hottest place."""
     boxes: tuple[Box, ...]
-    """In pixels of the image; their union is the box that the line gives this tile. None where the label is ``ok``."""
+    """In pixels of the image; the box that a line would give this tile is the one around them all. () if the label is ``ok``."""
     method: str
     """``map`` or ``grad-cam``."""
 
 
 def see(network: nn.Module, info: ModelInfo, images: list[Tile]) -> list[Seen]:
-    """Images as ``read_image`` gives them, of any sizes -> what the model sees in each."""
+    """What the model sees in each image. ``images``: at least one, uint8 (H, W) or (H, W, 3) as ``read`` gives them, of any sizes."""
     tiles = np.stack([to_tile(image, info.recipe) for image in images])
     stacked = tiles[:, None] if tiles.ndim == 3 else np.ascontiguousarray(tiles.transpose(0, 3, 1, 2))
     found = look(network, torch.from_numpy(stacked), locate=info.locate)
@@ -57,7 +57,7 @@ def see(network: nn.Module, info: ModelInfo, images: list[Tile]) -> list[Seen]:
 
 
 def box_scores(network: nn.Module, info: ModelInfo, data: Dataset, rows: list[int]) -> BoxScores:
-    """The model against the annotated boxes of those ``rows`` of ``data`` that have any.
+    """Compare the model's places with the annotated boxes of those ``rows`` (indices) of ``data`` that have any.
 
     Raises ``DataError`` if none has, or for an image that cannot be read.
     """
@@ -65,7 +65,7 @@ def box_scores(network: nn.Module, info: ModelInfo, data: Dataset, rows: list[in
 
 
 def refuse_without_boxes(data: Dataset, rows: list[int]) -> list[int]:
-    """Those of the rows that have annotated boxes. Raises ``DataError`` if none has."""
+    """Those of the ``rows`` that have annotated boxes. Raises ``DataError`` if none has."""
     annotated = [i for i in rows if data.boxes and data.boxes[i]]
     if not annotated:
         raise DataError(f"{data.root}: none of these images has annotated boxes (VOC or COCO files)")
@@ -84,5 +84,5 @@ def _placed(network: nn.Module, info: ModelInfo, data: Dataset, rows: list[int])
 
 
 def read(path: Path, info: ModelInfo) -> Tile:
-    """An image as the model takes it. Raises ``DataError``."""
+    """Read an image as the model takes it: uint8 (H, W), or (H, W, 3) for a colour model. Raises ``DataError`` if it cannot be read."""
     return read_image(path, info.recipe.decode)

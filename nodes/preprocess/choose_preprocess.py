@@ -15,10 +15,10 @@ _CUDA_ENGINES = ("auto", "compiled")
 
 
 def make_preprocess(config: Config, recipe: TileRecipe, log: logging.Logger) -> Preprocess:
-    """The preprocess for a line, ready to work; ``log`` says which, and why not a better one.
+    """Make the preprocess of a line, ready to work. Logs which one it is, and why it is not the GPU's although there is one.
 
-    ``auto`` is the GPU where there is one and the engine may run on it, else OpenCV. Raises ``ConfigError`` if the
-    configuration asks for what does not work here.
+    ``auto`` takes the GPU if there is one and the engine may run on it, else OpenCV. Raises ``ConfigError`` if
+    ``preprocess.device`` names one that does not work here.
     """
     device = config.preprocess.device
     found: Preprocess | None = None
@@ -36,7 +36,7 @@ def make_preprocess(config: Config, recipe: TileRecipe, log: logging.Logger) -> 
 
 
 def _dali(config: Config, recipe: TileRecipe, log: logging.Logger, backend: Literal["cpu", "gpu"]) -> Preprocess:
-    """Imports DALI, and torch for the GPU, only when asked for: they take seconds.
+    """Import DALI, and torch for the GPU, only when they are needed: they take seconds. Raises ``ConfigError``.
 
     torch comes first. On an H100 and an H200, every process that imported DALI 2.4.0 before torch 2.11 was aborted in
     its first graph by ``CUDA_ERROR_ILLEGAL_ADDRESS`` (9 of 9, see ``benchmarks/README.md``), none of those that imported torch first.

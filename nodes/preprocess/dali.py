@@ -20,7 +20,11 @@ INTERPOLATION = {"bilinear": types.INTERP_LINEAR}
 
 
 class TileGraph:
-    """A built graph. ``backend`` ``"gpu"`` runs on torch's current CUDA device."""
+    """A built DALI graph that cuts and resizes up to ``max_frames`` frames a call.
+
+    The backend ``"gpu"`` runs on torch's current CUDA device. The constructor raises ``RuntimeError`` if DALI or CUDA does not
+    work, ``AssertionError`` if torch was built without CUDA, ``ImportError`` if torch is not installed.
+    """
 
     def __init__(self, recipe: TileRecipe, backend: Literal["cpu", "gpu"], max_frames: int) -> None:
         self._gpu = backend == "gpu"
@@ -41,8 +45,8 @@ class TileGraph:
     def __call__(self, frames: Sequence[Pixels], boxes: Sequence[tuple[Box, ...]]) -> list[Any]:
         """Tiles of each frame, uint8 (N, S, S): host arrays, or torch tensors on the device.
 
-        ``frames``: uint8 (H, W), of any sizes. ``boxes``: for each frame at least one, all of one size. Returns when
-        the tiles are there. Raises ``RuntimeError``; the graph cannot be used after that.
+        ``frames``: uint8 (H, W), of any sizes. ``boxes``: at least one for each frame, all boxes of a frame of one size.
+        Returns when the tiles are complete. Raises ``RuntimeError``; the graph cannot be used after that.
         """
         (found,) = self._pipe.run(frames=[frame[:, :, None] for frame in frames], **_windows(boxes))
         if self._gpu:
@@ -51,7 +55,7 @@ class TileGraph:
 
 
 def _tiles(recipe: TileRecipe, backend: Literal["cpu", "gpu"]) -> Any:
-    """The graph: frames and where to cut -> (N, S, S, 1) a frame."""
+    """The graph: frames and places to cut -> uint8 (N, S, S, 1) for each frame."""
     frames = fn.external_source(name="frames", device=backend, dtype=types.UINT8, layout="HWC", no_copy=backend == "cpu")
     first, starts, extents, places, column, stack = (
         fn.external_source(name=name, dtype=types.INT32, ndim=ndim)
@@ -68,7 +72,7 @@ def _tiles(recipe: TileRecipe, backend: Literal["cpu", "gpu"]) -> Any:
 
 
 def _windows(boxes: Sequence[tuple[Box, ...]]) -> dict[str, list[np.ndarray[Any, np.dtype[np.int32]]]]:
-    """What the graph must know of each frame's tiles, by the names of its inputs."""
+    """What the graph needs to know about each frame's tiles, by the names of its inputs."""
     found: dict[str, list[Any]] = {name: [] for name in ("first", "starts", "extents", "places", "column", "stack")}
     for k, cut in enumerate(boxes):
         n, (_, _, w, h) = len(cut), cut[0]
@@ -90,12 +94,13 @@ _PROBE = np.zeros((2, 2), np.uint8), ((0, 0, 2, 2),)
 class DaliPreprocess:
     """Frames to tiles by DALI; see ``pipeline.core.tiles.Preprocess``.
 
-    Encoded frames are decoded on the host, strictly: DALI gives a picture for a damaged JPEG. So a bad image never
-    enters a batch. Should DALI fail all the same, the frames of that batch go one by one through a new graph.
+    Encoded frames are decoded on the host, strictly: DALI returns a picture even for a damaged JPEG. So a bad image never
+    enters a batch. If DALI fails all the same, the frames of that batch go one by one through a new graph. A call raises
+    ``NodeError`` if DALI does not work any more or the device's memory is full.
     """
 
     def __init__(self, config: Config, recipe: TileRecipe, log: logging.Logger, backend: Literal["cpu", "gpu"]) -> None:
-        """Builds the graph and runs it once. Raises what DALI or torch raise where they do not work (``RuntimeError``)."""
+        """Builds the graph and runs it once. Raises what ``TileGraph`` raises if DALI or torch does not work."""
         self.name = f"dali-{backend}"
         self.frames_at_once = config.infer.max_batch
         self._settings, self._max_pixels = config.preprocess, config.limits.max_pixels
@@ -119,6 +124,7 @@ class DaliPreprocess:
         return found
 
     def adopt(self, camera: str, memory: Pixels) -> str:
+        """See ``Preprocess``. Unpins the camera's former ring, from which no copy may be under way."""
         if self._backend == "cpu":
             return ""
         if (former := self._pinned.pop(camera, None)) is not None:
@@ -132,9 +138,9 @@ class DaliPreprocess:
         return self._graph([frame.pixels for frame in frames], [frame.boxes for frame in frames])
 
     def _one_by_one(self, frames: list[TiledFrame]) -> None:
-        """The frame that DALI cannot take becomes invalid.
+        """Run each frame by itself; one that DALI cannot process becomes invalid.
 
-        Raises ``NodeError`` if DALI does not work at all any more, or for want of memory: that is not the frame's fault.
+        Raises ``NodeError`` if DALI does not work at all any more, or if memory is short: that is not the frame's fault.
         """
         self._rebuild()
         for frame in frames:

@@ -1,4 +1,4 @@
-"""The preprocess node, placed apart from infer: frames from the cameras' rings in, tiles over ZeroMQ out."""
+"""The preprocess node in a process of its own: takes frames from the cameras' rings, sends tiles to infer over ZeroMQ."""
 
 import time
 from collections import deque
@@ -24,7 +24,11 @@ IDLE_MS = 50.0
 
 
 def preprocess(node: NodeContext) -> None:
-    """Entry point: asks the cameras for frames once an infer node has asked it for tiles."""
+    """Entry point: asks the cameras for frames once an infer node has asked for tiles; runs until it is asked to stop.
+
+    Raises ``ConfigError`` if the model or ``preprocess.device`` cannot be used, ``NodeError`` if the model is not the one with
+    which the line began or DALI fails, ``ProtocolError`` if capture leases more frames than were asked for.
+    """
     run_loop(node, _Preprocess(node))
 
 
@@ -55,7 +59,7 @@ class _Preprocess:
         self._router.deliver(lambda address, message: self._dispatcher.receive(address, from_worker(message, self._workers), now))
         self._dispatcher.expire(now)
         self._armed = self._armed or self._dispatcher.has_worker
-        if self._armed:  # also while no infer node is known: capture must hear that this node lives
+        if self._armed:  # also while no infer node is known: capture needs this node's heartbeats
             for camera in self._cameras:
                 camera.turn(now)
         group = [self._todo.popleft() for _ in range(min(len(self._todo), self._preprocess.frames_at_once))]
@@ -96,7 +100,7 @@ class _Preprocess:
             self._router.send(address, message)
             return
         leased, tiled = self._tiled[message.ref.slot]
-        # Deaths of either node's worker count: this frame's attempts before it came here, and those since.
+        # Deaths of both kinds of worker count: attempts before the frame came here, and those since.
         ref = msgspec.structs.replace(message.ref, attempt=message.ref.attempt + leased.ref.attempt - 1)
         height, width = tiled.pixels.shape
         described = Tiled(

@@ -1,4 +1,4 @@
-"""The CPU's preprocess: decode, grey, cut, resize. Also the oracle that other preprocessors are held against."""
+"""The CPU's preprocess: decode, grey, cut, resize. Also the reference with which other preprocessors are compared."""
 
 import struct
 import time
@@ -20,7 +20,7 @@ class OpenCvPreprocess:
     """Frames to tiles by OpenCV; see ``pipeline.core.tiles.Preprocess``."""
 
     name = "opencv-cpu"
-    frames_at_once = 1  # a frame's tiles are there before the next frame is begun
+    frames_at_once = 1  # a frame's tiles are complete before the next frame is begun
 
     def __init__(self, config: Config, recipe: TileRecipe) -> None:
         self._settings, self._side = config.preprocess, recipe.size_px
@@ -40,7 +40,11 @@ class OpenCvPreprocess:
 
 
 def open_frame(ref: FrameRef, data: Pixels, settings: Settings, max_pixels: int, side: int) -> TiledFrame:
-    """A frame's grey pixels and the boxes of its tiles, or the reason why there are none; ``tiles`` is still empty."""
+    """Decode a frame and choose the boxes of its tiles, or give the reason why it is invalid; ``tiles`` is still empty.
+
+    ``data``: uint8 (H, W) raw pixels, which are not copied, or (length,) bytes of an encoded image. ``side``: of a tile, px.
+    Never raises for a bad image.
+    """
     frame = TiledFrame(
         ref=ref,
         pixels=np.empty((0, 0), np.uint8),
@@ -60,10 +64,12 @@ def open_frame(ref: FrameRef, data: Pixels, settings: Settings, max_pixels: int,
 
 
 def decode(data: Pixels, max_pixels: int) -> Pixels:
-    """Bytes of a JPEG, PNG or BMP -> grey uint8 (H, W). Raises ``BadImageError``.
+    """Bytes of a JPEG, PNG or BMP, uint8 (length,), -> grey pixels, uint8 (H, W).
+
+    Raises ``BadImageError`` with the reason ``format``, ``truncated``, ``corrupt``, or ``too_large`` for over ``max_pixels``.
 
     The size is read from the header first. JPEGs go through libjpeg-turbo, which here treats every warning as an error:
-    OpenCV returns a picture for a damaged file. For whole files the two give the same pixels (all 1,530 NEU images).
+    OpenCV returns a picture for a damaged file. For intact files both give the same pixels (all 1,530 NEU images).
     """
     kind, width, height = read_header(data.data)
     if width * height > max_pixels:
@@ -81,7 +87,7 @@ def decode(data: Pixels, max_pixels: int) -> Pixels:
 
 
 def tile_boxes(settings: Settings, pixels: Pixels) -> tuple[tuple[Box, ...], int]:
-    """Boxes of a frame's tiles and how many a row has."""
+    """Boxes of the tiles of a frame, uint8 (H, W), and the number of tiles in a row."""
     height, width = pixels.shape
     if settings.layout == "whole":
         return ((0, 0, width, height),), 1
@@ -89,7 +95,7 @@ def tile_boxes(settings: Settings, pixels: Pixels) -> tuple[tuple[Box, ...], int
 
 
 def cut(pixels: Pixels, boxes: tuple[Box, ...], side: int) -> Pixels:
-    """Tiles of a frame: uint8 (H, W) -> (N, side, side), bilinear without antialiasing, rounded."""
+    """Cut and resize tiles: uint8 (H, W) -> uint8 (N, side, side), bilinear without antialiasing, rounded. Boxes are in the frame."""
     tiles = np.empty((len(boxes), side, side), np.uint8)
     for tile, (x, y, w, h) in zip(tiles, boxes, strict=True):
         part = pixels[y : y + h, x : x + w]
@@ -105,9 +111,10 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 
 
 def read_header(data: memoryview) -> tuple[str, int, int]:
-    """(``"jpeg"``, ``"png"`` or ``"bmp"``, width, height).
+    """Kind (``"jpeg"``, ``"png"`` or ``"bmp"``), width and height in px of an encoded image; no pixel is decoded.
 
-    Raises ``BadImageError`` with reason ``format`` (none of the three) or ``truncated`` (it ends too early, or lacks its end).
+    Raises ``BadImageError`` with the reason ``format`` (none of the three), ``truncated`` (it ends too early, or lacks its end)
+    or ``corrupt`` (a malformed header).
     """
     try:
         start = bytes(data[:8])

@@ -1,1 +1,1 @@
-"""Publish: verdicts into the durable spool, from there to Redis, in order and for as long as it takes."""
+"""Publish: stores verdicts in the durable spool, and sends its events to Redis and other sinks, in order, until they have them."""

@@ -4,5 +4,5 @@ import hashlib
 
 
 def event_id(*parts: object) -> str:
-    """Deterministic id: the same frame and index give the same id, whoever computes it and however often."""
+    """A deterministic id of 32 hexadecimal digits: the same parts, compared as text, always give the same id."""
     return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]

@@ -1,11 +1,14 @@
-"""The crops of defects as PNG files, within a quota: the oldest go first."""
+"""Keeps the crops of defects as PNG files, within a quota: the oldest are deleted first."""
 
 from collections import deque
 from pathlib import Path
 
 
 class ImageArchive:
-    """Files under ``folder`` (``CAMERA/LABEL/ID.png``), together at most ``quota_bytes``."""
+    """Files under ``folder`` (``CAMERA/LABEL/ID.png``), together at most ``quota_bytes``.
+
+    The constructor lists the folder. It raises ``OSError`` if that fails.
+    """
 
     def __init__(self, folder: Path, quota_bytes: int) -> None:
         self._folder, self._quota = folder, quota_bytes
@@ -14,7 +17,7 @@ class ImageArchive:
         self._bytes = sum(size for _, size in self._files)
 
     def keep(self, name: str, png: bytes) -> None:
-        """Write one crop, after making room for it; one that is there already stays. Raises ``OSError``."""
+        """Write one crop, after deleting the oldest ones for room; does nothing if it is there already. No fsync. Raises ``OSError``."""
         path, part = self._folder / name, self._folder / f"{name}.part"
         if path.exists():
             return

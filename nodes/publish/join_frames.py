@@ -1,8 +1,8 @@
-"""A defect across the border of two frames is one event: its parts wait here until their neighbours are known.
+"""Makes one event of a defect across the border of two frames: its parts wait here until their neighbours are known.
 
 On a continuous strip the end of one frame is the beginning of the next. A part that comes near such a border is held
 until the frame beyond it has its verdict or is known to be missing, but at most ``HOLD_NS``; what belongs together then
-becomes one event. Pure: the spool makes what waits durable.
+becomes one event. Pure: the spool makes the waiting parts durable.
 """
 
 from collections import defaultdict
@@ -16,10 +16,10 @@ from pipeline.core.events import DefectEvent
 from pipeline.core.frame import NEAR_PX
 
 HOLD_NS = 2_000_000_000
-"""Longest wait for a neighbouring frame."""
+"""Longest wait of a part for a neighbouring frame."""
 MOST_FRAMES = 32
-"""A defect that is longer becomes several events, so that none is kept back for ever."""
-REMEMBERED = 4096  # frames per camera whose fate is remembered
+"""Frames in one event at most: a longer defect becomes several events, so that it is not held back for ever."""
+REMEMBERED = 4096  # frames per camera and epoch that are remembered as known
 
 Key = tuple[str, str]  # camera, epoch
 
@@ -32,7 +32,7 @@ class Stitched(msgspec.Struct, frozen=True):
 
 
 class Stitcher:
-    """Parts of defects by camera and epoch."""
+    """Holds parts of defects, by camera and epoch. Used from one thread."""
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -40,11 +40,11 @@ class Stitcher:
         self._known: dict[Key, dict[int, None]] = defaultdict(dict)  # a set that keeps its order
 
     def waits(self, event: object) -> bool:
-        """Whether an event is a part that may go on in a neighbouring frame."""
+        """Whether an event is a part that may go on in a neighbouring frame, and so must be given to ``add``."""
         return isinstance(event, DefectEvent) and (self._above(event) or self._below(event))
 
     def add(self, part: DefectEvent, now_ns: int) -> None:
-        """Hold a part that is durable."""
+        """Hold a part, which must be durable already. ``now_ns``: monotonic."""
         self._parts[part.camera, part.epoch].append((now_ns, part))
 
     @property
@@ -53,14 +53,17 @@ class Stitcher:
         return sum(map(len, self._parts.values()))
 
     def know(self, camera: str, epoch: str, frames: Iterable[int]) -> None:
-        """These frames have their verdict, or will have none."""
+        """Note that these frames have their verdict, or will have none."""
         known = self._known[camera, epoch]
         known.update(dict.fromkeys(frames))
         while len(known) > REMEMBERED:
             del known[next(iter(known))]
 
     def take(self, now_ns: int, *, everything: bool) -> list[Stitched]:
-        """Defects that are complete, or have waited long enough."""
+        """Remove and return the defects that are complete, have waited for ``HOLD_NS``, or span ``MOST_FRAMES``.
+
+        ``everything``: all of them. The caller must give their parts back to ``add`` if it cannot store them. ``now_ns``: monotonic.
+        """
         done = []
         for key, waiting in self._parts.items():
             for group in self._groups(waiting):
@@ -79,7 +82,7 @@ class Stitcher:
         return above and (not self._below(part) or part.frame + 1 in known)
 
     def _groups(self, waiting: list[tuple[int, DefectEvent]]) -> list[list[tuple[int, DefectEvent]]]:
-        """Parts that belong together, directly or through others."""
+        """The parts grouped: those of one group belong together, directly or through others."""
         groups: list[list[tuple[int, DefectEvent]]] = []
         for item in sorted(waiting, key=lambda w: w[1].frame):
             mine = [g for g in groups if any(self._continues(p, item[1]) for _, p in g)]
@@ -110,7 +113,7 @@ class Stitcher:
         return camera.frame_px[1]
 
     def _join(self, parts: tuple[DefectEvent, ...]) -> DefectEvent:
-        """One event in the first part's place, its box reaching beyond that frame, judged by the best part."""
+        """One event in place of the first part: its box reaches beyond that frame; score and image are those of the best part."""
         first, best = parts[0], max(parts, key=lambda p: p.score)
         if len(parts) == 1:
             return first

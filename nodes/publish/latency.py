@@ -1,4 +1,4 @@
-"""How long events take from the whole frame to Redis's reply, by stage."""
+"""Measures how long events take from the complete frame to Redis's reply, by stage."""
 
 import time
 
@@ -13,7 +13,7 @@ STAGES = ("total", "capture", "preprocess", "infer", "publish")
 
 
 class Latency:
-    """Verdicts whose events are on their way. One thread adds, another confirms."""
+    """Times of verdicts whose events are on their way. One thread calls ``confirmed``, another all other methods."""
 
     def __init__(self) -> None:
         self._arrived: dict[int, Verdict] = {}  # by seq of the verdict's last event, until Redis has it
@@ -21,23 +21,23 @@ class Latency:
         self._stages = {stage: Histogram() for stage in STAGES}
 
     def spooled(self, seq: int, verdict: Verdict) -> None:
-        """The last event of a verdict is in the spool."""
+        """The last event of a verdict is in the spool, under the number ``seq``. Not measured while ``MEASURED`` wait already."""
         if len(self._arrived) < MEASURED:
             self._arrived[seq] = msgspec.structs.replace(verdict, defects=())
 
     def held(self, part: str, verdict: Verdict) -> None:
-        """A part waits for its neighbour."""
+        """A part of a defect, with the event id ``part``, waits for its neighbour."""
         if len(self._parts) < MEASURED:
             self._parts[part] = msgspec.structs.replace(verdict, defects=())
 
     def joined(self, seq: int, parts: list[str]) -> None:
-        """These parts are an event now: its last frame counts."""
+        """These parts (event ids) have become the event ``seq``, whose time counts from its last frame."""
         verdicts = [v for p in parts if (v := self._parts.pop(p, None)) is not None]
         if verdicts:
             self.spooled(seq, max(verdicts, key=lambda v: v.meta.frame))
 
     def confirmed(self, events: list[Spooled]) -> None:
-        """Redis has these."""
+        """Redis has these events."""
         now = time.monotonic_ns()
         for event in events:
             verdict = self._arrived.pop(event.seq, None)
@@ -49,4 +49,5 @@ class Latency:
 
     @property
     def facts(self) -> dict[str, dict[int, int]]:
+        """For each of ``STAGES`` the bins of its histogram: bin -> count; see ``pipeline.core.histogram``."""
         return {stage: h.bins for stage, h in self._stages.items()}

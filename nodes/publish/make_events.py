@@ -1,4 +1,4 @@
-"""Records -> events. Pure: positions, ids, names of images."""
+"""Makes events of records: their positions, ids, names of images. Pure."""
 
 import re
 
@@ -21,7 +21,10 @@ from pipeline.core.ledger import REASONS
 
 
 def events_of(record: Publishable, config: Config) -> list[tuple[Event, bytes]]:
-    """The events of one record, each with the PNG that belongs to it (or no bytes)."""
+    """The events of one record, each with the PNG file that belongs to it, or ``b""``; [] for a frame without defects.
+
+    The record's camera must be in ``config``. The same record always gives the same ids.
+    """
     if isinstance(record, Verdict):
         if record.invalid:
             return [(_invalid(record, config), b"")]
@@ -63,7 +66,11 @@ def _defect(verdict: Verdict, defect: Defect, index: int, config: Config) -> Def
 def place(
     config: Config, camera: str, frame: int, box: tuple[int, int, int, int]
 ) -> tuple[tuple[float, float, float, float] | None, float | None]:
-    """``box_mm`` and ``position_m`` of a box in a frame's pixels; None without the sizes that they need."""
+    """``box_mm`` and ``position_m`` of a box given in a frame's px (x, y, width, height).
+
+    ``box_mm``: the same in mm, None without ``pixel_mm``. ``position_m``: its middle along the strip in m, counted from the run's
+    first frame; None without ``frame_px`` or ``pixel_mm``.
+    """
     x, y, w, h = box
     pixel_mm, box_mm = config.cameras[camera].pixel_mm, None
     if pixel_mm is not None:
@@ -79,7 +86,7 @@ def _invalid(verdict: Verdict, config: Config) -> GapEvent:
 
 
 def invalid_ids(verdict: Verdict, line: str) -> dict[str, str]:
-    """Id of the event that each reason for a frame not to be inspected would have given -> that reason."""
+    """For each reason why a frame may not be inspected: the id that its gap event would have -> the reason."""
     meta = verdict.meta
     return {event_id(line, meta.camera, meta.epoch, meta.frame, meta.frame, reason): reason for reason in REASONS}
 
@@ -120,7 +127,7 @@ def _alarm(alarm: Alarm, line: str) -> AlarmEvent:
 
 
 def _position(config: Config, camera: str, frame: int, row: float) -> float | None:
-    """Metres along the strip of a row of a frame, counted from the run's first frame."""
+    """Position of a frame's row along the strip, in m from the run's first frame; None if the sizes are unknown."""
     settings = config.cameras[camera]
     if settings.frame_px is None or settings.pixel_mm is None:
         return None

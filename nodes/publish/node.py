@@ -1,4 +1,4 @@
-"""The publish node: one per line. Makes records durable, replies, and has a thread for each sink send the events there."""
+"""The publish node, one per line: makes records durable, confirms them, and sends the events to each sink in a thread of its own."""
 
 import os
 import queue
@@ -29,7 +29,12 @@ OPEN_AGAIN_S = 0.5
 
 
 def publish(node: NodeContext) -> None:
-    """Entry point: run until told to stop, then until Redis has everything or has been away for a while."""
+    """Entry point: runs until it is asked to stop, and then until the sinks have everything or have been away for some seconds.
+
+    Raises ``NodeError`` if another publish node has the spool, the spool is damaged (the next start repairs it), was deleted, or
+    could not be opened before the end; ``ConfigError`` for a spool of a later format, a folder in its place, or a Redis login
+    that cannot be used.
+    """
     path = node.config.state / "spool" / "events.db"
     lock = lock_spool(path)
     try:
@@ -44,9 +49,9 @@ def publish(node: NodeContext) -> None:
 
 
 def _open(node: NodeContext, path: Path) -> tuple[Spool, str]:
-    """The spool, as soon as disk and locks allow. Raises ``ConfigError`` for what no waiting mends."""
+    """Open the spool as soon as disk and locks allow. Raises ``ConfigError`` if waiting does not help, ``NodeError`` out of time."""
     if path.is_dir():
-        raise ConfigError(f"{path}: a folder lies where the spool should be; move it away")
+        raise ConfigError(f"{path}: there is a folder in place of the spool's file; move it away")
     said = ""
     while True:
         try:
@@ -54,11 +59,11 @@ def _open(node: NodeContext, path: Path) -> tuple[Spool, str]:
         except (SpoolTroubleError, OSError) as exc:
             trouble = str(exc)
         if trouble != said:
-            node.log.warning("the spool cannot be opened (%s); tried again until it can", trouble)
+            node.log.warning("the spool cannot be opened (%s); trying again until it can", trouble)
         said = trouble
         node.beat(NodeState.WAITING, partial(Facts, spool=said), now=True)
         if node.out_of_time:
-            raise NodeError(f"the spool could not be opened before the end: {trouble}")
+            raise NodeError(f"the spool could not be opened before this node had to end: {trouble}")
         time.sleep(OPEN_AGAIN_S)
 
 
@@ -66,7 +71,9 @@ def _flag(node: NodeContext, path: Path) -> None:
     try:
         flag_path(path).touch()
     except OSError as exc:
-        node.log.warning("%s cannot be written (%s): damage is looked for by the next start's check alone", flag_path(path), exc.strerror)
+        node.log.warning(
+            "%s cannot be written (%s): the next start repairs the spool only if its check finds damage", flag_path(path), exc.strerror
+        )
 
 
 class _Publish:
@@ -78,7 +85,7 @@ class _Publish:
             self._alarm(AlarmKind.SPOOL_DAMAGED, True, f"{path}: {news}")
         run_seq = self._begin_run(node.config.state / "run.json")
         for name in spool.open_alarms.left_by(run_seq):
-            self._alarm(name, False, f"{name} is over with the run in which it began")
+            self._alarm(name, False, f"{name} ended with the run in which it began")
         self._router = Router(node.endpoints.publish)
         confirmed = self._store.latency.confirmed
         self._sinks = Sinks(node.config, _login(node), path, spool, confirmed=confirmed, alarm=self._alarm)
@@ -86,10 +93,10 @@ class _Publish:
         self._stored = 0
 
     def _begin_run(self, path: Path) -> int:
-        """Note where this run's events begin, for ``events --run last``; returns the ``seq`` before them."""
+        """Store where this run's events begin, for ``events --run last``; returns the ``seq`` before them."""
         try:
             run = int(msgspec.json.decode(read_plain(path))["run"])
-        except (OSError, ValueError, KeyError, TypeError):  # a node started by hand, or a damaged note: a run of its own
+        except (OSError, ValueError, KeyError, TypeError):  # a node started by hand, or a damaged file: a run of its own
             run = time.time_ns()
         run_seq, first = self._spool.begin_run(run)
         self._store.counts.update(self._spool.counts_since(run_seq))
@@ -102,7 +109,7 @@ class _Publish:
         return run_seq
 
     def turn(self) -> bool:
-        """One pass; False when everything is done."""
+        """Do one pass; returns False when everything is done."""
         now, stopping = time.monotonic_ns(), self._node.stopping  # asked once: it may change at any moment
         self._sinks.turn(ending=stopping)
         busy = self._hear()
@@ -121,7 +128,7 @@ class _Publish:
         self._waiter.wait(IDLE_MS)
 
     def _hear(self) -> bool:
-        """Take what has arrived; whether anything had."""
+        """Take the records that have arrived; returns whether there were any."""
         found = self._store.offered
         while not self._alarms.empty():
             self._store.offer(None, self._alarms.get())
@@ -138,7 +145,7 @@ class _Publish:
         self._alarms.put(Alarm(name=name, active=active, text=text, at_ns=time.time_ns()))
 
     def _finished(self, now: int) -> bool:
-        """At the end: whether the sinks have everything, or there is no use in waiting."""
+        """At the end: whether the sinks have everything, or it is no use waiting longer."""
         self._count_backlog()
         held, waiting, trouble = self._store.held, self._store.waiting, self._store.trouble
         if self._sinks.complete and not held and not waiting and self._alarms.empty():
@@ -148,14 +155,14 @@ class _Publish:
                 if left:
                     self._node.log.warning("%d events for %s stay in the spool; they are sent when the line runs again", left, sink)
             if trouble:
-                self._node.log.warning("the spool is in trouble at the end: %s", trouble)
+                self._node.log.warning("the spool cannot be used at the end: %s", trouble)
             if waiting:
                 self._node.log.warning("%d records could not be made durable: %s", waiting, trouble or "no time was left")
             return True
         return False
 
     def _count_backlog(self) -> int:
-        """Events, and parts of some, that Redis does not have; the last count where the spool cannot be read just now."""
+        """Number of events, and held parts, that Redis does not have; the last count if the spool cannot be read now."""
         try:
             self._sinks.count()
         except SpoolTroubleError as exc:
@@ -188,6 +195,6 @@ class _Publish:
 def _login(node: NodeContext) -> Login:
     if node.config.publish.redis == "embedded" and running_url(node.config.state) is None:
         raise ConfigError(
-            "publish.redis: embedded is started by `linepipe run`, which does not run; for a node of its own give a redis:// URL"
+            "publish.redis: embedded is started by `linepipe run`, which is not running; to run this node alone, give a redis:// URL"
         )
     return writer_login(node.config)

@@ -1,7 +1,7 @@
-"""Records into the spool: accepted in order, and only when the disk has them.
+"""Stores records in the spool: in order, and each confirmed only when the disk has it.
 
-What the spool cannot take now (locked, disk full) waits here and is tried again; nobody is told that it is durable, so
-whoever sent it holds it too. On a full disk verdicts wait, while gaps and alarms go into the room kept for them.
+Records that the spool cannot take now (locked, disk full) wait here and are tried again. They are not confirmed, so their
+senders keep them too. On a full disk verdicts wait, while gaps and alarms go into the room kept in reserve for them.
 """
 
 import errno
@@ -28,13 +28,17 @@ from pipeline.core.frame import Gap, Publishable, Verdict
 from pipeline.runtime.supervisor import Alarm
 
 GROUP = 256  # records made durable by one fsync at most
-MOST_WAITING = 20_000  # what comes beyond stays with its sender, who sends it again
+MOST_WAITING = 20_000  # records beyond that stay with their senders, who send them again
 RETRY_NS, LOOK_NS, MINUTE_NS = 250_000_000, 1_000_000_000, 60_000_000_000
 STUCK_NS = 2_000_000_000  # trouble that lasts longer is an alarm
 
 
 class Store:
-    """What the publish node has accepted, and what waits to be."""
+    """The records that the publish node has accepted, and those that wait. Used from the thread that appends to the spool.
+
+    ``path``: the spool's file. The constructor reads the held parts and the list of images, and takes the disk reserve. It raises
+    ``SpoolTroubleError``, ``SpoolDamagedError`` and ``OSError``.
+    """
 
     def __init__(self, config: Config, spool: Spool, path: Path, log: logging.Logger, alarm: Alarm) -> None:
         self._config, self._spool, self._path, self._log, self._alarm = config, spool, path, log, alarm
@@ -51,22 +55,28 @@ class Store:
         self.counts: Counter[str] = Counter()
         self.frames = self.tiles = self.duplicates = self.offered = 0
         self.trouble = ""
-        """Why nothing, or no verdict, is accepted just now; empty: all is well."""
-        on = spool.open_alarms.names()  # begun by a publish node that was killed, too: each goes on, or ends as its cause does
+        """Why no record, or no verdict, is accepted now; an empty string if all are."""
+        on = spool.open_alarms.names()  # also those of a publish node that was killed: each goes on until its cause ends
         self._full, self._stuck, self._imageless = (
             name in on for name in (AlarmKind.DISK_FULL, AlarmKind.SPOOL_STUCK, AlarmKind.IMAGE_NOT_KEPT)
         )
         if self._full:
             self._reserve.release()
         elif not self._reserve.take():
-            log.warning("the disk of state_dir has no room to spare: once it is full, gaps cannot be recorded either")
+            log.warning(
+                "the disk of state_dir is too full to keep room for gaps: once it is full, they cannot be recorded either; make room"
+            )
         self._since_ns = self._retry_ns = self._minute_ns = self._look_ns = self._room_ns = 0
 
     def offer(self, address: bytes | None, record: Publishable, after: str = "") -> None:
-        """A record to make durable; ``address``: who waits for that, ``after``: key of the record without which it is not taken."""
+        """Take a record, to be made durable by ``turn``. ``address``: the sender to be notified; None if there is none.
+
+        ``after``: key of the record before it; while that is unknown, this record is ignored. It is also ignored if
+        ``MOST_WAITING`` records wait and it has an address. Its sender sends an ignored record again.
+        """
         self.offered += 1
         if after and not self._has(after):
-            return  # an earlier publish process had that one; its sender sends it again, and this one behind it
+            return  # an earlier publish process had that one; its sender sends it again, and then this one
         if address is None or record.key in self._waiting or len(self._waiting) < MOST_WAITING:
             addresses, _ = self._waiting.setdefault(record.key, (set(), record))
             if address is not None:
@@ -80,18 +90,20 @@ class Store:
 
     @property
     def waiting(self) -> int:
-        """Records that are not durable yet, or were not told to be."""
+        """Number of records that are not durable yet, or are and have not been confirmed to their senders."""
         return len(self._waiting) + sum(map(len, self._durable.values()))
 
     @property
     def held(self) -> int:
-        """Parts of defects that are durable and no events yet."""
+        """Number of parts of defects that are durable and no events yet."""
         return self._stitcher.held
 
     def turn(self, now_ns: int, *, ending: bool) -> dict[bytes, dict[str, str | None]]:
-        """Accept what can be accepted; returns the keys that are durable now, by address. Raises ``NodeError``.
+        """Accept the records that can be accepted; returns by address the keys that are durable now. Trouble waits for a later turn.
 
-        With a key stands why the verdict that a frame has is invalid, or empty, where several were offered; else None.
+        The value of a key is None, unless several verdicts were offered for the frame: then it is the reason why the verdict
+        that stands is invalid, or an empty string. ``now_ns``: monotonic. ``ending``: also make events of all held parts. Raises
+        ``NodeError`` if the spool is damaged, was deleted or was replaced.
         """
         durable: dict[bytes, dict[str, str | None]] = {}
         try:
@@ -119,7 +131,7 @@ class Store:
         held = {key: [e for e in events if isinstance(e, DefectEvent) and self._stitcher.waits(e)] for key, events in found.items()}
         ready = [(key, [e for e in found[key] if e not in held[key]]) for key in keys]
         results = self._spool.append(ready, held)
-        for record, spooled in zip(records, results, strict=True):  # all of them: to the next attempt they are duplicates
+        for record, spooled in zip(records, results, strict=True):  # all of them: at the next attempt they are duplicates
             if spooled is None:
                 self.duplicates += 1
             else:
@@ -132,14 +144,14 @@ class Store:
                 self._durable.setdefault(address, {})[record.key] = stands
 
     def _standing(self, record: Publishable) -> str | None:
-        """Why the verdict that a frame has is invalid, or empty: its events say so. What is counted is what stands."""
+        """The reason why the verdict that a frame has is invalid, else an empty string, as its events say; None for other records."""
         if not isinstance(record, Verdict):
             return None
         reasons = invalid_ids(record, self._config.line)
         return next((reasons[found] for found in self._spool.present(reasons)), "")
 
     def _note(self, record: Publishable, spooled: list[Spooled], held: list[DefectEvent]) -> None:
-        """Count a record that is durable now, and tell the stitcher of it."""
+        """Count a record that is durable now, and pass it on to the stitcher."""
         self.counts.update(s.type for s in spooled)
         if isinstance(record, Verdict):
             self.frames += 1
@@ -154,7 +166,7 @@ class Store:
             self._stitcher.know(record.camera, record.epoch, range(max(record.first, record.last - REMEMBERED), record.last + 1))
 
     def _settle(self, now_ns: int, *, everything: bool) -> None:
-        """Spool the defects whose parts are complete; on a full disk only at the end, into the room kept for such times."""
+        """Spool the defects whose parts are complete; on a full disk only at the end, into the room kept in reserve."""
         done = [] if self._full and not everything else self._stitcher.take(now_ns, everything=everything)
         if not done:
             return
@@ -171,7 +183,7 @@ class Store:
                 self.latency.joined(event.seq, [p.id for p in joined.parts])
 
     def _events(self, record: Publishable) -> list[Event]:
-        """A record's events; a new defect's image is written first, so that no event names a file that never was."""
+        """A record's events. A new defect's image is written first, so that no event names a file that never existed."""
         if self._spool.known(record.key):
             return []
         return [self._with_image(event, png) for event, png in events_of(record, self._config)]
@@ -194,7 +206,7 @@ class Store:
         return event
 
     def _look_after_file(self, now_ns: int) -> None:
-        """What is durable must be where the next start finds it; while that cannot be, this connection holds everything."""
+        """If the spool's file is gone, save its content where the next start finds it; this connection still has all of it."""
         if not self._durable and now_ns < self._look_ns:
             return
         self._look_ns = now_ns + LOOK_NS
@@ -203,10 +215,10 @@ class Store:
                 return
             rescue(self._spool, self._path)
         except OSError as exc:
-            text = f"{self._path} was deleted or replaced and cannot be written anew: {exc.strerror}"
+            text = f"{self._path} was deleted or replaced and cannot be written again: {exc.strerror}"
             raise SpoolTroubleError(text, full=exc.errno in (errno.ENOSPC, errno.EDQUOT)) from exc
         raise NodeError(
-            f"{self._path}: the spool was deleted or replaced while the line ran; it was written anew, the publish node restarts"
+            f"{self._path}: the spool was deleted or replaced while the line ran; it was written again, the publish node restarts"
         )
 
     def _grow_old(self, now_ns: int) -> None:
@@ -214,13 +226,13 @@ class Store:
             self._minute_ns = now_ns + MINUTE_NS
             if why := self._spool.progress_trouble:
                 self._log.warning(
-                    "%s cannot be written (%s): a damaged spool would tell less of what is lost", progress_path(self._path), why
+                    "%s cannot be written (%s): if the spool is damaged, fewer losses are found", progress_path(self._path), why
                 )
             self._spool.ages.note()
             self._spool.ages.purge(self._keep_ms, min(map(self._spool.watermark, self._sinks)))
 
     def _make_room(self, now_ns: int) -> None:
-        """On a full disk: once the room that is kept for such times is there, and as much again, the disk is not full any more."""
+        """On a full disk: once there is room for the reserve and as much again, the disk does not count as full any more."""
         if self._full and now_ns >= self._room_ns:
             self._room_ns = now_ns + LOOK_NS
             if self._reserve.take(spare=True):
@@ -230,7 +242,7 @@ class Store:
     def _troubled(self, exc: SpoolTroubleError, now_ns: int) -> None:
         if not self.trouble:
             self._since_ns = now_ns
-            self._log.warning("nothing is accepted until this passes: %s", exc)
+            self._log.warning("no record is accepted until this is over: %s", exc)
         self.trouble = str(exc)
         self._retry_ns = now_ns + RETRY_NS
         if exc.full and not self._full:
@@ -239,14 +251,14 @@ class Store:
             self._alarm(
                 AlarmKind.DISK_FULL,
                 True,
-                "the disk of state_dir is full: frames wait, and what a live camera cannot hold is a gap; make room",
+                "the disk of state_dir is full: frames wait, and frames of a live camera that find no room become gaps; make room",
             )
         elif not self._full and not self._stuck and now_ns - self._since_ns > STUCK_NS:
             self._stuck = True
             self._alarm(
                 AlarmKind.SPOOL_STUCK,
                 True,
-                f"the spool cannot be written ({exc}): frames wait, and what a live camera cannot hold is a gap",
+                f"the spool cannot be written ({exc}): frames wait, and frames of a live camera that find no room become gaps",
             )
 
     def _well(self) -> None:

@@ -1,1 +1,1 @@
-"""One file a command of ``linepipe``; each is thin and loaded only when it is called."""
+"""The commands of ``linepipe``, one file for each; they are thin, and loaded only when they are called."""

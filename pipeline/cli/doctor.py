@@ -21,7 +21,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "red"}
 @OVERRIDES
 @click.option("--json", "as_json", is_flag=True, help="Print a list of objects: name, status, found, advice.")
 def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> None:
-    """Look whether this machine, and with CONFIG this line on it, is fit to run. Exits 1 when something failed.
+    """Check whether this machine, and with CONFIG this line on it, is fit to run. Exits 1 when something failed.
 
     Example: linepipe doctor deploy/line1.yaml
     """
@@ -38,7 +38,7 @@ def doctor(config: Path | None, overrides: tuple[str, ...], as_json: bool) -> No
 
 
 def _findings(config: Path | None, overrides: tuple[str, ...]) -> Iterator[Finding]:
-    """A configuration that cannot be read is a finding; the machine is looked at all the same."""
+    """The findings. A configuration that cannot be read is one of them, and the machine is checked all the same."""
     settings = None
     try:
         settings = read_config(config, overrides) if config is not None else None

@@ -51,7 +51,7 @@ def events(config: Path, overrides: tuple[str, ...], follow: bool, which: str, k
 
 
 def _follow(settings: Config, position: str, kinds: tuple[str, ...]) -> None:
-    """Events behind stream id ``position`` as they come; a Redis that goes away is waited for."""
+    """Print events after stream id ``position`` as they come, for ever; waits for a Redis that is away."""
     away = False
     while True:
         _wait_for_line(settings)
@@ -72,7 +72,7 @@ def _follow(settings: Config, position: str, kinds: tuple[str, ...]) -> None:
 
 
 def _wait_for_line(settings: Config) -> None:
-    """Until the line runs that has the embedded server."""
+    """Wait until the line runs, if its server is the embedded one."""
     while settings.publish.redis == "embedded" and not (is_running(settings.state) and running_url(settings.state)):
         time.sleep(RETRY_S)
 
@@ -103,7 +103,7 @@ def _first_id(settings: Config) -> str:
 
 @contextlib.contextmanager
 def _open(settings: Config) -> Iterator[Events]:
-    """The line's events; an embedded server whose line does not run is started for as long as this takes."""
+    """The line's events; if the line does not run, its embedded server is started, and ended when the context is left."""
     if settings.publish.redis != "embedded" or is_running(settings.state):
         if settings.publish.redis == "embedded" and running_url(settings.state) is None:
             raise LinepipeError(f"line {settings.line} is starting; try again in a moment")
@@ -131,7 +131,7 @@ def _open(settings: Config) -> Iterator[Events]:
 
 
 def _give_way(server: EmbeddedServer, state: Path, done: threading.Event) -> None:
-    """A line that starts needs the data that this server has."""
+    """End the server as soon as the line starts, which needs the server's data."""
     while not done.wait(WATCH_S):
         if is_running(state):
             server.stop()

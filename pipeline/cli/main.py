@@ -14,19 +14,19 @@ COMMANDS = {
     "run": ("pipeline.cli.run:run", "Run a line until its sources end, the time is up, or Ctrl-C."),
     "node": ("pipeline.cli.node:node", "Run one node of a line in this process."),
     "validate": ("pipeline.cli.validate:validate", "Check a configuration without running it."),
-    "doctor": ("pipeline.cli.doctor:doctor", "Look whether this machine and a line on it are fit to run."),
+    "doctor": ("pipeline.cli.doctor:doctor", "Check whether this machine and a line on it are fit to run."),
     "status": ("pipeline.cli.status:status", "Show the nodes, rates, latencies and ledger of a line."),
     "events": ("pipeline.cli.events:events", "Print a line's events as JSON lines."),
-    "schema": ("pipeline.cli.schema:schema", "Print the JSON Schema of the configuration or the events."),
+    "schema": ("pipeline.cli.schema:schema", "Print the JSON Schema of the configuration, events, status or summary."),
     "export": ("nodes.offline.export:export", "Write a model for another program, and prove it."),
     "train": ("ilcs_model.commands.train:train", "Train a model from labelled images."),
-    "eval": ("nodes.offline.eval:evaluate", "Say what a model is worth on labelled images, in a line's engine."),
+    "eval": ("nodes.offline.eval:evaluate", "Measure how well a model judges labelled images, in a line's engine."),
     "explain": ("nodes.offline.explain:explain", "Show where in images a model sees what it names."),
 }
 
 
 class _Lazy(click.Group):
-    """Commands by entry point; the short help stands in the table, so that listing them loads none."""
+    """Commands by entry point; their short help is in the table, so that listing them loads none."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         return list(COMMANDS)
@@ -53,7 +53,10 @@ def linepipe() -> None:
 
 
 def main(args: list[str] | None = None) -> None:
-    """Entry point of the console script. Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 130 interrupted."""
+    """Entry point of the console script; ``args`` are its arguments, None for those of the process. Ends with ``SystemExit``.
+
+    Exit codes: 0 fine, 1 failed, 2 wrong usage or configuration, 130 interrupted.
+    """
     prepare_output()
     try:
         code: Any = linepipe.main(args, standalone_mode=False)

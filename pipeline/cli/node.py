@@ -48,7 +48,10 @@ def node(
 
 
 def check_line(path: Path, began_with: str) -> None:
-    """Raises ``NodeError`` if a line's own copy of its configuration is not as it was: the line writes it anew."""
+    """Check that the line's own copy of its configuration at ``path`` still has the digest with which the run began.
+
+    Raises ``NodeError`` if it has not, or cannot be read: the line writes the copy again, and the node is started again.
+    """
     try:
         with path.open("rb") as file:
             found = digest_of(file)

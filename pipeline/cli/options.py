@@ -20,16 +20,17 @@ def with_config(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def read_config(path: Path, overrides: tuple[str, ...]) -> Config:
-    """Load the configuration a command was given. Raises ``ConfigError``."""
+    """Load the configuration that a command was given, with its ``--set`` overrides. Raises ``ConfigError`` as ``load`` does."""
     return load(path, overrides)
 
 
 class Duration(click.ParamType[float]):
-    """``20s``, ``1.5m``, ``2h``, ``500ms``, or plain seconds."""
+    """Type of an option: ``20s``, ``1.5m``, ``2h``, ``500ms``, or plain seconds."""
 
     name = "duration"
 
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        """The duration in seconds. Raises ``click.BadParameter`` if the text is none, or is 0."""
         match = re.fullmatch(r"(\d+(?:\.\d+)?)(ms|s|m|h)?", str(value))
         if match is None or float(match[1]) == 0:
             self.fail(f"{value!r} is not a duration; write 20s, 5m or 2h", param, ctx)

@@ -14,7 +14,7 @@ from pipeline.core.status import LineStatus, Summary, json_schema
 @click.command()
 @click.argument("what", type=click.Choice(["config", "events", "status", "summary"]))
 def schema(what: str) -> None:
-    """Print the JSON Schema of the configuration, of the events, or of what a line says of itself.
+    """Print the JSON Schema of the configuration, the events, the status or the summary.
 
     Example: linepipe schema events > events.schema.json
     """

@@ -69,8 +69,8 @@ def _read(settings: Config) -> LineStatus:
     except OSError as exc:
         raise LinepipeError(f"{path} cannot be read: {exc.strerror}") from exc
     except msgspec.ValidationError as exc:
-        raise LinepipeError(f"{path} is not what this version writes ({exc}); it is written anew when the line runs") from exc
+        raise LinepipeError(f"{path} is not what this version writes ({exc}); it is written again when the line runs") from exc
     except (ValueError, RecursionError) as exc:
-        raise LinepipeError(f"{path} is damaged ({exc}); it is written anew when the line runs") from exc
+        raise LinepipeError(f"{path} is damaged ({exc}); it is written again when the line runs") from exc
     found.running = is_running(settings.state)
     return found

@@ -16,7 +16,7 @@ from pipeline.diagnostics.check import check, check_redis, check_sinks
 @click.command()
 @with_config
 @click.option("--connect", is_flag=True, help="Also ask the configured Redis whether it answers.")
-@click.option("--json", "as_json", is_flag=True, help="Report as JSON; what is wrong stands in `problems`.")
+@click.option("--json", "as_json", is_flag=True, help="Report as JSON; what is wrong is in `problems`.")
 def validate(config: Path, overrides: tuple[str, ...], connect: bool, as_json: bool) -> None:
     """Check a configuration without running it: keys, types, folders, model.
 
@@ -36,7 +36,7 @@ def validate(config: Path, overrides: tuple[str, ...], connect: bool, as_json: b
 
 
 def _validate(config: Path, overrides: tuple[str, ...], *, connect: bool) -> dict[str, Any]:
-    """What the line consists of. Raises ``LinepipeError`` with a line of text for each problem."""
+    """The parts of the line, for the report. Raises ``LinepipeError`` with a line of text for each problem."""
     settings = read_config(config, overrides)
     if problems := check(settings) + check_sinks(settings):
         raise ConfigError("\n".join(f"{config}: {p}" for p in problems))

@@ -1,4 +1,4 @@
-"""The configuration of a line: its keys, how it is read, and which processes it asks for."""
+"""The configuration of a line: its keys, how it is read, the model file and plug-ins it names, and which processes it asks for."""
 
 from pipeline.config.read import MAX_FILE_BYTES, load
 from pipeline.config.schema import (

@@ -1,4 +1,4 @@
-"""What a line must know of a model before it loads one: where its file lies, its classes, its recipe. No torch."""
+"""What a line must know of a model before it loads one: the path of its file, its classes, its tile recipe. No torch."""
 
 import hashlib
 import importlib.util
@@ -20,8 +20,11 @@ class TileRecipe(msgspec.Struct, frozen=True, kw_only=True):
     """How an image becomes a tile; the model was trained with exactly this."""
 
     decode: str
+    """``grey`` or ``rgb``; a line judges grey tiles only."""
     size_px: int
+    """Side of a tile, in pixels."""
     resize: str
+    """Interpolation: ``bilinear``."""
 
 
 class Model(msgspec.Struct, frozen=True, kw_only=True):
@@ -33,7 +36,11 @@ class Model(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def find_model(name: str) -> Path:
-    """Path of a shipped model by name, or of a file by path. Raises ``ConfigError`` (without a place)."""
+    """Path of the model file for ``infer.model``: a path (with ``/`` or ending in ``.safetensors``), or the name of a shipped model.
+
+    The file is not read. Raises ``ConfigError`` if there is no such file or model, or it cannot be seen; the text names no file
+    and line of the configuration.
+    """
     shipped = _shipped_folder()
     if name.endswith(".safetensors") or "/" in name:
         path = Path(name)
@@ -49,7 +56,11 @@ def find_model(name: str) -> Path:
 
 
 def read_model(path: Path) -> Model:
-    """Read a model file's header. Raises ``ConfigError`` (without a place) if it is not a linepipe model."""
+    """Read a model file's header; the weights are not read.
+
+    Raises ``ConfigError`` if the file cannot be read, is no linepipe model, is a colour model, or has a tile recipe that this
+    version does not know; the text names no file and line of the configuration.
+    """
     try:
         with path.open("rb") as file:
             (size,) = struct.unpack("<Q", file.read(8))
@@ -69,7 +80,7 @@ def read_model(path: Path) -> Model:
 
 
 def digest(path: Path) -> str:
-    """``sha256:<hex>`` of a file. Raises ``ConfigError`` if it cannot be read."""
+    """``sha256:<hex>`` of a file's content. Raises ``ConfigError`` if it cannot be read."""
     try:
         with path.open("rb") as file:
             return digest_of(file)
@@ -78,15 +89,16 @@ def digest(path: Path) -> str:
 
 
 def digest_of(file: io.BufferedReader | io.BytesIO) -> str:
-    """The same of what is still to be read of an open file. Raises ``OSError``."""
+    """``sha256:<hex>`` of an open file, from its position to its end. Raises ``OSError`` if it cannot be read."""
     return "sha256:" + hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def model_of_line(name: str, began_with: str | None) -> tuple[Path, str]:
-    """Path and digest of the model that a line judges with.
+    """Path and digest of the model with which a node judges. ``name`` is ``infer.model``.
 
-    ``began_with``: digest of the one with which the line began; None: any will do, and ``ConfigError`` is raised if there is none.
-    Raises ``NodeError`` if that one is not there, for another would judge otherwise: the line writes its copy anew.
+    ``began_with`` is the digest of the model with which the line began; None for a node that is run by itself, which takes any.
+    Raises ``ConfigError`` if ``began_with`` is None and there is no model. Raises ``NodeError`` if the model that is there is not
+    the one with which the line began, or cannot be read: the line writes its copy again, and the node is started again.
     """
     try:
         path = find_model(name)

@@ -1,6 +1,6 @@
-"""What can be plugged in: for each kind a table of names, and what other packages offer through entry points.
+"""What can be plugged in: for each kind linepipe's own table of names, and what other packages offer through entry points.
 
-A package offers, say, an engine by a line in its own ``pyproject.toml``, and is found once it is installed::
+A package offers an engine, for instance, by a line in its own ``pyproject.toml``; it is found once the package is installed::
 
     [project.entry-points."linepipe.engines"]
     tensorrt = "my_package.engine:TensorRtEngine"
@@ -17,28 +17,33 @@ from pipeline.core.errors import ConfigError
 
 
 class Kind:
-    """One kind of plug-in: ``own`` is linepipe's table of name -> ``module:attribute``, ``group`` that of the entry points.
+    """One kind of plug-in. ``word`` names the kind in messages; ``own`` is linepipe's table of name -> ``module:attribute``; ``group``
+    is the group of entry points in which other packages offer theirs.
 
-    A name of ``own`` cannot be taken by another package.
+    Another package cannot take a name of ``own``: what it offers under that name is ignored.
     """
 
     def __init__(self, word: str, group: str, own: Mapping[str, str]) -> None:
         self.word, self.group, self._own = word, group, own
 
     def names(self) -> tuple[str, ...]:
-        """Every name there is here, linepipe's own first."""
+        """Every name that can be used on this machine, linepipe's own first."""
         return (*self._own, *sorted({point.name for point in self._offered()} - set(self._own)))
 
     def knows(self, name: str) -> bool:
-        """Whether there is one of that name."""
+        """Whether there is a plug-in of that name. Imports nothing."""
         return name in self._own or any(point.name == name for point in self._offered())
 
     def is_own(self, name: str) -> bool:
-        """Whether it is one of linepipe's own."""
+        """Whether it is one of linepipe's own. Imports nothing."""
         return name in self._own
 
     def load(self, name: str) -> Any:
-        """What the name stands for. Raises ``ConfigError`` if there is none, two packages offer it, or it cannot be imported."""
+        """Import the plug-in of that name and return the object.
+
+        Raises ``ConfigError`` if there is none, if two packages offer it, or if another package's cannot be imported; what the
+        import of linepipe's own raises is passed through.
+        """
         if name in self._own:
             module, _, attribute = self._own[name].partition(":")
             return getattr(import_module(module), attribute)
@@ -63,9 +68,10 @@ class Kind:
 
 @functools.cache
 def _entry_points(group: str) -> tuple[EntryPoint, ...]:
-    """Once in a process: a line goes on with the packages that it began with, and looking takes milliseconds.
+    """The entry points of a group. They are looked up once in a process: a line goes on with the packages with which it began,
+    and the look-up takes milliseconds.
 
-    A name that no configuration can hold is passed over.
+    A name that a configuration cannot contain is left out.
     """
     return tuple(point for point in entry_points(group=group) if re.fullmatch(r"[a-z][a-z0-9_-]*", point.name))
 

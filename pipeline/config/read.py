@@ -1,7 +1,7 @@
-"""Reading a line's configuration: one YAML file, with the line each key stands on. No aliases, no tags, no duplicate keys.
+"""Reading a line's configuration: one YAML file, with the line number of each key. No aliases, no tags, no duplicate keys.
 
-Read once at the door, frozen, unknown keys refused. Nothing else in linepipe reads files or the environment for
-settings; each node is handed this tree.
+Each process reads it once, as it starts; it cannot be changed afterwards, and unknown keys are refused. Nothing else in linepipe
+reads files or the environment for settings, except for the password of Redis.
 """
 
 import math
@@ -28,7 +28,11 @@ _CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndTo
 
 
 def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
-    """Read ``path``, apply ``KEY.SUB=VALUE`` overrides, check what needs no other file. ``ConfigError`` names file, line and key."""
+    """Read the YAML file ``path``, apply ``overrides`` (each ``KEY.SUB=VALUE``), and check what needs no other file.
+
+    Paths are not looked up; ``state_dir`` is made absolute. Raises ``ConfigError``, which names file, line and key, if the file
+    cannot be read or is larger than ``MAX_FILE_BYTES``, is not valid YAML, or has a key or value that is not allowed.
+    """
     try:
         text = read_plain(path, MAX_FILE_BYTES).decode("utf-8")
     except OSError as exc:
@@ -60,7 +64,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
         convert(f"cameras.{name}", camera, Camera)  # one by one first: msgspec does not say which of them is wrong
     config = convert("", tree, Config)
     try:
-        config = msgspec.structs.replace(config, state_dir=str(config.state))  # whatever becomes of the working directory
+        config = msgspec.structs.replace(config, state_dir=str(config.state))  # so that a later chdir changes nothing
     except OSError as exc:
         text = f"{config.state_dir} counts from the working directory, which is gone; cd to one that is there"
         raise ConfigError(f"{where('state_dir')}: state_dir: {text}") from exc
@@ -103,7 +107,7 @@ def _explain(message: str) -> tuple[str, str]:
 
 
 def _contradictions(config: Config) -> list[tuple[str, str]]:
-    """What types cannot say: (key, sentence) for each mistake."""
+    """Mistakes that the types of the keys do not find: (key, sentence) for each."""
     found: list[tuple[str, str]] = []
     for name, camera in config.cameras.items():
         key = f"cameras.{name}"
@@ -136,9 +140,10 @@ def _contradictions(config: Config) -> list[tuple[str, str]]:
 
 
 def _of_source(camera: Camera) -> list[tuple[str, str]]:
-    """What a source of linepipe's own lacks. Raises ``ConfigError`` for one that is not there.
+    """What the other keys of a camera lack for its source, if that is one of linepipe's own: (key, sentence) for each.
 
-    One of another package is not imported here: most processes of a line do not need it, and its package may be broken.
+    Raises ``ConfigError`` if there is no such source, or its URL is malformed. A source of another package is not imported here:
+    most processes of a line do not need it, and its package may be broken.
     """
     scheme = camera.source.partition(":")[0]
     if not SOURCES.is_own(scheme) and SOURCES.knows(scheme):
@@ -148,7 +153,7 @@ def _of_source(camera: Camera) -> list[tuple[str, str]]:
 
 
 def _misnamed(config: Config) -> list[tuple[str, str]]:
-    """Texts with names of files that no file can have."""
+    """Keys whose text contains a file name that cannot exist, each with a sentence that says why."""
     publish = config.publish
     texts = {"state_dir": config.state_dir, "infer.model": config.infer.model, "publish.redis": unquote(publish.redis)}
     texts |= {f"cameras.{name}.source": camera.source for name, camera in config.cameras.items()}
@@ -163,9 +168,10 @@ def _covers(box: tuple[int, int, int, int], size: tuple[int, int]) -> bool:
 
 
 def parse_yaml(text: str, name: str) -> tuple[Any, dict[str, int | str]]:
-    """The document as dicts, lists and scalars, and ``{"a.b": line}`` for every key (lines count from 1).
+    """Parse a YAML document: its dicts, lists and scalars, and ``{"a.b": line}`` for every key (lines count from 1).
 
-    Raises ``ConfigError``: a broken file, an anchor, alias or tag (they can hide what a file says), a key twice.
+    ``name`` is the file's name in messages. Raises ``ConfigError`` for text that is not valid YAML, is empty, is nested deeper than
+    ``MAX_DEPTH``, gives a key twice, or has an anchor, alias or tag (they can hide what a file says).
     """
     depth = 0
     try:
@@ -181,7 +187,7 @@ def parse_yaml(text: str, name: str) -> tuple[Any, dict[str, int | str]]:
         mark = getattr(exc, "problem_mark", None)
         line = mark.line + 1 if mark else 1
         problem = getattr(exc, "problem", None) or "not YAML text"
-        raise ConfigError(f"{name}:{line}: not valid YAML: {problem}. Mend the line or the one above it") from exc
+        raise ConfigError(f"{name}:{line}: not valid YAML: {problem}. Correct the line or the one above it") from exc
     except RecursionError as exc:
         raise ConfigError(f"{name}: nested too deeply") from exc
     if root is None:
@@ -202,7 +208,7 @@ def _build(node: yaml.Node, key: str, lines: dict[str, int | str], name: str, de
                 raise ConfigError(f"{name}:{here}: a key must be plain text")
             path = f"{key}.{key_node.value}".lstrip(".")
             if key_node.value in tree:
-                raise ConfigError(f"{name}:{here}: {path}: stands twice; keep one")
+                raise ConfigError(f"{name}:{here}: {path}: is given twice; keep one")
             lines[path] = here
             tree[key_node.value] = _build(value, path, lines, name, depth + 1)
         return tree

@@ -36,7 +36,7 @@ class Camera(_Tree, frozen=True, kw_only=True):
     frame_px: Annotated[
         tuple[Size, Size] | None,
         Meta(
-            description=("`[width, height]`; required by `sim:`, held against the file by `video:`; with `pixel_mm` it gives `position_m`")
+            description=("`[width, height]`; required by `sim:`, compared with the file by `video:`; with `pixel_mm` it gives `position_m`")
         ),
     ] = None
     pixel_mm: Annotated[tuple[Positive, Positive] | None, Meta(description="`[across, along]`; without it places in mm are null")] = None
@@ -54,8 +54,8 @@ class Camera(_Tree, frozen=True, kw_only=True):
         Literal["none", "auto"],
         Meta(
             description=(
-                "`auto`: the strip's edges are found in each frame (the strip is brighter than what lies beside it); tiles"
-                " beside it are not judged, and a defect whose middle lies there is none"
+                "`auto`: the strip's edges are found in each frame (the strip is brighter than what is beside it); tiles"
+                " beside it are not judged, and a defect whose middle is there is not reported"
             )
         ),
     ] = "none"
@@ -144,7 +144,7 @@ class Limits(_Tree, frozen=True, kw_only=True):
     """What a single frame may cost; beyond it the frame is invalid."""
 
     max_pixels: Annotated[
-        Size, Meta(description="larger images are `invalid(too_large)`, told from the header; a video of larger frames is refused")
+        Size, Meta(description="larger images are `invalid(too_large)`, which their header decides; a video of larger frames is refused")
     ] = 50_000_000
     max_file_bytes: Annotated[Size, Meta(description="likewise for files")] = 32 << 20
 
@@ -173,14 +173,14 @@ class Config(_Tree, frozen=True, kw_only=True):
 
     @property
     def stream(self) -> str:
-        """Key of the Redis stream, and name of the Pub/Sub channel."""
+        """Key of the line's Redis stream, and name of its Pub/Sub channel."""
         return f"linepipe:{self.line}:events"
 
     @property
     def state(self) -> Path:
-        """``state_dir`` as an absolute path."""
+        """``state_dir`` as an absolute path. Raises ``OSError`` if it is relative and the working directory is gone."""
         return Path(self.state_dir).absolute()
 
     def digest(self) -> str:
-        """Short digest of line and state folder: names the line's runtime folder."""
+        """Short digest (12 hexadecimal digits) of the line's name and its state folder; the name of the line's runtime folder."""
         return hashlib.sha256(f"{self.line}\0{self.state}".encode()).hexdigest()[:12]

@@ -1,6 +1,6 @@
-"""Configuration -> processes: their names, what each runs, and where their sockets lie. Pure but for the runtime folder.
+"""Configuration -> processes: their names, what each runs, and where their sockets are. Pure, except for the runtime folder.
 
-Entry points are names, resolved in the child: pipeline imports no node.
+Entry points are texts, which the child process resolves: pipeline imports no node.
 """
 
 import math
@@ -29,11 +29,13 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     entry: str
+    """Its entry point, ``package.module:function``, for ``pipeline.runtime.node.resolve``."""
     camera: str | None = None
+    """The camera of a capture process; None for others."""
 
 
 PREPROCESS = "nodes.preprocess.choose_preprocess:make_preprocess"
-"""What makes a ``pipeline.core.tiles.Preprocess`` from a configuration, a recipe and a logger."""
+"""Entry point that makes a ``pipeline.core.tiles.Preprocess`` from a configuration, a tile recipe and a logger."""
 
 
 def processes(config: Config) -> list[Process]:
@@ -46,12 +48,12 @@ def processes(config: Config) -> list[Process]:
 
 
 def workers(config: Config, stage: str) -> tuple[str, ...]:
-    """Names of the processes that run ``preprocess`` or ``infer``."""
+    """Names of the processes that run ``stage``, ``preprocess`` or ``infer``."""
     return tuple(name for name, stages in config.placement.items() if stage in stages)
 
 
 def find_process(config: Config, name: str) -> Process:
-    """The process of that name. Raises ``ConfigError`` listing the names there are."""
+    """The process of that name. Raises ``ConfigError``, which lists the names, if the line has none."""
     for process in processes(config):
         if process.name == name:
             return process
@@ -60,9 +62,10 @@ def find_process(config: Config, name: str) -> Process:
 
 
 def frame_rate(camera: Camera, height: int | None = None) -> float | None:
-    """Frames a second: asked for in the source, or speed / height of a frame; None: the source's own, or as fast as they are taken.
+    """Frames a second of a camera: what its source URL asks for, or else the speed divided by the height of a frame.
 
-    ``height``: of a frame in pixels, where the source knows it better than ``frame_px``.
+    None: the source has a rate of its own, or frames come as fast as they are taken. ``height`` is that of a frame in pixels, where
+    the source knows it better than ``frame_px``. Raises ``ConfigError`` for a source URL that cannot be used.
     """
     url = SourceUrl.parse(camera.source)
     if url.fps is not None:
@@ -74,13 +77,16 @@ def frame_rate(camera: Camera, height: int | None = None) -> float | None:
 
 
 def is_finite(camera: Camera) -> bool:
-    """Whether the source ends by itself."""
+    """Whether the camera's source ends by itself. Raises ``ConfigError`` for a source URL that cannot be used."""
     url = SourceUrl.parse(camera.source)
     return url.kind.ends(url)
 
 
 def credits_for(config: Config, camera: str) -> int:
-    """Frames of one camera that a worker asks for: at least two batches' worth, at most half of the ring."""
+    """Credits of a worker for one camera: enough frames for two batches, but at most half of the ring; never less than 2.
+
+    A frame of unknown size counts as one tile.
+    """
     tiles = 1
     size, grid = config.cameras[camera].frame_px, config.preprocess
     if size is not None and grid.layout == "grid":
@@ -90,55 +96,57 @@ def credits_for(config: Config, camera: str) -> int:
 
 
 class Endpoints:
-    """What a line's processes have in its runtime folder: the addresses of its sockets, and what capture keeps of its source."""
+    """Addresses and paths in the runtime folder ``folder``: the sockets of a line's processes, and capture's notes on its source."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def frames(self, camera: str) -> str:
-        """Capture's side of the frame hop."""
+        """ZeroMQ address of a camera's capture node, for the frame hop."""
         return f"ipc://{self.folder}/frames-{camera}"
 
     def ring(self, camera: str) -> Path:
-        """Where capture hands out the ring's descriptor."""
+        """AF_UNIX socket at which a camera's capture node gives out its ring's descriptor."""
         return self.folder / f"ring-{camera}"
 
     def files(self, camera: str) -> Path:
-        """Where capture keeps what it reads in this run: a folder's list of files, or what a video is known by."""
+        """File in which capture notes what it reads in this run: a folder's list of files, or what identifies a video."""
         return self.folder / f"files-{camera}"
 
     @property
     def tiles(self) -> str:
-        """Preprocess's side of the hop to infer, when they are placed apart."""
+        """ZeroMQ address of preprocess, for the hop to infer when they run in different processes."""
         return f"ipc://{self.folder}/tiles"
 
     @property
     def publish(self) -> str:
+        """ZeroMQ address of publish, for records."""
         return f"ipc://{self.folder}/publish"
 
     @property
     def supervisor(self) -> str:
+        """ZeroMQ address of the supervisor, for heartbeats."""
         return f"ipc://{self.folder}/supervisor"
 
     @property
     def redis(self) -> Path:
-        """The embedded server's own socket, for the line's processes."""
+        """AF_UNIX socket of the embedded Redis, for the line's own processes."""
         return self.folder / "redis"
 
 
 def runtime_dir(config: Config) -> Path:
-    """A short private folder (0700) for the line's sockets; nodes that are run one by one meet there.
+    """Make and return the line's private folder (0700) for sockets, ``/tmp/linepipe-UID/DIGEST``.
 
-    ipc paths are limited to 107 bytes, so it does not lie under ``state_dir``. Raises ``ConfigError`` if the folder
-    belongs to somebody else.
+    Each run has a folder of its own in it; nodes that are started one by one have their sockets directly in it. The path is short,
+    because ipc addresses are limited to 107 bytes: so it is not under ``state_dir``. Raises ``ConfigError`` as ``make_private`` does.
     """
     return make_private(Path("/tmp") / f"linepipe-{os.getuid()}" / config.digest())
 
 
 def make_private(folder: Path) -> Path:
-    """Make a folder (0700) below /tmp/linepipe-UID, and what lies between, where missing.
+    """Make a folder below /tmp/linepipe-UID, and those between, where they are missing (mode 0700); returns ``folder``.
 
-    Raises ``ConfigError`` unless all of them are ours alone.
+    Raises ``ConfigError`` if one cannot be made, belongs to another user, is no folder, or gives others any rights.
     """
     for path in [p for p in reversed((folder, *folder.parents)) if f"linepipe-{os.getuid()}" in p.parts]:
         try:
@@ -146,10 +154,12 @@ def make_private(folder: Path) -> Path:
                 path.mkdir(mode=0o700)
             found = path.lstat()
         except OSError as exc:
-            text = f"{path}, where the line's sockets must lie, cannot be made: {exc.strerror}; {NEEDED_TMP}"
+            text = f"{path}, where the line's sockets must be, cannot be created: {exc.strerror}; {NEEDED_TMP}"
             raise ConfigError(text) from exc
         if found.st_uid != os.getuid():
-            raise ConfigError(f"{path}, where the line's sockets must lie, belongs to user {found.st_uid}; have it removed, root can do it")
+            raise ConfigError(
+                f"{path}, where the line's sockets must be, belongs to user {found.st_uid}; ask that user or root to remove it"
+            )
         if not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
             raise ConfigError(f"{path} is not a private folder of yours; remove it")
     return folder

@@ -1,7 +1,7 @@
-"""The URLs of a configuration: a camera's ``source`` and a sink, taken apart, and what ``publish.redis`` may be.
+"""The URLs of a configuration: a camera's ``source`` and a sink are parsed, ``publish.redis`` is checked.
 
-Which schemes there are is told by the table of plug-ins. redis-py would say what is wrong with its URL only when
-it connects, or let it override linepipe's own options.
+The tables of plug-ins define which schemes there are. Redis URLs are checked here because redis-py would report a mistake only
+when it connects, and would let a URL override linepipe's own options.
 """
 
 import logging
@@ -27,22 +27,22 @@ Rate = Annotated[Annotated[float, Meta(gt=0, le=100_000)] | None, Meta(descripti
 
 
 class Opening(NamedTuple):
-    """What a source is opened with, beside its URL."""
+    """What a source gets when it is opened, in addition to its URL."""
 
     name: str
-    """Of the camera."""
+    """Name of the camera."""
     config: "Config"
     epoch: str
-    """Life of this capture process."""
+    """Epoch of this capture process."""
     kept: Path
-    """A file of the run: what the source writes there a later capture process of the run finds."""
+    """A file of the run: what the source writes there, a later capture process of the same run can read."""
     left_at: int | None
-    """The frame at which an earlier capture process of this run left it; None: this is the first."""
+    """Number of the next frame, if an earlier capture process of this run read the source; None if this is the first."""
     log: logging.Logger
 
 
 class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of a source that takes none."""
+    """The options of a source that takes none."""
 
 
 def _lacks_nothing(url: "SourceUrl", camera: "Camera") -> Iterator[tuple[str, str]]:
@@ -58,38 +58,38 @@ def _never(url: "SourceUrl") -> bool:
 
 
 def frame_bytes(url: "SourceUrl", camera: "Camera", limits: "Limits") -> int | None:
-    """Bytes of a raw grey frame of the camera's ``frame_px``."""
+    """Bytes of a raw grey frame of the camera's ``frame_px``; None if that is not given."""
     return None if camera.frame_px is None else math.prod(camera.frame_px)
 
 
 class SourceKind(NamedTuple):
-    """One scheme of ``cameras.NAME.source``, as the table of sources names it.
+    """What linepipe knows of one scheme of ``cameras.NAME.source``; the table of sources names such an object.
 
-    Every command asks it, so its module imports what reads frames only within ``open``.
+    Every command loads it, so its module imports what reads frames only within ``open``.
     """
 
     example: str
-    """How it is written: ``folder:PATH[?loop=true&fps=N]``."""
+    """How the URL is written, for messages: ``folder:PATH[?loop=true&fps=N]``."""
     open: Callable[["SourceUrl", Opening], Any]
-    """Gives a ``nodes.capture.sources.source.Source``. Raises ``ConfigError`` if it cannot work."""
+    """Opens the source: returns a ``nodes.capture.sources.source.Source``. Raises ``ConfigError`` if it cannot work."""
     options: type[msgspec.Struct] = NoOptions
-    """What may stand behind the ``?``: a frozen Struct with defaults, each field with a ``Meta(description=...)``."""
+    """The options after the ``?``: a frozen Struct with defaults, each field with a ``Meta(description=...)``."""
     paths: tuple[str, ...] = ()
-    """The only paths that it takes; empty: any."""
+    """The only paths that it takes; empty if it takes any."""
     has_rate: bool = True
-    """Whether frames come at a rate of the source's own."""
+    """Whether the source itself determines how fast frames come."""
     follows_strip: bool = False
-    """Whether frames come as fast as the strip moves, without being asked."""
+    """Whether frames come as fast as the strip moves, without being asked for."""
     silent_s: float | None = None
-    """A live camera that has sent nothing for so many seconds is lost; None: its source tells, or it may be silent."""
+    """A live camera that has sent nothing for so many seconds is lost; None: the source itself reports it, or it may be silent."""
     lacks: Callable[["SourceUrl", "Camera"], Iterator[tuple[str, str]]] = _lacks_nothing
-    """What the other keys of the camera lack for it: (key, sentence)."""
+    """What the other keys of the camera lack for this source: (key, sentence) for each."""
     unreadable: Callable[["SourceUrl"], str] = _nothing_known
-    """Why there is nothing to read here, and what to do; empty: nothing is known. Must not take long."""
+    """Why there is nothing to read here, and what to do; an empty string if no reason is known. Must not take long."""
     ends: Callable[["SourceUrl"], bool] = _never
-    """Whether it ends by itself."""
+    """Whether the source ends by itself."""
     slot_bytes: Callable[["SourceUrl", "Camera", "Limits"], int | None] = frame_bytes
-    """Bytes of the largest frame, as far as can be told without opening it; None: not known."""
+    """Bytes of the largest frame, as far as that is known without opening the source; None if it is not."""
 
 
 class SourceUrl(NamedTuple):
@@ -103,7 +103,11 @@ class SourceUrl(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ``ConfigError`` (without a place) for an unknown scheme or option, or a malformed value."""
+        """Parse a camera's ``source``; imports the source's module.
+
+        Raises ``ConfigError`` for an unknown scheme, path or option, a malformed value, or a package that cannot be used; the
+        text names no file and line of the configuration.
+        """
         kind, url = _split(text, SOURCES, SourceKind)
         if kind.paths and url[1] not in kind.paths:
             raise ConfigError(f"{text!r}: write {kind.example}")
@@ -111,26 +115,26 @@ class SourceUrl(NamedTuple):
 
     @property
     def fps(self) -> float | None:
-        """Frames a second that the text asks for; None: it does not."""
+        """Frames a second that the option ``fps`` asks for; None if it is not given, or there is no such option."""
         asked: float | None = getattr(self.options, "fps", None)
         return asked
 
 
 class SinkKind(NamedTuple):
-    """One scheme of ``publish.sinks.NAME``, as the table of sinks names it. Its module must be quick to import."""
+    """What linepipe knows of one scheme of ``publish.sinks.NAME``; the table of sinks names such an object. Quick to import."""
 
     example: str
-    """How it is written: ``jsonl:PATH[?keep=N]``."""
+    """How the URL is written, for messages: ``jsonl:PATH[?keep=N]``."""
     open: Callable[["SinkUrl", Any], Any]
-    """Called with a ``nodes.publish.sinks.sink.SinkOpening``, gives a ``nodes.publish.sinks.sink.Sink``; reaches nothing yet."""
+    """Called with a ``nodes.publish.sinks.sink.SinkOpening``, returns a ``nodes.publish.sinks.sink.Sink``; does not connect yet."""
     options: type[msgspec.Struct] = NoOptions
-    """What may stand behind the ``?``: a frozen Struct with defaults, each field with a ``Meta(description=...)``."""
+    """The options after the ``?``: a frozen Struct with defaults, each field with a ``Meta(description=...)``."""
     unusable: Callable[["SinkUrl"], str] = _nothing_known
-    """Why events cannot go there from here, and what to do; empty: nothing is known. Must not take long."""
+    """Why events cannot go there from here, and what to do; an empty string if no reason is known. Must not take long."""
 
 
 class SinkUrl(NamedTuple):
-    """``scheme:path?options``, as of a source."""
+    """``scheme:path?options`` of a sink."""
 
     scheme: str
     path: str
@@ -140,13 +144,16 @@ class SinkUrl(NamedTuple):
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Raises ``ConfigError`` (without a place) for an unknown scheme or option, or a malformed value."""
+        """Parse a URL of ``publish.sinks``, as ``SourceUrl.parse`` does; raises ``ConfigError`` in the same cases."""
         kind, url = _split(text, SINKS, SinkKind)
         return cls(*url, kind)
 
 
 def sink_mistake(name: str, sinks: dict[str, str], state: Path) -> str:
-    """What is wrong with a sink of ``publish.sinks``; empty: nothing, or it is another package's, which is not imported here."""
+    """What is wrong with the sink ``name`` of ``publish.sinks``, and what to do; an empty string if nothing is.
+
+    ``state`` is the state folder. A sink of another package is not imported here, so its URL is not checked.
+    """
     text = sinks[name]
     scheme = text.partition(":")[0]
     file = sink_file(text)
@@ -155,7 +162,7 @@ def sink_mistake(name: str, sinks: dict[str, str], state: Path) -> str:
         if file and its and other != name and re.fullmatch(re.escape(file) + r"(\.\d+)?", its):
             return f"the sink {other} writes {its}; give each a file of its own"
     if file and Path(file).is_relative_to(os.path.realpath(state)):
-        return f"{file} lies in state_dir, where the line keeps its own files; choose another place"
+        return f"{file} is in state_dir, where the line keeps its own files; choose another place"
     if name == "redis":
         return "redis is the sink that publish.redis names; choose another name"
     if not SINKS.is_own(scheme) and SINKS.knows(scheme):
@@ -168,7 +175,7 @@ def sink_mistake(name: str, sinks: dict[str, str], state: Path) -> str:
 
 
 def sink_file(text: str) -> str:
-    """The file that a sink of the scheme ``jsonl`` writes, behind links; empty: it is of another scheme."""
+    """Path, with symbolic links resolved, of the file that a ``jsonl:`` sink writes; an empty string for another scheme or no path."""
     scheme, _, rest = text.partition(":")
     path = rest.partition("?")[0]
     return os.path.realpath(path) if scheme == "jsonl" and path and "\0" not in path else ""
@@ -178,7 +185,7 @@ _Record = TypeVar("_Record", SourceKind, SinkKind)
 
 
 def _split(text: str, table: Kind, record: type[_Record]) -> tuple[_Record, tuple[str, str, Any]]:
-    """The kind of a URL, and its scheme, path and options. Raises ``ConfigError``."""
+    """The kind of a URL, and its scheme, path and options. Raises ``ConfigError`` as ``SourceUrl.parse`` says."""
     scheme, colon, rest = text.partition(":")
     if not colon or not table.knows(scheme):
         known = [table.load(name).example if table.is_own(name) else f"{name}:..." for name in table.names()]
@@ -192,7 +199,7 @@ def _split(text: str, table: Kind, record: type[_Record]) -> tuple[_Record, tupl
     pairs = parse_qsl(query, keep_blank_values=True)
     options = dict(pairs)
     if len(options) < len(pairs):
-        raise ConfigError(f"{text!r}: an option stands twice; keep one")
+        raise ConfigError(f"{text!r}: an option is given twice; keep one")
     fields = {field.encode_name: field.type for field in msgspec.structs.fields(kind.options)}
     typed = {}
     for name, value in options.items():
@@ -243,7 +250,7 @@ TLS_OPTIONS = {
 
 
 def redis_mistake(url: str) -> str:
-    """What is wrong with ``publish.redis``, and what to write; empty: nothing."""
+    """What is wrong with ``publish.redis``, and what to write; an empty string if nothing is."""
     if url == "embedded":
         return ""
     match = re.fullmatch(r"(rediss?|unix)://(?:(?P<auth>[^@/]*)@)?(?P<rest>[^?#]*)(?:\?(?P<query>.*))?", url)
@@ -263,7 +270,7 @@ def redis_mistake(url: str) -> str:
 
 
 def _option_mistake(scheme: str, query: str) -> str:
-    """What is wrong with the options of a Redis URL; redis-py would say it only when it connects, or override linepipe's own."""
+    """What is wrong with the options of a Redis URL; an empty string if nothing is."""
     known = REDIS_OPTIONS | (TLS_OPTIONS if scheme == "rediss" else {})
     for name, value in parse_qsl(query, keep_blank_values=True):
         if name == "password":

@@ -12,12 +12,17 @@ from pipeline.console.output import Output, Relay, printable
 from pipeline.core.status import LineStatus, NodeStatus, Phase, Summary
 
 LAST_LOOK_S = 1.0
+"""How long the last look at new events may take, at the end of a run."""
 FLUSH_S = 1.0
-"""At the end, what a stdout or stderr that hangs is waited for."""
+"""How long each of stdout, stderr and the relay of stderr is waited for at the end, if it hangs."""
 
 
 class Console:
-    """Output of ``linepipe run``. Nothing here blocks or raises, whatever stdout, stderr or Redis do."""
+    """Output of ``linepipe run``, as a context manager. Whatever stdout, stderr or Redis do, nothing here raises.
+
+    Nothing blocks, except at the end: ``tick`` waits once for the last events, and leaving the context for what is not written yet.
+    While it is open, it takes over descriptor 2 of this process, and ignores SIGTTOU from then on.
+    """
 
     def __init__(self, config: Config) -> None:
         signal.signal(signal.SIGTTOU, signal.SIG_IGN)  # a terminal set to `tostop` would stop a line in the background
@@ -31,12 +36,15 @@ class Console:
         self._feed: EventFeed | None = None
 
     def say(self, text: str) -> None:
-        """News, a line for each line of text."""
+        """Print a text on stdout, line by line; it is written by another thread."""
         for line in text.splitlines():
             self._out.line(line)
 
     def tick(self, status: LineStatus) -> None:
-        """Show where things stand on a terminal, and events from now on; with the phase ``ended`` the last of them."""
+        """Take the status: on a terminal show it as a progress line. The first call begins to show events.
+
+        With the phase ``ended`` or ``failed`` it shows the last events instead, and waits up to ``LAST_LOOK_S`` for Redis.
+        """
         if self._feed is None:
             self._feed = EventFeed(lambda: Events.of_line(self._config), self.say)
         if status.phase in (Phase.ENDED, Phase.FAILED):
@@ -45,7 +53,7 @@ class Console:
             self._err.progress(progress_line(status))
 
     def ledger(self, summary: Summary | None) -> None:
-        """Print the ledger and the main figures; there are none before a line began."""
+        """Print the ledger and the main figures; nothing if the line never began and there is no summary."""
         for line in ledger_lines(summary) if summary is not None else []:
             self._out.line(line)
 
@@ -53,7 +61,7 @@ class Console:
         return self
 
     def __exit__(self, *_: object) -> None:
-        """Give stderr back and let out what waits, as far as it goes."""
+        """Give stderr back, and wait for what is not written yet: up to ``FLUSH_S`` for each output and for the relay."""
         if self._terminal:
             self._err.progress("")
         self._relay.close(FLUSH_S)
@@ -72,7 +80,7 @@ def _encoding(stream: Any) -> str:
 
 
 def progress_line(status: LineStatus) -> str:
-    """Where a running line stands, in one line."""
+    """The main figures of a running line, in one line of text."""
     parts = [str(status.phase)]
     for name, camera in status.cameras.items():
         parts.append(f"{name}: {camera.acquired} acquired, {camera.inspected} inspected")
@@ -85,7 +93,7 @@ def progress_line(status: LineStatus) -> str:
 
 
 def ledger_lines(summary: Summary) -> list[str]:
-    """The ledger and the main figures, at the end of a run."""
+    """The ledger and the main figures of a run, as lines of text."""
     lines = [f"line {summary.line}: {summary.duration_s:.1f} s, engine {summary.engine}"]
     for name, c in summary.cameras.items():
         dropped, invalid = _reasons(c.dropped), _reasons(c.invalid)
@@ -105,7 +113,7 @@ def ledger_lines(summary: Summary) -> list[str]:
 
 
 def status_table(status: LineStatus) -> Any:
-    """The status of a line as rich tables."""
+    """The status of a line as tables of rich, for ``rich.console.Console.print``; imports rich."""
     from rich.console import Group
     from rich.table import Table
 

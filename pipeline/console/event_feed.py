@@ -1,4 +1,4 @@
-"""New events as lines of text, read from Redis in a thread of its own: what Redis does there costs event lines, nothing else."""
+"""New events as lines of text, read from Redis in a thread of its own: trouble with Redis costs event lines, nothing else."""
 
 import itertools
 import threading
@@ -15,7 +15,10 @@ EVENTS_LOOKED_AT = 1000  # per look
 
 
 class EventFeed:
-    """Says what is new in a line's stream, from the moment of the first look on."""
+    """Passes new events of a line's stream to ``say``, as lines of text, from the first look on (``LOOK_S`` after the start).
+
+    ``connect`` is called in the feed's thread, and again after an error; ``say`` is called there too. The constructor starts the thread.
+    """
 
     def __init__(self, connect: Callable[[], Events], say: Callable[[str], None]) -> None:
         self._connect, self._say = connect, say
@@ -28,7 +31,7 @@ class EventFeed:
         self._thread.start()
 
     def finish(self, timeout_s: float) -> None:
-        """Look once more and end; a Redis that does not answer in this time is left alone."""
+        """Look once more and end the thread; waits up to ``timeout_s``. A thread that takes longer is left to itself."""
         self._ending.set()
         self._thread.join(timeout_s)
 
@@ -52,9 +55,9 @@ class EventFeed:
                 self._last_id = self._last_id or self._events.last_id()
             for line in self._new_lines(self._events):
                 self._say(line)
-        except LinepipeError as exc:  # publish raises the alarm when Redis is away; this says only what it does not
+        except LinepipeError as exc:  # only that events are not shown: publish raises the alarm
             self._complain(str(exc))
-        except Exception as exc:  # the peer decides what comes back here, and a line must not depend on it
+        except Exception as exc:  # a line must not depend on what the server answers
             self._complain(f"{type(exc).__name__}: {exc}")
         else:
             self._trouble = ""
@@ -62,7 +65,7 @@ class EventFeed:
         return False
 
     def _complain(self, trouble: str) -> None:
-        self._hang_up()  # the next server may be elsewhere
+        self._hang_up()  # the next server may have another address
         if not self._trouble:
             self._say(f"events cannot be shown: {trouble}; the line runs on")
         self._trouble = trouble
@@ -80,7 +83,7 @@ class EventFeed:
 
 
 def event_line(event: dict[str, Any]) -> str:
-    """Never raises: whoever may write to the stream decides what an event holds."""
+    """One event as a line of text. Never raises: other clients may write to the stream, and what cannot be shown is ``odd``."""
     try:
         return _LINES[event["type"]](event)
     except (LookupError, TypeError, ValueError, ArithmeticError, AttributeError):

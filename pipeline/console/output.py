@@ -1,4 +1,4 @@
-"""Text for people that never holds up or ends a line: a closed, full or hanging stdout costs text, nothing else."""
+"""Text for people that never blocks or ends a line: a stdout that is closed, full or hangs costs text, nothing else."""
 
 import os
 import select
@@ -7,21 +7,24 @@ from collections import deque
 from collections.abc import Callable
 
 MOST_LINES = 2000
-"""Lines that wait for a slow reader; further ones are counted and left out."""
+"""The most lines that wait for a slow reader; further ones are counted and left out."""
 MOST_CHARS = 2000
 """Longer lines are cut."""
 CLEAR = "\r\x1b[K"
 
 
 class Output:
-    """Lines for one file descriptor, written by a thread of its own. No method blocks or raises."""
+    """Lines for one file descriptor, written by a thread of its own. No method raises, and only ``close`` waits.
+
+    The constructor starts the thread. Methods may be called from any thread.
+    """
 
     def __init__(self, fd: int, encoding: str, failed: Callable[[str], None] = lambda why: None) -> None:
-        """``failed`` is called once, from the thread, when the descriptor cannot be written."""
+        """``failed`` is called once, from the thread, with the reason if the descriptor cannot be written."""
         self._fd, self._encoding, self._failed = fd, encoding, failed
         self._lines: deque[str] = deque()
         self._progress: str | None = None
-        self._shown = False  # a progress line stands on the terminal
+        self._shown = False  # whether the terminal shows a progress line
         self._lost = 0
         self._broken = self._closing = False
         self._changed = threading.Condition()
@@ -29,7 +32,7 @@ class Output:
         self._thread.start()
 
     def line(self, text: str) -> None:
-        """One line of text; control characters are escaped."""
+        """Write one line of text, soon; control characters are escaped and a long line is cut (``printable``)."""
         with self._changed:
             if len(self._lines) < MOST_LINES:
                 self._lines.append(printable(text))
@@ -44,7 +47,7 @@ class Output:
             self._changed.notify()
 
     def close(self, timeout_s: float) -> None:
-        """Give what waits this long to be written."""
+        """Wait up to ``timeout_s`` until what waits is written; the rest is lost when the process ends."""
         with self._changed:
             self._closing = True
             self._changed.notify()
@@ -72,7 +75,7 @@ class Output:
                     self._failed(exc.strerror or str(exc))
 
     def _composed(self, lines: list[str], progress: str | None) -> str:
-        """Lines stand above the progress line, which comes again with the next status."""
+        """The text to write: lines in place of the progress line, which is shown again with the next status."""
         text = (CLEAR if self._shown else "") + "".join(f"{line}\n" for line in lines)
         self._shown = False
         if progress:
@@ -89,20 +92,20 @@ class Output:
         while data:
             try:
                 data = data[os.write(self._fd, data) :]
-            except BlockingIOError:  # somebody who shares it made it non-blocking
+            except BlockingIOError:  # another process that shares it made it non-blocking
                 ready = select.poll()
                 ready.register(self._fd, select.POLLOUT)
                 ready.poll()
 
 
 class Relay:
-    """Takes over file descriptor 2 of this process and of those it starts: what they write goes to an ``Output``.
+    """Takes over file descriptor 2 of this process and of those that it starts: what they write there goes to ``output``, line by line.
 
-    So a stderr that hangs, is full or has been closed holds up no node.
+    So a stderr that hangs, is full or was closed blocks no node. The constructor starts a thread.
     """
 
     def __init__(self, output: Output, stderr: int) -> None:
-        """``stderr``: a duplicate of descriptor 2, put back at the end."""
+        """``stderr``: a duplicate of descriptor 2, which ``close`` puts back."""
         self._output, self._stderr = output, stderr
         self._source, target = os.pipe()
         os.dup2(target, 2)
@@ -111,7 +114,7 @@ class Relay:
         self._thread.start()
 
     def close(self, timeout_s: float) -> None:
-        """Put stderr back and wait for what is on its way."""
+        """Put stderr back, and wait up to ``timeout_s`` until all that was written is passed on and no process has the pipe any more."""
         os.dup2(self._stderr, 2)
         self._thread.join(timeout_s)
 
@@ -129,6 +132,6 @@ class Relay:
 
 
 def printable(text: str) -> str:
-    """Control characters escaped, for a file name may hold anything; a long text cut."""
+    """The text with control characters escaped, because file names may contain any, and cut after ``MOST_CHARS`` characters."""
     text = "".join(c if c.isprintable() else repr(c)[1:-1] for c in text[:MOST_CHARS].expandtabs(4))
     return text[:MOST_CHARS]

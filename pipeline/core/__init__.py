@@ -1,1 +1,1 @@
-"""The words of a line: frames, tiles, events, the ledger, a model's file, errors. No sockets, no processes, no clock."""
+"""The words of a line: frames, tiles, events, the ledger, status and summary, errors. No sockets, no processes, no clock."""

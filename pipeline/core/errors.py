@@ -1,7 +1,7 @@
 """Every error linepipe raises on purpose.
 
 LinepipeError        exit 1   something failed while running
-├── ConfigError      exit 2   a person must mend a file or an argument: names file, line, key and what to do
+├── ConfigError      exit 2   a person must correct a file or an argument: the text names file, line, key and what to do
 ├── NodeError        exit 1   this node cannot go on and must be restarted
 ├── ProtocolError    exit 1   a peer sent what the protocol does not allow; counted, the peer is ignored
 └── BadImageError         -        this frame cannot be inspected: becomes ``invalid(reason)``, the line goes on
@@ -9,23 +9,24 @@ LinepipeError        exit 1   something failed while running
 
 
 class LinepipeError(Exception):
-    """Base of all; its text is shown to a person as it is."""
+    """Base of all errors below; its text is shown to a person without a traceback."""
 
     exit_code = 1
+    """Exit code of a command that ends by it."""
 
 
 class ConfigError(LinepipeError):
-    """Configuration or usage is wrong; nothing was started."""
+    """The configuration or the usage is wrong, or this machine cannot do what it asks for."""
 
     exit_code = 2
 
 
 class NodeError(LinepipeError):
-    """The node must end; its supervisor restarts it."""
+    """This node, or the embedded server, cannot go on. A node ends; its supervisor starts it again."""
 
 
 class ProtocolError(LinepipeError):
-    """A message that no correct peer sends."""
+    """A message, or a description in one, that no correct peer sends. Sockets count it and pass over it."""
 
 
 class BadImageError(LinepipeError):

@@ -93,7 +93,7 @@ class CoverageEvent(_Event, frozen=True, kw_only=True, tag="coverage"):
 
 
 class AlarmKind(StrEnum):
-    """What an alarm is about; of a camera, node, sink or consumer group its name follows, as ``KIND:NAME``."""
+    """What an alarm is about. The name of an alarm is the kind, or ``KIND:NAME`` if it concerns one camera, node, sink or group."""
 
     CAMERA_LOST = "camera_lost"
     REDIS_AWAY = "redis_away"
@@ -119,7 +119,7 @@ class AlarmKind(StrEnum):
     STATE_REMOVED = "state_removed"
 
     def of(self, name: str) -> str:
-        """The name of the alarm that is about ``name``."""
+        """The name of the alarm about one camera, node, sink or consumer group: ``KIND:name``."""
         return f"{self}:{name}"
 
 
@@ -139,12 +139,12 @@ FIELDS = {str(kind.__struct_config__.tag): frozenset(kind.__struct_fields__) for
 
 
 def timestamp(wall_ns: int) -> str:
-    """ns since 1970 -> ``2026-11-22T10:00:00.123456Z``."""
+    """Wall clock in ns since 1970 (UTC) -> ``2026-11-22T10:00:00.123456Z``; less than a microsecond is cut off."""
     seconds, ns = divmod(wall_ns, 1_000_000_000)
     moment = datetime.fromtimestamp(seconds, UTC).replace(microsecond=ns // 1000)
     return moment.isoformat(timespec="microseconds").replace("+00:00", "Z")
 
 
 def encode(event: Event) -> bytes:
-    """One event as JSON."""
+    """One event as JSON (UTF-8), with its ``type``."""
     return msgspec.json.encode(event)

@@ -1,6 +1,6 @@
 """The count of every frame of a camera: acquired = inspected + dropped + invalid + in flight. Pure.
 
-A frame ends by one fate; the ring's memory has a counter for each (``pipeline.transport.ring``).
+Each frame ends with one fate; the ring's memory has a counter for each (``pipeline.transport.ring_state``).
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ REASONS = (*DROP_REASONS, *INVALID_REASONS)
 """Why a frame was not inspected."""
 
 FATES = ("", *REASONS)
-"""How a frame can end: by its reason, or empty: it was inspected."""
+"""How a frame can end: with one of the reasons, or inspected (an empty string)."""
 
 
 class Account(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,7 +35,10 @@ class Account(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def account(acquired: int, ended: Sequence[int]) -> Account:
-    """The ledger of a camera that has acquired so many frames, of which ``ended[k]`` ended as ``FATES[k]`` says."""
+    """The ledger of a camera that has acquired so many frames, of which ``ended[k]`` ended as ``FATES[k]`` says.
+
+    Reasons with no frames are left out. Raises ``ValueError`` unless ``ended`` has one number for each of ``FATES``.
+    """
     counts = dict(zip(FATES, ended, strict=True))
     return Account(
         acquired=acquired,
@@ -47,4 +50,4 @@ def account(acquired: int, ended: Sequence[int]) -> Account:
 
 
 NOTHING_YET = account(0, [0] * len(FATES))
-"""Before the first frame."""
+"""The ledger before the first frame."""

@@ -1,4 +1,4 @@
-"""What a line says of itself: its status while it runs and the summary of a run (public contracts), and what nodes tell. Pure.
+"""What a line reports: its status while it runs, the summary of a run (both public contracts), and the facts of its nodes. Pure.
 
 Every field is always there; what is not known is null.
 """
@@ -14,7 +14,7 @@ from pipeline.core.message_bounds import Count, Label, Number, Text, Word
 
 
 class Phase(StrEnum):
-    """Where a run stands."""
+    """Where a run is between its start and its end."""
 
     STARTING = "starting"
     RUNNING = "running"
@@ -24,7 +24,7 @@ class Phase(StrEnum):
 
 
 class NodeState(StrEnum):
-    """What a process does."""
+    """What a process of a line does now."""
 
     STOPPED = "stopped"
     STARTING = "starting"
@@ -36,25 +36,25 @@ class NodeState(StrEnum):
 
 
 class SinkFacts(msgspec.Struct, frozen=True, kw_only=True):
-    """One sink beside Redis."""
+    """State of one sink other than Redis."""
 
     state: Annotated[Text | None, Meta(description="connecting, up, or away: WHY")]
     backlog: Annotated[Count | None, Meta(description="events that it has not confirmed")]
 
 
 class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
-    """What nodes tell the supervisor of themselves; each node the fields that it knows."""
+    """What a node reports to the supervisor in its heartbeat; each node fills the fields that it knows."""
 
     error: Text | None = None
-    """Why it ends."""
+    """Why the node ends; only in its last heartbeat."""
     refused: Count = 0
-    """Messages that no node of the line sends."""
+    """Messages that it refused, because no node of the line sends them."""
     waiting: Count = 0
     """Frames (capture) or records (publish) that wait."""
     held: Count = 0
     """Frames that a worker has in hand."""
     stale: Count = 0
-    """Messages of an earlier life or lease."""
+    """Messages that were ignored, because they belong to an earlier life or lease."""
     frames: Count = 0
     tiles: Count = 0
     camera: Word | None = None
@@ -69,13 +69,13 @@ class Facts(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     backlog: Count | None = None
     """Events that Redis has not confirmed."""
     spool: Text | None = None
-    """ok, or what keeps it from being written."""
+    """``ok``, or why the spool cannot be written."""
     redis: Text | None = None
     """connecting, up, or away: WHY."""
     url: Text | None = None
     sinks: dict[Word, SinkFacts] = {}
     latency: dict[Word, dict[Number, Count]] = {}
-    """Bins of ``pipeline.core.histogram`` by stage."""
+    """``Histogram.bins`` (``pipeline.core.histogram``) of each stage, by its name."""
 
 
 Milliseconds = Annotated[float | None, Meta(description="ms; null before the first defect")]
@@ -173,9 +173,10 @@ class LineStatus(msgspec.Struct, kw_only=True):
 
 
 def json_schema(kind: Any, title: str, *, closed: bool = False) -> dict[str, Any]:
-    """JSON Schema (2020-12) of a contract.
+    """JSON Schema (2020-12) of ``kind``, a msgspec Struct or a union of some.
 
-    For readers: a later version may add fields, so unknown ones are allowed. ``closed``: for writers, which add none.
+    It is made for readers: unknown fields are allowed, because a later version may add some. With ``closed`` it refuses them,
+    which is right for what linepipe itself writes.
     """
     (root,), components = msgspec.json.schema_components([kind], ref_template="#/$defs/{name}")
     for found in components.values() if closed else ():

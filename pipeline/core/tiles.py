@@ -1,4 +1,4 @@
-"""Where preprocess and infer meet: what one gives and the other takes, in one process or over ZeroMQ."""
+"""The interface between preprocess and infer: what one gives and the other takes, in one process or over ZeroMQ."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol
@@ -23,12 +23,14 @@ class TiledFrame(msgspec.Struct, kw_only=True):
     tiles: Any
     """uint8 (N, S, S), row by row; N = 0 for an invalid frame. A host array, or a device tensor where one process joins the stages."""
     boxes: tuple[Box, ...]
+    """Where each tile is in the frame, in the order of ``tiles``."""
     columns: int
     """Tiles per row of the grid."""
     invalid: str = ""
-    """Reason from ``INVALID_REASONS``; empty: nothing is wrong."""
+    """A reason from ``pipeline.core.ledger.INVALID_REASONS``; empty if nothing is wrong."""
     received_ns: int = 0
     tiled_ns: int = 0
+    """When preprocess got the frame and when its tiles were ready: CLOCK_MONOTONIC in ns."""
 
 
 class Preprocess(Protocol):
@@ -37,28 +39,29 @@ class Preprocess(Protocol):
     name: str
     """What runs, and on what: ``opencv-cpu``."""
     frames_at_once: int
-    """How many frames it takes in one call at most; give it those that wait, never wait for more."""
+    """The most frames it takes in one call. Callers give it the frames that wait, and do not wait for more."""
 
     def __call__(self, frames: Sequence[tuple[FrameRef, Pixels]]) -> list[TiledFrame]:
-        """Each frame with its data: (H, W) raw pixels or (length,) bytes of an encoded image, as ``Ring.pixels`` gives them.
+        """Cut frames into tiles. Every frame comes back, in the same order; a bad one does not affect the others.
 
-        Every frame comes back, in order; a bad one does not touch the others.
+        Each comes with its data, uint8 as ``Ring.pixels`` gives it: (H, W) raw pixels, or (length,) bytes of an encoded image.
         """
         ...
 
     def adopt(self, camera: str, memory: Pixels) -> str:
-        """Told of each ring as it is mapped: its whole memory, uint8, read-only. It takes the place of the camera's former one.
+        """Called for each ring that is mapped, with its whole memory: uint8, one dimension, read-only.
 
-        Returns how frames get from there to the device, for the log; empty where there is no device.
+        It replaces the ring that the camera had before. Returns a text for the log: how frames get from there to the device; an
+        empty string if there is no device.
         """
         ...
 
 
 def grid(width: int, height: int, tile: int, overlap: int) -> tuple[tuple[Box, ...], int]:
-    """Boxes that cover a frame, row by row, and how many a row has.
+    """Boxes of the tiles that cover a frame, row by row, and how many a row has. All sizes are in pixels.
 
-    Neighbours overlap by ``overlap``; the last row and column are shifted inwards, so that no pixel is left out. A
-    frame smaller than a tile is one box of its own size in that direction.
+    Neighbours overlap by ``overlap``, which must be smaller than ``tile``; the last row and column are shifted inwards, so that
+    no pixel is left out. A frame smaller than a tile in one direction has boxes of its own size in that direction.
     """
     xs, ys = _starts(width, tile, overlap), _starts(height, tile, overlap)
     w, h = min(tile, width), min(tile, height)

@@ -1,4 +1,4 @@
-"""Checks a configuration against this machine: folders, model, Redis. ``load`` has checked the text itself."""
+"""Checks whether a configuration can work on this machine: folders, model, Redis. ``load`` has checked the text itself."""
 
 import os
 import stat
@@ -18,16 +18,16 @@ from pipeline.system.files import OURS, STATE_FOLDERS, check_owner, read_plain
 from pipeline.system.user_path import look, nearest
 
 LONGEST_STATE_DIR = 480
-"""SQLite opens paths of up to 511 bytes; the spool's file and its log lie below."""
+"""In bytes. SQLite opens paths of up to 511 bytes; those of the spool's file and its log are a little longer than ``state_dir``."""
 
 
 def check(config: Config) -> list[str]:
-    """What stands in the way of running this line here, a sentence each; empty: nothing found."""
+    """Why this line cannot run here, a sentence for each reason; empty if none was found. Makes the folder of the sockets."""
     return check_line(config) + check_sockets(config)
 
 
 def check_line(config: Config) -> list[str]:
-    """The same but for the folder of its sockets."""
+    """As ``check``, but without the folder of the sockets: cameras, sinks of other packages, model, engine, password and state folder."""
     found = []
     for name, camera in config.cameras.items():
         key = f"cameras.{name}.source"
@@ -54,7 +54,7 @@ def check_line(config: Config) -> list[str]:
 
 
 def _check_source(name: str, url: SourceUrl, camera: Camera) -> list[str]:
-    """Raises ``ConfigError`` if a source of another package fails when it is asked."""
+    """What is wrong with a camera's source. Raises ``ConfigError`` if a source of another package fails when it is asked."""
     try:
         found = [f"cameras.{name}.{below}: {problem}" for below, problem in url.kind.lacks(url, camera)]
         problem = url.kind.unreadable(url)
@@ -66,12 +66,12 @@ def _check_source(name: str, url: SourceUrl, camera: Camera) -> list[str]:
 
 
 def check_sinks(config: Config) -> list[str]:
-    """Why sinks beside Redis cannot be used just now. No reason not to run: events wait in the spool, and an alarm tells of it."""
+    """Why sinks other than Redis cannot be used now, a sentence for each. A line can run all the same: events wait in the spool."""
     found = []
     for name, text in config.publish.sinks.items():
         try:
             url = SinkUrl.parse(text)
-        except ConfigError:  # told by ``check_line``
+        except ConfigError:  # ``check_line`` reports it
             continue
         try:
             problem = url.kind.unusable(url)
@@ -84,16 +84,16 @@ def check_sinks(config: Config) -> list[str]:
 
 
 def check_sockets(config: Config) -> list[str]:
-    """Why the line's sockets cannot lie where they must; makes that folder."""
+    """Why the folder of the line's sockets cannot be used, in a sentence; empty if it can. Makes the folder."""
     try:
         folder = runtime_dir(config)
     except ConfigError as exc:
         return [str(exc)]
-    return [] if os.access(folder, os.W_OK | os.X_OK) else [f"{folder}, where the line's sockets must lie, cannot be written; {NEEDED_TMP}"]
+    return [] if os.access(folder, os.W_OK | os.X_OK) else [f"{folder}, where the line's sockets must be, cannot be written; {NEEDED_TMP}"]
 
 
 def _check_state(config: Config) -> list[str]:
-    """What is wrong with ``state_dir`` as it lies there."""
+    """What is wrong with ``state_dir`` as it is on the disk."""
     try:
         check_owner(config.state)
     except ConfigError as exc:
@@ -117,7 +117,7 @@ def _check_state(config: Config) -> list[str]:
 
 
 def _no_folder_of_line(path: Path) -> str:
-    """Why no folder of the line can lie at ``path``; empty: one lies there, or can be made."""
+    """Why the line can have no folder at ``path``; an empty string if there is one, or it can be made."""
     try:
         if (found := look(path)) is None:
             return f"{path} is a link that leads nowhere; make the folder that it names, or remove the link" if path.is_symlink() else ""
@@ -127,7 +127,7 @@ def _no_folder_of_line(path: Path) -> str:
 
 
 def _line_of(state: Path) -> str | None:
-    """The line that ran on this state folder last; None where that cannot be seen."""
+    """Name of the line that ran on this state folder last; None if that cannot be read."""
     try:
         found = msgspec.json.decode(read_plain(state / "line.json", MAX_FILE_BYTES))["line"]
     except (OSError, ValueError, KeyError, TypeError):
@@ -136,15 +136,15 @@ def _line_of(state: Path) -> str | None:
 
 
 def _of_others(state: Path) -> list[Path]:
-    """What a line keeps there and cannot use, because another user made it, root perhaps."""
+    """The line's own files and folders that it cannot use, because they belong to another user, root perhaps."""
     if os.geteuid() == 0:
         return []
     found = []
     for path in (state / name for name in OURS):
         try:
-            inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()  # what a link leads to is not the line's
+            inside = path.iterdir() if path.is_dir() and not path.is_symlink() else ()  # a link's target is the user's
             found += [p for p in (path, *inside) if p.lstat().st_uid != os.geteuid()]
-        except OSError:  # it has just gone, or it is told where it is used
+        except OSError:  # it was removed just now, or its user will report it
             continue
     return found
 
@@ -153,13 +153,13 @@ def _check_model(config: Config) -> None:
     """Raises ``ConfigError`` for a model that cannot be read, or rules for classes that it does not know."""
     model = read_model(find_model(config.infer.model))
     if "ok" in config.infer.classes:
-        raise ConfigError("infer.classes: ok is no defect; its share decides through infer.min_score")
+        raise ConfigError("infer.classes: ok is no defect, so it has no rule; set infer.min_score, which 1 - p(ok) must reach")
     if unknown := sorted(set(config.infer.classes) - set(model.classes)):
         raise ConfigError(f"infer.classes: {model.name} knows no {', '.join(unknown)}; it knows {', '.join(model.classes)}")
 
 
 def _check_engine(config: Config) -> None:
-    """Raises ``ConfigError`` for an engine of another package that cannot be imported. Ours are tried where they run."""
+    """Raises ``ConfigError`` for an engine of another package that cannot be imported. Linepipe's own are tried when the line starts."""
     if config.infer.engine != "auto" and not ENGINES.is_own(config.infer.engine):
         try:
             ENGINES.load(config.infer.engine)
@@ -168,7 +168,11 @@ def _check_engine(config: Config) -> None:
 
 
 def check_redis(config: Config) -> None:
-    """Raises ``RedisUnreachableError`` unless the configured server answers; nothing to check for ``embedded``."""
+    """Ask the configured Redis whether it answers; does nothing for ``embedded``.
+
+    Waits up to ``pipeline.client.TIMEOUT_S``. Raises ``RedisUnreachableError`` if it does not answer or refuses, ``ConfigError`` if
+    the password cannot be read.
+    """
     if config.publish.redis != "embedded":
         with Events.of_line(config) as events:
             events.ping()

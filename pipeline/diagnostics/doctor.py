@@ -1,4 +1,4 @@
-"""What ``linepipe doctor`` finds out: is this machine, and this line on it, fit to run? Each check gives findings, none raises."""
+"""The checks of ``linepipe doctor``: is this machine, and this line on it, fit to run? Each check gives findings; none raises."""
 
 import os
 import shutil
@@ -20,7 +20,10 @@ MIN_REDIS = (6, 2)
 
 
 def examine(config: Config | None) -> Iterator[Finding]:
-    """Every finding, as it is found: first the machine, then, with ``config``, the line on it."""
+    """Every finding, as it is made: first about the machine, then, with ``config``, about the line on it. Never raises.
+
+    Takes some seconds: libraries are tried in processes of their own, a configured Redis is asked, and a file is written to the disk.
+    """
     embedded = config is None or config.publish.redis == "embedded"
     yield from _run("machine", machine.findings)
     onnx = config is not None and config.infer.engine == "onnx"
@@ -31,7 +34,7 @@ def examine(config: Config | None) -> Iterator[Finding]:
 
 
 def _run(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
-    """A check that breaks is a finding too: the others go on."""
+    """The findings of one check; if it raises, that is a finding too, and the other checks go on."""
     try:
         yield from look()
     except Exception as exc:
@@ -41,7 +44,7 @@ def _run(name: str, look: Callable[[], Iterator[Finding]]) -> Iterator[Finding]:
 def _line(config: Config) -> Iterator[Finding]:
     problems = check_line(config) + check_sinks(config)
     for problem in problems:
-        yield failed("configuration", problem, "correct it; `linepipe validate` says whether it is mended")
+        yield failed("configuration", problem, "correct it; `linepipe validate` says whether it is right then")
     if not problems:
         yield ok("configuration", f"line {config.line}: cameras, model and folders are there")
     problems = check_sockets(config)
@@ -77,7 +80,7 @@ def _state(config: Config) -> Iterator[Finding]:
 
 
 def _memory(config: Config) -> Iterator[Finding]:
-    """What the rings take, against what may be taken."""
+    """The memory that the rings take, compared with what is free."""
     urls = {name: SourceUrl.parse(camera.source) for name, camera in config.cameras.items()}
     sizes = {name: url.kind.slot_bytes(url, config.cameras[name], config.limits) for name, url in urls.items()}
     unknown = [name for name, size in sizes.items() if size is None]

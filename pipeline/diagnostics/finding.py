@@ -6,7 +6,7 @@ import msgspec
 
 
 class Finding(msgspec.Struct, frozen=True):
-    """``advice`` says what to do; empty when all is well."""
+    """One check's result: ``name`` of what was checked, what was ``found``, and ``advice``, what to do; empty if all is well."""
 
     name: str
     status: Literal["ok", "warning", "failed"]
@@ -15,6 +15,7 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def ok(name: str, found: str) -> Finding:
+    """All is well."""
     return Finding(name, "ok", found)
 
 

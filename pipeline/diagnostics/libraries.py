@@ -1,4 +1,4 @@
-"""The libraries and programs that linepipe needs, each tried in a process of its own: what crashes or hangs there harms nobody."""
+"""The libraries and programs that linepipe needs, each tried in a process of its own, where a crash does no harm."""
 
 import json
 import os
@@ -49,7 +49,11 @@ _PACKAGES = {
 
 
 def findings(*, needs_server: bool, needs_onnx: bool = False) -> Iterator[Finding]:
-    """``needs_server``: whether the embedded Valkey will be started; ``needs_onnx``: whether the engine is onnx."""
+    """Findings about Python, linepipe, the libraries, the CUDA device, the Valkey server and a compiler.
+
+    Waits up to ``PROBE_S`` for each library, two at a time. ``needs_server``: whether the embedded Valkey will be started, so that a
+    missing one is a failure; ``needs_onnx``: whether the engine is onnx, whose libraries are tried only then.
+    """
     yield ok("Python", f"{sys.version.split()[0]}, {sys.executable}")
     try:
         yield ok("linepipe", version("linepipe"))
@@ -68,7 +72,7 @@ def findings(*, needs_server: bool, needs_onnx: bool = False) -> Iterator[Findin
 
 
 def _probe(code: str) -> dict[str, Any] | str:
-    """What a library says of itself, or what went wrong."""
+    """What a library reports of itself, or a text that says what went wrong."""
     try:
         done = _output([sys.executable, "-P", "-c", code])
         report: dict[str, Any] = json.loads(done.strip().rpartition("\n")[2])
@@ -78,7 +82,7 @@ def _probe(code: str) -> dict[str, Any] | str:
 
 
 def _output(command: list[str]) -> str:
-    """What a program prints. Raises ``OSError`` with a sentence when it fails, dies or takes too long."""
+    """What a program prints. Raises ``OSError`` with a sentence if it fails, dies or takes longer than ``PROBE_S``."""
     environment = {**os.environ, "PYTHONFAULTHANDLER": "0"}
     try:
         done = subprocess.run(
@@ -116,7 +120,7 @@ def _detail(report: dict[str, Any]) -> str:
 
 
 def _device(torch: dict[str, Any] | str) -> Finding:
-    """Is there a CUDA device, and can torch use it?"""
+    """Whether there is a CUDA device, and torch can use it."""
     program = shutil.which("nvidia-smi")
     if program is None and not Path("/dev/nvidiactl").exists():
         return ok("CUDA device", "none: engines run on the CPU")

@@ -1,4 +1,4 @@
-"""What linepipe needs of the machine: memory, descriptors, processors, clock."""
+"""What linepipe needs from the machine: memory, descriptors, processors, a clock."""
 
 import os
 import resource
@@ -18,6 +18,7 @@ _CGROUP = Path("/sys/fs/cgroup")
 
 
 def findings() -> Iterator[Finding]:
+    """Findings about memory, shared memory, open files, processors and the clock. Raises ``NodeError`` or ``OSError`` without /proc."""
     yield _memory()
     yield _memfd()
     yield _files()
@@ -26,7 +27,10 @@ def findings() -> Iterator[Finding]:
 
 
 def memory_free() -> int:
-    """Bytes that can be taken: what the machine has, or what the control group still allows."""
+    """Bytes of memory that can be taken: what the machine has, or less if a control group allows less.
+
+    Raises ``NodeError`` or ``OSError`` if /proc does not say.
+    """
     return min([memory_available(), *_group_rooms()])
 
 
@@ -111,7 +115,7 @@ def _processors() -> Iterator[Finding]:
 
 
 def _clock() -> Finding:
-    """Events carry the wall clock; it cannot be earlier than this program."""
+    """Events contain the wall clock; it is wrong if it is earlier than the installation of linepipe."""
     now, made = time.time(), Path(__file__).stat().st_mtime
     text = datetime.fromtimestamp(now, UTC).strftime("%Y-%m-%d %H:%M:%S UTC")
     if now < made:

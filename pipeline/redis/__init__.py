@@ -1,1 +1,1 @@
-"""The embedded Redis, and how to log in to any: users, passwords, replies."""
+"""The embedded Redis, and how to log in to any Redis: users, passwords, replies."""

@@ -1,6 +1,6 @@
-"""Damaged data of the embedded Redis: known by what the server says as it ends, repaired where that can be, else set aside.
+"""Damaged data of the embedded Redis: recognised by the server's last log lines, repaired where possible, otherwise set aside.
 
-What the server writes where it lacks memory, descriptors or rights is no damage: its data stays where it is then.
+Messages about a lack of memory, descriptors or rights do not mean damage: the data then stays where it is.
 """
 
 import os
@@ -17,7 +17,7 @@ from pipeline.system.launch import bound
 
 DATA = "appendonlydir"
 MENDS = 2
-"""Until it is up: the data may be repaired, and set aside if it is still damaged then. Empty data is not set aside."""
+"""Attempts until the server is up: the data may be repaired once, and set aside if it is still damaged. Empty data is not set aside."""
 _KEPT = 2  # so many folders of damaged data are kept
 _PART, _MENDED = "mending", "appendonlydir.mended"
 _LOG_BROKEN = "Bad file format reading the append only file"
@@ -37,7 +37,7 @@ _NO_MEMORY = re.compile(r"Out Of Memory|failed allocating \d{1,9} bytes")  # of 
 
 
 def damage(log: str) -> str:
-    """What a server that ended as it started has said of damaged data; empty: that is not why it ended."""
+    """What a server that ended while it started has logged about damaged data; an empty string if that is not why it ended."""
     if _NO_MEMORY.search(log):
         return ""
     found = _DAMAGE.search(log)
@@ -45,7 +45,10 @@ def damage(log: str) -> str:
 
 
 def finish(folder: Path) -> str:
-    """Put mended data in its place where the process that mended it was killed just before; says so. Raises ``OSError``."""
+    """Complete a mending that was interrupted: move mended data into place if the process that mended it was killed just before.
+
+    Returns a sentence for a person if it did; an empty string if there was nothing to do. Raises ``OSError``.
+    """
     mended = folder / _MENDED
     if (folder / DATA).exists() or not mended.exists():
         return ""
@@ -54,14 +57,21 @@ def finish(folder: Path) -> str:
 
 
 class Mending:
-    """Makes data fit for a start, in a thread: to copy and check it may take long. Raises ``OSError`` where there can be none."""
+    """Makes damaged data fit for a start, in a thread of its own, because to copy and check it may take long.
+
+    The damaged data is kept beside the new. The constructor raises ``OSError`` if no thread can be started.
+    """
 
     def __init__(self, folder: Path, problem: str, *, program: Path, repair: bool, lock: int) -> None:
-        """``lock``: a descriptor of ``folder``; another folder that takes its place meanwhile is not touched."""
+        """``folder`` contains the data; ``problem`` is what ``damage`` returned; ``program`` is the Valkey server.
+
+        With ``repair`` the log is cut off at the damage, if it can be; otherwise the server will start empty. ``lock`` is a
+        descriptor of ``folder``: another folder that takes its place meanwhile is not touched.
+        """
         self._folder, self._problem, self._program = folder, problem, program
         self._repair = repair and problem.startswith(_LOG_BROKEN) and problem.endswith(".incr.aof")
         self.repaired = False
-        """Whether there is data again, once it is done."""
+        """Once it is done: whether the data was repaired; False if the server will start empty."""
         self._news = ""
         self._failed: OSError | None = None
         self._lock = os.dup(lock)
@@ -74,15 +84,19 @@ class Mending:
 
     @property
     def done(self) -> bool:
+        """Whether the thread has ended. Does not wait."""
         return self.wait(0.0)
 
     def wait(self, timeout_s: float) -> bool:
-        """Whether it has ended, within this time."""
+        """Wait up to ``timeout_s`` for the thread to end; returns whether it has."""
         self._thread.join(timeout_s)
         return not self._thread.is_alive()
 
     def news(self) -> str:
-        """Waits for the end; what a person must know. Raises ``OSError`` where the data could not be moved."""
+        """Wait for the thread to end, however long it takes; returns what a person must know of the result.
+
+        Raises ``OSError`` if the data could not be moved.
+        """
         self._thread.join()
         if self._failed is not None:
             raise self._failed
@@ -91,7 +105,7 @@ class Mending:
     def _run(self) -> None:
         try:
             self._news = self._mend()
-        except OSError as exc:  # told by ``news``
+        except OSError as exc:  # ``news`` raises it
             self._failed = exc
         finally:
             os.close(self._lock)
@@ -107,7 +121,7 @@ class Mending:
         if fit:
             (part / DATA).rename(self._folder / _MENDED)
         data.rename(aside)
-        with suppress(OSError):  # from here on it can start, and what was done must be told
+        with suppress(OSError):  # from here on the server can start, and what was done must be reported
             if fit:
                 (self._folder / _MENDED).rename(data)
                 self.repaired = True
@@ -115,18 +129,18 @@ class Mending:
         shutil.rmtree(part, ignore_errors=True)
         for old in sorted(set(self._folder.glob(f"{DATA}.damaged-*")) - {aside})[: 1 - _KEPT]:
             _remove(old)
-        head = f"the data of the embedded Redis was damaged ({self._problem}) and lies in {aside} as it was"
+        head = f"the data of the embedded Redis was damaged ({self._problem}) and is kept in {aside} as it was"
         if self.repaired:
             return (
-                f"{head}; what it held up to the damage is kept, and the spool sends again what it keeps; consumer groups stand"
-                " where they stood at that point, later ones must be made anew"
+                f"{head}; what it held up to the damage is kept, and the spool sends again what it keeps; consumer groups are"
+                " as they were at that point, later ones must be created again"
             )
-        return f"{head}; it starts empty: the spool sends again what it keeps, consumer groups must be made anew"
+        return f"{head}; it starts empty: the spool sends again what it keeps, consumer groups must be created again"
 
 
 def _repair(data: Path, part: Path, program: Path) -> bool:
-    """A copy of ``data`` in ``part``, cut off at the first place that cannot be read. False: that cannot be made."""
-    checker = part / "valkey-check-aof"  # by this name the server checks files
+    """Copy ``data`` into ``part`` and cut the copy off at the first place that cannot be read; returns whether that worked."""
+    checker = part / "valkey-check-aof"  # called by this name, the server's program checks files
     try:
         part.mkdir(mode=0o700)
         shutil.copytree(data, part / data.name)
@@ -135,7 +149,7 @@ def _repair(data: Path, part: Path, program: Path) -> bool:
         done = subprocess.run(command, input=b"y\n", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for path in (part / data.name).iterdir():
             _sync(path)
-    except OSError:  # no room, say: a line that starts is worth more
+    except OSError:  # no room, for instance: a line that starts is worth more than the old data
         return False
     return done.returncode == 0
 

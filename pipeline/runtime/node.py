@@ -23,11 +23,11 @@ from pipeline.transport.sockets import Dealer
 BEAT_NS = 250_000_000
 MOST_WORDS = 10_000
 DRAIN_S = 20.0
-"""How long a node that was told to stop may take to finish what it has."""
+"""How long a node that was asked to stop may take to finish its frames or records."""
 
 
 class NodeContext:
-    """What an entry point works with: configuration, addresses, the wish to stop, the heartbeat."""
+    """What an entry point works with: configuration, addresses, whether to stop, the heartbeat. ``folder`` is that of the sockets."""
 
     def __init__(
         self,
@@ -42,11 +42,11 @@ class NodeContext:
         self.config, self.process = config, process
         self.endpoints = Endpoints(folder)
         self.ring_fd = ring_fd
-        """The ring's memfd, empty or left by an earlier life of this camera; None: make one."""
+        """Descriptor of the ring's memfd, empty or with the ring of an earlier capture process; None if the node makes its own."""
         self.frames = frames
-        """Capture ends after this many frames; None: never by count."""
+        """Capture ends after this many frames; None for no such limit."""
         self.model = model
-        """Digest of the model file with which the line began; None: whatever file is there."""
+        """Digest of the model file with which the line began; None if any file will do."""
         self.log = logging.getLogger(process.name)
         self._stop_ns: int | None = None
         self._progress = 0
@@ -55,7 +55,7 @@ class NodeContext:
 
     @property
     def stopping(self) -> bool:
-        """Whether this node has been told to finish."""
+        """Whether this node has been asked to stop: it takes nothing new and finishes what it has."""
         return self._stop_ns is not None
 
     @property
@@ -64,13 +64,16 @@ class NodeContext:
         return self._stop_ns is not None and time.monotonic_ns() - self._stop_ns > DRAIN_S * 1e9
 
     def stop(self) -> None:
-        """Ask the node to finish; asked twice, the process ends at once."""
+        """Ask the node to stop; the second call ends the process at once, with exit code 130."""
         if self._stop_ns is not None:
             os._exit(130)
         self._stop_ns = time.monotonic_ns()
 
     def beat(self, state: NodeState, facts: Callable[[], Facts] = Facts, *, now: bool = False) -> None:
-        """Called in each turn of the work loop: tells the supervisor, a few times a second, that it turns."""
+        """Send the heartbeat if it is due (every ``BEAT_NS``) or ``now`` is set; to be called in each turn of the work loop.
+
+        ``facts`` is called only then. Never blocks; a heartbeat that finds the queue full is lost.
+        """
         self._progress += 1
         stamp = time.monotonic_ns()
         if now or stamp >= self._next_ns:
@@ -78,44 +81,44 @@ class NodeContext:
             self._send(state, facts())
 
     def fail(self, error: str) -> None:
-        """The last heartbeat of a node that cannot go on: the supervisor shows why."""
+        """Send the last heartbeat of a node that cannot go on; the supervisor shows ``error``, of which 10 000 characters are sent."""
         self._send(NodeState.FAILED, Facts(error=error[:MOST_WORDS]))
 
     def _send(self, state: NodeState, facts: Facts) -> None:
         self._dealer.send(Heartbeat(node=self.process.name, pid=os.getpid(), boot=BOOT, state=state, progress=self._progress, facts=facts))
 
     def close(self) -> None:
-        """Let the last heartbeat out."""
+        """Close the socket; the last heartbeat may take 0.5 s more, in the background."""
         self._dealer.close(flush_ms=500)
 
 
 class Work(Protocol):
-    """What a node does, turn by turn; ``run_loop`` calls it."""
+    """What a node does, turn by turn; ``run_loop`` calls it, from one thread."""
 
     @property
     def state(self) -> NodeState:
-        """What it does now, for its heartbeat."""
+        """What the node does now, for its heartbeat."""
         ...
 
     def turn(self) -> bool:
-        """One pass over all that came and is due; waits for nothing. False when everything is done."""
+        """One pass over all that has come and is due, without waiting; returns False when everything is done."""
         ...
 
     def wait(self) -> None:
-        """Until something comes or is due."""
+        """Wait until something comes or is due; much less than a second, because the heartbeat is sent between two waits."""
         ...
 
     def facts(self) -> Facts:
-        """What it tells of itself."""
+        """What the node reports of itself in its heartbeat."""
         ...
 
     def close(self) -> None:
-        """Let go of sockets, files and threads."""
+        """Close sockets and files, end threads. Called once, also after an error."""
         ...
 
 
 def run_loop(node: NodeContext, work: Work) -> None:
-    """The work loop of every node: turn, heartbeat, wait, until everything is done."""
+    """The work loop of every node: turn, heartbeat, wait, until everything is done. Errors of ``work`` pass through, after its close."""
     try:
         while work.turn():
             node.beat(work.state, work.facts)
@@ -135,9 +138,12 @@ def run_node(
     model: str | None = None,
     drain: bool = False,
 ) -> int:
-    """Run one node in this process until it ends; returns the exit code.
+    """Run one node in this process until it ends; returns the exit code: 0, that of the ``LinepipeError`` that ended it, or 1.
 
-    ``sockets``: the folder of the run it belongs to; None: the one where nodes meet that are run by themselves.
+    ``sockets`` is the folder of the run to which it belongs; None for a node that is run by itself. The next three are as in
+    ``NodeContext``. With ``drain`` it only finishes what an earlier life left. Must be called from the main thread: it installs
+    handlers for SIGTERM and SIGINT, sets the umask, and sets up logging to stderr. Raises ``ConfigError`` if the folder of the sockets
+    cannot be used.
     """
     keep_private()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format=f"%(asctime)s {process.name} %(levelname)s %(message)s")
@@ -167,7 +173,7 @@ def run_node(
 
 
 def _shortage(exc: Exception) -> str | None:
-    """What the machine has too little of, and what to do; None: that is not why."""
+    """What the machine has too little of, and what to do; None if the error is of another kind."""
     if isinstance(exc, MemoryError):
         return f"not enough memory: {exc}. Make frames or rings smaller"
     if getattr(exc, "errno", None) in (errno.EMFILE, errno.ENFILE):  # of the system or of ZeroMQ
@@ -176,7 +182,7 @@ def _shortage(exc: Exception) -> str | None:
 
 
 def resolve(entry: str) -> Callable[..., Any]:
-    """``"package.module:function"`` -> the function."""
+    """``"package.module:function"`` -> the function, imported. Raises ``ImportError`` or ``AttributeError`` if there is none."""
     module, _, name = entry.partition(":")
     found: Callable[..., Any] = getattr(importlib.import_module(module), name)
     return found

@@ -1,6 +1,6 @@
 """One node's process as its supervisor sees it: start, watch, restart with back-off, stop.
 
-Times are those of an ``AwakeClock``: a supervisor that was itself stopped learns nothing about its nodes meanwhile.
+Times (``now_ns``) are those of an ``AwakeClock``, because a supervisor that was stopped itself has not seen what its nodes did.
 """
 
 import os
@@ -18,23 +18,24 @@ from pipeline.system.launch import bound
 from pipeline.transport.messages import Heartbeat
 
 STOPPED_S = 2.0
-"""A node whose main thread has not run at all for this long while its work loop should turn: stopped, or stuck in one call."""
+"""A node is killed if its main thread has not run at all for this long while its work loop should turn: it is stopped, or stuck in
+one call."""
 SILENT_S = 10.0
-"""A node whose work loop does not turn though its main thread runs, waits for a disk, or has nothing left to do but end: a large
-image, a slow fsync, a thread amid a call; then it is hung."""
+"""A node is killed if its work loop has not turned for this long, even if its main thread runs, waits for a disk, or waits for another
+thread before it ends. A large image, a slow fsync, or a call that such a thread finishes takes less."""
 START_S = 600.0
-"""How long a node may take to load before that; compiling the network takes minutes on a small, busy machine."""
+"""The same before its work loop has turned, while it loads; compiling the network takes minutes on a small, busy machine."""
 LOOK_S = 0.5
-"""Two missed heartbeats: time to look at the thread itself."""
+"""After two missed heartbeats the supervisor looks at the node's main thread itself."""
 MOST_WORDS = 1000
 LAST_WORDS_NS = 50_000_000
-"""How long what a node said before it ended may be on its way."""
+"""How long the last heartbeats of a node that has ended may take to arrive."""
 DRAIN_WAIT_S = 1.0
 """The longest wait before a restart while the line stops."""
 
 
 class AwakeClock:
-    """Monotonic time less the time in which its owner did not run: SIGSTOP, a suspended machine, a call that took long."""
+    """Monotonic time without the time in which its owner did not run: SIGSTOP, a suspended machine, a call that took long."""
 
     LATE_NS = 500_000_000
 
@@ -42,7 +43,7 @@ class AwakeClock:
         self._last_ns, self._lost_ns = time.monotonic_ns(), 0
 
     def turn(self) -> int:
-        """Called in each turn of the owner's loop; of the time since the last turn at most ``LATE_NS`` counts."""
+        """The time now, in ns; to be called in each turn of the owner's loop. At most ``LATE_NS`` count since the last call."""
         now = time.monotonic_ns()
         self._lost_ns += max(0, now - self._last_ns - self.LATE_NS)
         self._last_ns = now
@@ -50,9 +51,10 @@ class AwakeClock:
 
 
 class NodeProcess:
-    """A node that should be running until it is told to stop.
+    """A node that should run until it is asked to stop. ``start`` starts it; then ``check`` must be called in each turn.
 
-    ``may_end``: whether it may end by itself now. ``left``: whether a dead one has left what only its next life can finish.
+    ``command`` is its command line and ``fds`` are the descriptors that it inherits. ``may_end()``: whether it may end by itself now.
+    ``left()``: whether it has left something that only another start of it can finish.
     """
 
     def __init__(
@@ -73,24 +75,25 @@ class NodeProcess:
         self._stopping = self._given_up = False
         self.restarts = 0
         self.pids: set[int] = set()
-        """Of all its lives."""
+        """Process ids of all its lives."""
         self.state = NodeState.STOPPED
         self.reason = ""
         """Why it is not running, until it runs again."""
         self.ran = False
         """Whether its work loop has ever turned."""
         self.refused = False
-        """It has ended with exit code 2 without ever having run: a person must mend the configuration."""
+        """Whether it has ended with exit code 2 before its work loop ever turned: a person must correct the configuration."""
         self.facts = Facts()
         self.lives: dict[str, Facts] = {}
         """Last facts of each life, by boot id."""
         self.cut_short = False
-        """The run goes to its end without what it should have done."""
+        """Set when the run ends although this node had not done its work: then its exit code is not 0."""
         self.exit_code: int | None = None
-        """Set once the node has ended for good."""
+        """Set once the node has ended and is not started again; 0 if it ended in order."""
 
     @property
     def name(self) -> str:
+        """Name of the process, as in ``linepipe node NAME``."""
         return self.process.name
 
     @property
@@ -100,6 +103,7 @@ class NodeProcess:
 
     @property
     def pid(self) -> int | None:
+        """Process id; None while there is no process."""
         return self._popen.pid if self._popen is not None else None
 
     def retry_in_s(self, now_ns: int) -> float | None:
@@ -107,15 +111,15 @@ class NodeProcess:
         return None if self._popen is not None or self.exit_code is not None else max(0.0, (self._start_at_ns - now_ns) / 1e9)
 
     def down_s(self, now_ns: int) -> float:
-        """For how long it has not worked since it died."""
+        """Seconds since it died or could not be started; 0 if its work loop has turned since, or it never died."""
         return (now_ns - self._down_ns) / 1e9 if self._down_ns else 0.0
 
     def storm(self, now_ns: int) -> bool:
-        """Whether it keeps dying."""
+        """Whether it keeps dying: ``STORM`` times within a minute of running."""
         return self._backoff.storm(now_ns - self._alive_ns if self.alive else 0)
 
     def start(self, now_ns: int) -> str | None:
-        """Start it; returns what a person should know if that fails."""
+        """Start its process; returns None, or a sentence for a person if that failed: ``check`` tries again later."""
         command = bound([*self._command, "--drain"] if self._stopping else self._command)
         self._seen_ns, self._progress, self._alive_ns, self._why = now_ns, -1, 0, ""
         try:
@@ -129,7 +133,7 @@ class NodeProcess:
         return None
 
     def hear(self, status: Heartbeat, now_ns: int) -> None:
-        """Take a heartbeat; only a work loop that turns counts as life."""
+        """Take a heartbeat of this node. It counts as a sign of life only if the work loop has turned since the last one."""
         if status.state is NodeState.FAILED:
             self._why = "failed: " + " ".join(str(status.facts.error).split())[:MOST_WORDS]
             return
@@ -144,7 +148,10 @@ class NodeProcess:
                 self.ran, self.reason, self._down_ns = True, "", 0
 
     def check(self, now_ns: int) -> str | None:
-        """Reap, restart, kill what hangs. Returns what a person should know, if anything happened."""
+        """Reap its process if it ended, start it again when that is due, kill it if it hangs; never blocks.
+
+        Returns a sentence for a person if the process ended or could not be started, otherwise None.
+        """
         if self.exit_code is not None:
             return None
         if self._popen is None:
@@ -178,7 +185,7 @@ class NodeProcess:
         return f"{self.name} {why}; starting it again in {wait_s:.1f} s"
 
     def _kill_if_hung(self, now_ns: int) -> str | None:
-        """Kill it if its work loop does not turn, the sooner if its main thread does not even run."""
+        """Kill it if its work loop does not turn; sooner if its main thread does not even run."""
         silent_ns = now_ns - self._seen_ns
         if silent_ns < LOOK_S * 1e9:
             self._still_ns, self._main_thread = self._seen_ns, None
@@ -186,7 +193,7 @@ class NodeProcess:
         assert self._popen is not None
         before, self._main_thread = self._main_thread, main_thread(self._popen.pid)
         stopped = self._main_thread is not None and self._main_thread[0] == "T"
-        works = self.alive and self.state is not NodeState.ENDED  # else it loads, or waits for a thread that is to end with it
+        works = self.alive and self.state is not NodeState.ENDED  # else it loads, or waits for a thread before it ends
         stuck = works and self._main_thread == before and before is not None and before[0] == "S" and before[1] is not None
         if not stopped and not stuck:
             self._still_ns = now_ns
@@ -198,7 +205,7 @@ class NodeProcess:
         return None
 
     def stop(self, now_ns: int) -> None:
-        """Ask it to finish. If it dies over that, or is dead, it is started again only to finish what it left."""
+        """Ask it to stop (SIGTERM). If it dies before it has finished, or is dead, it is started again only to finish what it left."""
         self._stopping = True
         if self._popen is not None:
             self._popen.send_signal(signal.SIGTERM)
@@ -208,7 +215,7 @@ class NodeProcess:
             self._start_at_ns = now_ns
 
     def give_up(self) -> None:
-        """Kill it and let it be."""
+        """Kill it and do not start it again; a process that runs is reaped by ``check``."""
         self._given_up = True
         self.kill()
         if self._popen is None and self.exit_code is None:
@@ -219,18 +226,21 @@ class NodeProcess:
         self.exit_code, self.state = code, NodeState.ENDED if code == 0 else NodeState.FAILED
 
     def kill(self) -> None:
-        """Kill it with what it started, a compiler for instance."""
+        """Kill its process (SIGKILL) with those that it started, a compiler for instance. Does not wait."""
         if self._popen is not None and self._popen.poll() is None:
             os.killpg(self._popen.pid, signal.SIGKILL)
 
     def wait(self) -> None:
-        """Reap a process that was killed."""
+        """Wait until its process has ended, if there is one; for one that was killed."""
         if self._popen is not None:
             self._popen.wait()
 
 
 def main_thread(pid: int) -> tuple[str, int | None] | None:
-    """State of a process's main thread (R, S, D, T, ...) and the nanoseconds it has run; None where the kernel does not say."""
+    """State of a process's main thread (R, S, D, T, ...), and the ns that it has run, None if the kernel does not say.
+
+    None instead of both if there is no such process.
+    """
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:  # it has just ended
@@ -242,7 +252,7 @@ def main_thread(pid: int) -> tuple[str, int | None] | None:
 
 
 def program() -> list[str]:
-    """How to start linepipe again, so that a process list reads ``linepipe node NAME``."""
+    """The beginning of a command line that starts linepipe, such that a process list shows ``linepipe node NAME`` if possible."""
     beside = Path(sys.executable).parent / "linepipe"
     found = str(beside) if beside.exists() else shutil.which("linepipe")
     return [sys.executable, found] if found and os.access(found, os.R_OK) else [sys.executable, "-m", "pipeline"]
@@ -251,16 +261,16 @@ def program() -> list[str]:
 WINDOW_NS = 60_000_000_000
 FIRST_S, MOST_S = 0.1, 60.0
 WORKED_NS, WORKED_MOST_S = 2_000_000_000, 0.5
-"""A process that ran for so long did its work: however often it dies, it is started again within this wait."""
+"""A process that ran for ``WORKED_NS`` did its work: it is started again within ``WORKED_MOST_S``, however often it dies."""
 STORM = 5
 """This many deaths within a minute of running are a storm."""
 _REMEMBERED = 20
 
 
 class Backoff:
-    """The first restart comes almost at once, each further death within a minute doubles the wait of one that cannot work.
+    """How long to wait before a restart: ``FIRST_S`` at first; each further death within a minute of running doubles it, to ``MOST_S``.
 
-    Only the time in which the process ran counts: one that dies at every start is never forgiven for the waits between.
+    That minute counts only time in which the process ran: the deaths of one that dies at every start are not forgotten while it waits.
     """
 
     def __init__(self) -> None:
@@ -268,13 +278,13 @@ class Backoff:
         self._deaths: list[int] = []
 
     def died(self, ran_ns: int) -> float:
-        """Note a death after ``ran_ns`` of running; returns the seconds to wait."""
+        """Note a death after ``ran_ns`` of running; returns the seconds to wait before the next start."""
         self._ran_ns += ran_ns
         self._deaths = [*self._recent(0), self._ran_ns][-_REMEMBERED:]
         return float(min(WORKED_MOST_S if ran_ns >= WORKED_NS else MOST_S, FIRST_S * 2 ** (len(self._deaths) - 1)))
 
     def storm(self, running_ns: int = 0) -> bool:
-        """Whether it keeps dying; ``running_ns``: how long it has been running now."""
+        """Whether it died ``STORM`` times within the last minute of running; ``running_ns``: how long it has been running now."""
         return len(self._recent(running_ns)) >= STORM
 
     def _recent(self, running_ns: int) -> list[int]:

@@ -1,8 +1,8 @@
 """``linepipe run``: starts a line's processes, watches them, restarts what dies, stops them in order.
 
-Start: Redis (if embedded), publish, the inspecting nodes, the captures; a capture arms when a worker asks it for frames.
-Stop:  captures first (each drains: its last frame is durable before it ends), then the inspecting nodes, then publish
-(which waits for Redis), then Redis. A node that dies while others drain is still restarted: they wait for it.
+Start: Redis (if embedded), publish, the inspecting nodes, the captures; a capture begins to read when a worker asks for frames.
+Stop:  captures (each drains: its last frame is durable before it ends), then the inspecting nodes, then publish (which waits for
+Redis), then Redis. A node that dies while others drain is still restarted, because they wait for it.
 """
 
 import time
@@ -33,11 +33,17 @@ TURN_MS = 50.0
 STATUS_NS = 500_000_000
 STOP_S = DRAIN_S + 10.0
 LAST_WORDS_S = 2.0
+COMES_BACK_S = 5.0
+"""Back-off and start of a publish process that died just before the end."""
 Say = Callable[[str], None]
 
 
 class LineRun:
-    """One run of a line."""
+    """One run of a line, for one call of ``run``.
+
+    ``for_s``: seconds from its first frame; ``frames``: of each camera; ``say`` gets sentences for a person. The constructor sets the
+    umask and takes the folders; raises ``ConfigError`` if a folder, file or the model cannot be used, ``NodeError`` if no port is free.
+    """
 
     def __init__(
         self, config: Config, *, for_s: float | None = None, frames: int | None = None, say: Say, summary_path: Path | None = None
@@ -51,7 +57,7 @@ class LineRun:
         for path in self._summary_paths:
             prepare_summary(path)
         self.summary: Summary | None = None
-        """There once the line has ended, in whatever way."""
+        """None until the line has ended, in whatever way."""
         self._folder = RunFolder(config)
         endpoints = Endpoints(self._folder.path)
         self._router = Router(endpoints.supervisor)
@@ -93,14 +99,14 @@ class LineRun:
 
     @property
     def url(self) -> str:
+        """Address of the line's Redis for clients; that of the embedded server may change while the line runs."""
         return self._server.url if self._server is not None else self.config.publish.redis
 
     def run(self, tick: Callable[[LineStatus], None] = lambda _: None) -> Summary:
-        """Run until the sources end, the time is up, or a signal comes; returns the summary, which then is on disk.
+        """Run until the sources end, the time is up, or a signal comes; returns the summary, which is on disk then.
 
-        ``tick`` is called with the status about twice a second. Raises ``LinepipeError`` if the line could not run, and
-        ``KeyboardInterrupt`` when it was told twice to stop, both after the summary was written. Signals stay taken: one
-        that comes late ends nothing.
+        ``tick`` gets the status about twice a second. Raises ``LinepipeError`` if the line could not run, ``KeyboardInterrupt`` after a
+        second signal, both after the summary was written. Only for the main thread; signal handlers stay, so a late signal does nothing.
         """
         self._signals.listen()
         error: str | None = None
@@ -127,7 +133,7 @@ class LineRun:
         return found
 
     def _turn(self, tick: Callable[[LineStatus], None]) -> bool:
-        """One pass; False when every process has ended."""
+        """One pass; returns False when every process has ended."""
         now, awake = time.monotonic_ns(), self._clock.turn()
         self._hear(awake)
         self._outbox.turn(now)
@@ -144,12 +150,12 @@ class LineRun:
         return bool(self._stages)
 
     def _keep_folders(self) -> None:
-        """Put right what somebody has done to the folders of sockets and state."""
+        """Restore the folders of sockets and state if something was changed in them."""
         for name, what, text in (
             (AlarmKind.SOCKETS_REMOVED, "the sockets are", self._folder.turn()),
             (AlarmKind.STATE_REMOVED, "the line's files are", self._state.turn()),
         ):
-            if text and self._folder_news.get(name) != text:  # what cannot be put right stays, and is said once
+            if text and self._folder_news.get(name) != text:  # what cannot be restored stays so, and is said once
                 self._say(text)
             self._folder_news[name] = text
             self._alarms.set(name, bool(text), text or f"{what} there again")
@@ -164,7 +170,7 @@ class LineRun:
             self._said_all.add(message.node)
 
     def _progress(self, now: int, awake: int) -> None:
-        """Note the first frame; begin to stop when it is time; take the next group of processes down when one has ended."""
+        """Note the first frame; begin to stop when it is time; stop the next group of processes when one has ended."""
         self._rings.note_epochs()
         accounts = self._rings.accounts().values()
         self._time.note(now, sum(a.acquired for a in accounts), sum(a.acquired - a.in_flight for a in accounts))
@@ -182,6 +188,8 @@ class LineRun:
         if self._phase is not Phase.STOPPING:
             return
         if all(c.exit_code is not None for c in self._stages[0]):
+            if self._publish_must_wait(awake):
+                return
             self._stages.pop(0)
             if self._stages:
                 self._stop_next(awake)
@@ -191,11 +199,17 @@ class LineRun:
                     self._give_up(child)
             self._stop_at_ns = awake + int(STOP_S * 1e9)
 
+    def _publish_must_wait(self, awake: int) -> bool:
+        """Whether publish, the next to end, has yet to take what the supervisor itself has to say."""
+        following = self._stages[1][0] if self._stages[1:] else None
+        takes = following is not None and following.name == PUBLISH and following.down_s(awake) < COMES_BACK_S
+        return takes and len(self._outbox) > 0 and awake < self._stop_at_ns
+
     def _finite(self, child: NodeProcess) -> bool:
         return self._frames is not None or is_finite(self.config.cameras[child.process.camera or ""])
 
     def _give_up(self, child: NodeProcess) -> None:
-        """Waiting longer is no use. What a capture node leaves then may or may not have been inspected: an open gap says so."""
+        """Kill a process that took too long. Frames that a capture leaves may have been inspected or not: a gap without an end says so."""
         self._say(f"{child.name} did not finish within {STOP_S:.0f} s; killed")
         child.give_up()
         camera = child.process.camera
@@ -243,14 +257,14 @@ class LineRun:
         self._send_alarm(AlarmKind.REDIS_DAMAGED, True, text)
 
     def _hear_last_words(self) -> None:
-        """Take in what publish said last: it may still be on its way when the process has ended."""
+        """Take publish's last heartbeat, which may still be on its way when the process has ended."""
         deadline = time.monotonic() + LAST_WORDS_S
         while PUBLISH not in self._said_all and time.monotonic() < deadline:
             self._waiter.wait(TURN_MS)
             self._hear(self._clock.turn())
 
     def _finish(self, error: str | None, tick: Callable[[LineStatus], None]) -> Summary:
-        """End what still runs, write the summary, and only then say anything; then end Redis."""
+        """Kill what still runs, write the summary before anything is said, then end Redis."""
         try:
             for child in self._children:
                 child.kill()
@@ -280,6 +294,6 @@ class LineRun:
 
 
 def _stop_order(children: list[NodeProcess]) -> list[list[NodeProcess]]:
-    """Groups of processes that are told to stop together: captures, then the others one by one, last started first."""
+    """Groups of processes that are stopped together: captures, then the others one by one, last started first."""
     captures = [c for c in children if c.process.camera is not None]
     return [captures, *[[c] for c in reversed(children) if c.process.camera is None]]

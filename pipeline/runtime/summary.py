@@ -1,4 +1,4 @@
-"""What a run says of itself: the summary (a public contract) and the file it goes to, what it did not do, and the live status."""
+"""What a run reports: the summary (a public contract) and its file, what the run did not do, and the live status."""
 
 import errno
 import fcntl
@@ -45,7 +45,11 @@ def summary(
     url: str,
     error: str | None,
 ) -> Summary:
-    """The summary of a run, as ``--summary`` writes it. ``rate_s``: the time in which its frames were finished."""
+    """The summary of a run, as ``--summary`` writes it. ``children`` must include publish.
+
+    ``epochs`` are those of each camera, ``duration_s`` and ``rate_s`` come from ``RunTime``, ``url`` is that of Redis, and ``error`` is
+    why the run failed or what it left undone, None if nothing.
+    """
     publish = _publish(children)
     tiles = sum(life.tiles for life in publish.lives.values())
     inspected = sum(a.inspected for a in accounts.values())
@@ -76,7 +80,7 @@ def status(
     phase: Phase,
     awake_ns: int,
 ) -> LineStatus:
-    """What ``linepipe status`` shows."""
+    """The status of a run as ``linepipe status`` shows it; arguments as for ``summary``. ``awake_ns``: time of an ``AwakeClock``."""
     publish = _publish(children)
     return LineStatus(
         line=config.line,
@@ -119,7 +123,11 @@ def _node(child: NodeProcess, awake_ns: int) -> NodeStatus:
 
 
 def shortcoming(config: Config, children: list[NodeProcess], accounts: dict[str, Account], url: str, *, told: bool) -> str | None:
-    """What a run that ended in order has not done; None if everything. ``told``: it was told to stop, so events may wait."""
+    """What a run has not done, a sentence for the summary's ``error``; None if it has done everything.
+
+    Processes that did not end in order and frames that were not finished come first. If there are none, these are events that wait
+    for Redis or another sink; they count only if the run ended by itself, not if it was asked to stop (``told``).
+    """
     failed = [c.name for c in children if c.exit_code != 0]
     left = sum(account.in_flight for account in accounts.values())
     if failed or left:
@@ -135,7 +143,7 @@ def shortcoming(config: Config, children: list[NodeProcess], accounts: dict[str,
 
 
 def _sinks(config: Config, publish: NodeProcess) -> dict[str, SinkFacts]:
-    """By name, for the sinks beside Redis: state and backlog, as far as publish has told."""
+    """State and backlog of each sink other than Redis, by name, as publish reported them; None in both if it has not."""
     return {name: publish.facts.sinks.get(name, SinkFacts(state=None, backlog=None)) for name in config.publish.sinks}
 
 
@@ -158,31 +166,31 @@ def _rate(count: int, seconds: float) -> float:
 
 
 class RunTime:
-    """Marks of one run on the monotonic clock."""
+    """When a run had its first frame, began to stop, and finished its last frame. ``now_ns`` is monotonic."""
 
     def __init__(self) -> None:
         self.first_ns = 0
-        """The first frame; 0 before."""
+        """When the first frame was acquired; 0 before that."""
         self._stop_ns = 0
         self._finished, self._finished_ns = 0, 0
 
     def note(self, now_ns: int, acquired: int, finished: int) -> None:
-        """Take the number of frames acquired and finished so far."""
+        """Take the number of frames acquired and finished so far; to be called in each turn."""
         if acquired and not self.first_ns:
             self.first_ns = now_ns
         if finished != self._finished:
             self._finished, self._finished_ns = finished, now_ns
 
     def stop(self, now_ns: int) -> None:
-        """The line begins to stop."""
+        """Note that the line begins to stop now."""
         self._stop_ns = now_ns
 
     def duration_s(self, now_ns: int) -> float:
-        """From the first frame until the line began to stop."""
+        """Seconds from the first frame until the line began to stop, or until now; 0 before the first frame."""
         return self._since_first_s(self._stop_ns or now_ns)
 
     def rate_s(self, now_ns: int) -> float:
-        """The time in which the frames were finished: those finished while draining count, and so does that time."""
+        """Seconds in which the frames were finished: until now, or until the last one was finished while the line drained."""
         return self._since_first_s(max(self._stop_ns, self._finished_ns) if self._stop_ns else now_ns)
 
     def _since_first_s(self, end_ns: int) -> float:
@@ -190,13 +198,17 @@ class RunTime:
 
 
 SUMMARY = "summary.json"
-"""Under ``state_dir``, whatever ``--summary`` says."""
+"""Name of the summary's file under ``state_dir``, which is always written."""
 READER_MS = 1000.0
+"""How long the reader of a pipe may take nothing before writing the summary fails."""
 _MOST_LINKS = 40
 
 
 def prepare_summary(path: Path) -> None:
-    """Remove an earlier run's summary and see that one can be written. Raises ``ConfigError``; now, not after a long run."""
+    """Remove an earlier run's summary at ``path``, and check that one can be written there, before the run and not after it.
+
+    A descriptor, device or pipe is left as it is. Raises ``ConfigError`` if nothing can be written there.
+    """
     try:
         if _is_descriptor(path):  # its file may be a log, and is the user's
             os.close(_open_descriptor(path))
@@ -215,7 +227,11 @@ def prepare_summary(path: Path) -> None:
 
 
 def write_summary(path: Path, found: object, *, mode: int) -> None:
-    """Write the summary as JSON for people and programs: durable, and in one step. Raises ``OSError``."""
+    """Write the summary ``found`` as indented JSON: durable and in one step, with ``mode`` less the umask.
+
+    A descriptor (/dev/stdout), device or pipe is written to, not replaced, with up to 1 s for a reader that takes nothing. Raises
+    ``OSError`` if it cannot be written.
+    """
     data = msgspec.json.format(msgspec.json.encode(found), indent=2) + b"\n"
     if _is_descriptor(path):
         _write_through(_open_descriptor(path), data)
@@ -226,12 +242,12 @@ def write_summary(path: Path, found: object, *, mode: int) -> None:
 
 
 def _is_descriptor(path: Path) -> bool:
-    """Whether it names a descriptor of a process, as /dev/stdout does: the file behind it must not be replaced."""
+    """Whether it names a descriptor of a process, as /dev/stdout does: the file to which it leads must not be replaced."""
     return re.fullmatch(r"/proc/\d+/(task/\d+/)?fd/\d+", str(_entry(path))) is not None
 
 
 def _entry(path: Path) -> Path:
-    """What the symbolic links lead to, up to the first entry of a process's list of descriptors."""
+    """Where symbolic links lead, followed up to the first entry of a process's list of descriptors."""
     for _ in range(_MOST_LINKS):
         path = Path(os.path.realpath(path.parent), path.name)
         if path.parent.name == "fd" or not path.is_symlink():
@@ -241,18 +257,18 @@ def _entry(path: Path) -> Path:
 
 
 def _open_descriptor(path: Path) -> int:
-    """A duplicate of a descriptor that we were handed; of another process, what lies behind it, to append. Raises ``OSError``."""
+    """A duplicate of a descriptor that we were given; for one of another process, its file, opened to append. Raises ``OSError``."""
     entry = _entry(path)
     if entry.parts[2] != str(os.getpid()):
         return os.open(entry, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_CLOEXEC)
     fd = int(entry.name)
-    if not os.get_inheritable(fd) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # the former: one of our own
+    if not os.get_inheritable(fd) or fcntl.fcntl(fd, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDONLY:  # not inheritable: linepipe's own
         raise OSError(errno.EBADF, "it is not open for writing")
     return os.dup(fd)
 
 
 def _open_reader(path: Path) -> int:
-    """Raises ``OSError``, also where nobody reads: the end of a run waits for no reader."""
+    """Open a device or pipe for writing. Raises ``OSError``, also if no process reads it: the end of a run waits for no reader."""
     try:
         return os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError as exc:
@@ -262,7 +278,7 @@ def _open_reader(path: Path) -> int:
 
 
 def _write_through(fd: int, data: bytes) -> None:
-    """Write and close. Raises ``OSError``, also where nobody reads."""
+    """Write all and close. Raises ``OSError``, also if the reader takes nothing for ``READER_MS``."""
     try:
         ready = select.poll()
         ready.register(fd, select.POLLOUT)
@@ -275,5 +291,5 @@ def _write_through(fd: int, data: bytes) -> None:
 
 
 def _target(path: Path) -> Path:
-    """The file itself, behind symbolic links."""
+    """The path with symbolic links resolved."""
     return Path(os.path.realpath(path))

@@ -1,4 +1,4 @@
-"""What a supervisor does about processes that die: say it, one alarm for it, start them again."""
+"""What a supervisor does about processes that die: say so, raise one alarm, start them again. Also the signals that stop a line."""
 
 import signal
 import time
@@ -12,16 +12,16 @@ from pipeline.runtime.node_process import Backoff, NodeProcess
 from pipeline.transport.messages import Heartbeat
 
 TELL_S = 10.0
-"""An alarm that has no end is told at most so often, with the sum since."""
+"""An alarm that has no end is raised at most this often, with the sum since the last time."""
 Alarm = Callable[[str, bool, str], None]
 """Name, whether it is on, text."""
 
 
 class Alarms:
-    """Which alarms are on."""
+    """Knows which alarms are on, and passes each change on once."""
 
     def __init__(self, alarm: Alarm, on: Collection[str] = ()) -> None:
-        """``on``: those that an earlier process left on."""
+        """``alarm`` is called for each change; ``on`` are the alarms that an earlier process left on."""
         self._alarm = alarm
         self._on = set(on)
         self._sums: Counter[str] = Counter()
@@ -31,13 +31,16 @@ class Alarms:
         return name in self._on
 
     def set(self, name: str, active: bool, text: str) -> None:
-        """Raise it or end it, if that is news."""
+        """Raise the alarm ``name`` or end it; does nothing if it is already so."""
         if active != (name in self._on):
-            self._alarm(name, active, text)  # first: whoever sees it off may count on its end having been told
+            self._alarm(name, active, text)  # before the change: a thread that sees an alarm off knows that its end was passed on
             (self._on.add if active else self._on.discard)(name)
 
     def count(self, name: str, more: int, text: str) -> None:
-        """Raise an alarm that has no end, ``text`` with the sum in place of ``{}``; called again and again, with 0 where nothing came."""
+        """Add ``more`` to the sum of an alarm that has no end, and raise it if that is due (``TELL_S``).
+
+        ``{}`` in ``text`` is replaced by the sum since the last time. To be called repeatedly, with 0 if there is nothing to add.
+        """
         self._sums[name] += more
         now = time.monotonic()
         if self._sums[name] and now - self._told.get(name, -TELL_S) >= TELL_S:
@@ -45,7 +48,7 @@ class Alarms:
             self._alarm(name, True, text.replace("{}", str(self._sums.pop(name))))
 
     def named(self, prefix: str) -> list[str]:
-        """Those that are on and whose names begin so."""
+        """Names of the alarms that are on and begin with ``prefix``."""
         return [name for name in self._on if name.startswith(prefix)]
 
 
@@ -56,23 +59,24 @@ Say = Callable[[str], None]
 
 
 class NodeWatch:
-    """The nodes of a line. None is ever given up: one that cannot work is tried again, seen in status and alarms."""
+    """Watches the nodes of a line. It never gives one up: one that cannot work is started again, which status and alarms show."""
 
     def __init__(self, children: list[NodeProcess], say: Say, alarms: Alarms) -> None:
         self._by_name = {c.name: c for c in children}
         self._say, self._alarms = say, alarms
 
     def hear(self, status: Heartbeat, now_ns: int) -> None:
-        """Take a heartbeat of one of them."""
+        """Take a heartbeat that ``from_child`` has checked, and end the node's alarm if it runs again."""
         child = self._by_name[status.node]
         child.hear(status, now_ns)
         if child.alive and not child.reason:
             self._alarms.set(AlarmKind.NODE_DIED.of(child.name), False, f"{child.name} runs again")
 
     def turn(self, now_ns: int, *, started: bool) -> None:
-        """Reap and restart. Raises ``ConfigError`` for a node that its configuration keeps from ever running.
+        """Check every node: reap it, start it again, kill it if it hangs; raise alarms. To be called in each turn.
 
-        That is told by its first start, however late it ends, and by later ones until the line has ``started``.
+        Raises ``ConfigError`` if a node ended with exit code 2 and its work loop has never turned: its configuration is wrong. If that
+        was the node's first start, this holds at any time; if it was a later one, only before the line has ``started``.
         """
         for child in self._by_name.values():
             if (news := child.check(now_ns)) is not None:
@@ -86,16 +90,17 @@ class NodeWatch:
 
 
 def finished(captures: list[NodeProcess], finite: Callable[[NodeProcess], bool], now_ns: int) -> bool:
-    """Whether no camera has more to give: each has ended, but for finite sources that are gone for good.
+    """Whether no camera gives further frames.
 
-    A replay of many folders is not kept from its end by one that was removed; one that waits for a live camera goes on.
+    This needs at least one capture process that has ended for good; each other one must have a finite source and must have been down
+    for ``GONE_S``. So a replay of many folders ends although one of them was removed, and a line that waits for a live camera goes on.
     """
     going = [c for c in captures if c.exit_code is None]
     return len(going) < len(captures) and all(finite(c) and c.down_s(now_ns) > GONE_S for c in going)
 
 
 class ServerWatch:
-    """The embedded server: started again when it dies, killed when it hangs."""
+    """Watches the embedded server: starts it again when it dies, kills it when it hangs."""
 
     def __init__(self, server: EmbeddedServer, say: Say, alarms: Alarms) -> None:
         self._server, self._say, self._alarms = server, say, alarms
@@ -106,9 +111,10 @@ class ServerWatch:
         self._since_ns = 0
 
     def turn(self, now_ns: int) -> None:
-        """Ask it now and then, without waiting for it while it starts.
+        """Ask it every ``ASK_NS`` whether it answers, and start or kill it where needed; does not wait for a start.
 
-        Times are awake times: a supervisor that was stopped does not blame the server.
+        To be called in each turn, with the time of an ``AwakeClock``: time in which the supervisor was stopped does not count against
+        the server. What goes wrong is said and tried again. May wait up to ``ANSWER_S`` for an answer, and for the end of a killed one.
         """
         try:
             if not self._server.in_place(up=not self._starting and self._server.alive()):
@@ -126,7 +132,7 @@ class ServerWatch:
             self._say(f"{exc}; trying again in {self._wait_s:.1f} s")
 
     def _leave(self) -> None:
-        self._say(f"{self._server.folder} was moved, replaced or emptied; the embedded Redis starts anew in the folder that is there")
+        self._say(f"{self._server.folder} was moved, replaced or emptied; the embedded Redis starts again in the folder that is there now")
         self._server.leave_folder()
         self._starting, self._start_at_ns = False, 0
 
@@ -172,15 +178,19 @@ class StopSignals:
 
     def __init__(self) -> None:
         self.asked = False
-        """Whether any of them came."""
+        """Whether any of these signals has come."""
         self._urgent = 0
 
     @property
     def at_once(self) -> bool:
+        """Whether a second SIGINT or SIGTERM has come: the line must stop at once."""
         return self._urgent > 1
 
     def listen(self) -> None:
-        """Take the signals from now until the process ends. ``nohup`` is respected."""
+        """Handle the signals from now until the process ends. A SIGHUP that is ignored, as by ``nohup``, stays ignored.
+
+        Must be called from the main thread.
+        """
         signal.signal(signal.SIGINT, self._stop)
         signal.signal(signal.SIGTERM, self._stop)
         if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:

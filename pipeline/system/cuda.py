@@ -1,4 +1,4 @@
-"""What is asked of the CUDA driver itself, through ctypes: is there a GPU, and may it read host memory directly.
+"""Questions to the CUDA driver itself, through ctypes: is there a GPU, and may it read host memory directly?
 
 Importing torch for that would take a second.
 """
@@ -14,9 +14,9 @@ _NOTHING_THERE = (34, 100)  # CUDA_ERROR_STUB_LIBRARY, CUDA_ERROR_NO_DEVICE
 
 
 def driver() -> Any | None:
-    """The driver, if there is one and it sees a device; nothing is allocated on it.
+    """The CUDA driver as a ctypes library, initialised; None if it is not installed or sees no device.
 
-    Raises ``RuntimeError`` for a driver that is there and does not start.
+    Nothing is allocated on the device. Raises ``RuntimeError`` if the driver is installed and does not start.
     """
     try:
         cuda = ctypes.CDLL("libcuda.so.1")
@@ -31,7 +31,7 @@ def driver() -> Any | None:
 
 
 def has_cuda() -> bool:
-    """Whether the driver is installed and shows at least one GPU to this process."""
+    """Whether the driver is installed, starts, and shows at least one GPU to this process. Never raises."""
     try:
         cuda = driver()
     except RuntimeError:
@@ -41,10 +41,11 @@ def has_cuda() -> bool:
 
 
 class Pinned:
-    """Mapped memory that the device reads without a copy by the CPU, where the driver allows that.
+    """Host memory (uint8, any shape) pinned for reading by the device, without a copy by the CPU, where the driver allows that.
 
-    Wants a current CUDA context. The driver's own call, not the runtime's: a refusal there would be reported again
-    by the next kernel that torch starts. ``refusal`` says why the memory is not pinned; empty: it is.
+    Needs a current CUDA context. It uses the driver's own call, not the runtime's: a refusal by the runtime would be reported again
+    by the next kernel that torch starts. ``refusal`` says why the memory is not pinned; it is empty if it is pinned. The
+    constructor raises ``RuntimeError`` if the driver does not start.
     """
 
     def __init__(self, memory: Pixels) -> None:
@@ -57,13 +58,13 @@ class Pinned:
             self.refusal = _why(self._cuda, code) if code else ""
 
     def close(self) -> None:
-        """Let the memory go; no copy may be under way."""
+        """Unpin the memory. No copy from it may be under way."""
         if self._cuda is not None and not self.refusal:
             self._cuda.cuMemHostUnregister(self._at)
 
 
 def _why(cuda: Any, code: int) -> str:
-    """A refusal to pin: the driver's code, and whether it pins read-only mappings at all."""
+    """Why the driver refused to pin: its error code, and whether it pins read-only mappings at all."""
     able = ctypes.c_int(-1)
     asked = cuda.cuDeviceGetAttribute(ctypes.byref(able), _READ_ONLY_SUPPORTED, 0)
     known = "cannot be asked whether it pins read-only memory" if asked else f"{'pins' if able.value else 'never pins'} read-only memory"

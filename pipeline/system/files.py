@@ -1,4 +1,4 @@
-"""A file that is there whole or not at all, also after a power loss."""
+"""Files and folders of a line: written in one step, read without blocking, and kept private."""
 
 import errno
 import os
@@ -10,7 +10,11 @@ from pipeline.system.user_path import look
 
 
 def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
-    """Replace a file in one step; when this returns, the disk has it. Raises ``OSError``."""
+    """Replace a file in one step; when this returns, it survives a power loss. Raises ``OSError``.
+
+    ``mode`` is that of the new file, less the umask. Waits for the disk (fsync of the file and its folder). Not for two writers of
+    one path at a time: both would use the same temporary file.
+    """
     part = part_of(path)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, mode)
     with os.fdopen(fd, "wb") as file:
@@ -26,7 +30,7 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
 
 
 def part_of(path: Path) -> Path:
-    """The file beside ``path`` that takes its place."""
+    """The temporary file in the same folder that is written first and then renamed to ``path``."""
     return path.with_name(f".{path.name}.part")
 
 
@@ -35,8 +39,11 @@ _HANDED = ("/dev/fd/", "/dev/stdin")
 
 
 def open_plain(path: Path | bytes) -> int:
-    """A descriptor to read an ordinary file. Raises ``OSError``, also for a pipe, a device or a folder, and waits for none of them."""
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)  # opening a pipe would wait for who writes
+    """Open an ordinary file for reading; returns the descriptor, which the caller closes.
+
+    Raises ``OSError``, also for a pipe, a device or a folder. Never waits for one of those.
+    """
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)  # else opening a pipe would wait for a writer
     try:
         plain = stat.S_ISREG(os.fstat(fd).st_mode)
     except OSError:
@@ -49,9 +56,11 @@ def open_plain(path: Path | bytes) -> int:
 
 
 def read_plain(path: Path, most: int = MOST_BYTES) -> bytes:
-    """All of a file. Raises ``OSError``, also for a pipe or a folder, which could hold up its reader, and beyond ``most`` bytes.
+    """The content of an ordinary file of at most ``most`` bytes.
 
-    What a shell hands over, as in ``linepipe validate <(make-config)``, is read whatever it is.
+    Raises ``OSError`` if it cannot be read or is larger, and for a pipe, a device or a folder, which could block its reader. Paths
+    below /dev/fd and /dev/stdin are read whatever they are, and waited for: a shell hands over pipes by these names, as in
+    ``linepipe validate <(make-config)``.
     """
     handed = str(path).startswith(_HANDED)
     fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC) if handed else open_plain(path)
@@ -64,19 +73,19 @@ def read_plain(path: Path, most: int = MOST_BYTES) -> bytes:
 
 UMASK = 0o077
 STATE_FOLDERS = ("spool", "images", "truth", "engines", "redis")
-"""What nodes keep under ``state_dir``."""
+"""Folders that nodes keep under ``state_dir``."""
 _FILES = ("line.json", "run.json", "status.json", "summary.json", "model.safetensors")
 OURS = (*STATE_FOLDERS, *_FILES)
-"""What a line keeps under ``state_dir``; what else lies there is the user's."""
+"""Files and folders that a line keeps under ``state_dir``; everything else there belongs to the user."""
 
 
 def keep_private() -> None:
-    """Everything that this process and its children create from now on is for its user alone."""
+    """Set the umask so that only this user can use what this process, and those it starts, create from now on."""
     os.umask(UMASK)
 
 
 def check_owner(folder: Path) -> None:
-    """Raises ``ConfigError`` if ``folder`` is there and another user's, or cannot be seen."""
+    """Raises ``ConfigError`` if the state folder exists and belongs to another user, or cannot be seen. One that is missing is fine."""
     try:
         found = look(folder)
     except ConfigError as exc:
@@ -86,9 +95,10 @@ def check_owner(folder: Path) -> None:
 
 
 def private_folder(folder: Path) -> str:
-    """Make ``folder`` or see that nobody else can look into it; returns what had to be changed, or nothing.
+    """Make the state folder (0700), or take the rights of other users from it and from what a line keeps in it.
 
-    Raises ``ConfigError`` for a folder of somebody else, or one that many share, like /tmp.
+    Returns a sentence that says what was changed; an empty string if nothing was. Raises ``ConfigError`` for a folder of another
+    user, one that many share (with the sticky bit, like /tmp), or one that cannot be made or changed.
     """
     check_owner(folder)
     try:
@@ -110,9 +120,9 @@ def private_folder(folder: Path) -> str:
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace a file in one step; only its owner may read it. For what the next run writes anew: a power loss may take it.
+    """Replace a file in one step; only its owner may read it (0600). Raises ``OSError``.
 
-    Raises ``OSError``.
+    Nothing waits for the disk, so a power loss may take it: for files that the next run writes again.
     """
     part = part_of(path)
     fd = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
@@ -122,7 +132,7 @@ def write_private(path: Path, data: bytes) -> None:
 
 
 def _narrow(path: Path) -> None:
-    """Take the rights of group and others; what a symbolic link leads to is not the line's."""
+    """Take the rights of group and others from a file or folder of ours; symbolic links are left alone, their targets are the user's."""
     found = path.lstat()
     if not stat.S_ISLNK(found.st_mode) and found.st_mode & 0o077 and found.st_uid == os.geteuid():
         path.chmod(stat.S_IMODE(found.st_mode) & ~0o077)

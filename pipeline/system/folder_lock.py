@@ -1,4 +1,4 @@
-"""The lock on a state folder, on the folder itself, so that nobody can delete it: one run at a time."""
+"""The lock on a state folder, for one run at a time. It is on the folder itself, not on a file in it that could be deleted."""
 
 import fcntl
 import os
@@ -8,11 +8,15 @@ from pathlib import Path
 from pipeline.core.errors import ConfigError, LinepipeError
 
 PATIENCE_S = 1.0
-"""``is_running`` holds the lock for a moment: somebody who looks must not keep a line from starting."""
+"""``is_running`` holds the lock for a moment; a line that starts waits this long, so that a look does not keep it from starting."""
 
 
 def lock_state(state: Path) -> int:
-    """Take the state folder for this run; the kernel gives it back when the process ends."""
+    """Lock the state folder for this run, and make it if it is missing; returns a descriptor that holds the lock.
+
+    The lock ends when the descriptor is closed or the process ends. Waits up to ``PATIENCE_S``. Raises ``ConfigError`` if another
+    run has the lock, or the folder cannot be used.
+    """
     try:
         state.mkdir(parents=True, exist_ok=True)
         fd = lock_folder(state, PATIENCE_S)
@@ -24,7 +28,10 @@ def lock_state(state: Path) -> int:
 
 
 def lock_folder(path: Path, wait_s: float = 0.0) -> int | None:
-    """Take a folder, waiting for somebody who is about to let go; None: somebody has it. Raises ``OSError``."""
+    """Lock a folder, waiting up to ``wait_s`` for it; returns a descriptor that holds the lock, or None if another process has it.
+
+    The lock ends when the descriptor, and every copy that a child process inherited, is closed. Raises ``OSError``.
+    """
     fd = open_folder(path)
     deadline = time.monotonic() + wait_s
     while not _locked(fd):
@@ -44,7 +51,10 @@ def _locked(fd: int) -> bool:
 
 
 def is_running(state: Path) -> bool:
-    """Whether a supervisor holds this state folder. Raises ``LinepipeError`` where that cannot be seen."""
+    """Whether a supervisor has locked this state folder; False if the folder is missing.
+
+    Holds the lock itself for a moment, shared. Raises ``LinepipeError`` if the folder cannot be opened.
+    """
     try:
         fd = open_folder(state)
     except FileNotFoundError:
@@ -61,7 +71,7 @@ def is_running(state: Path) -> bool:
 
 
 def is_there(fd: int, path: Path) -> bool:
-    """Whether ``path`` is still the folder that the descriptor was opened on. Raises ``OSError`` where that cannot be seen."""
+    """Whether ``path`` is still the folder on which the descriptor ``fd`` was opened. Raises ``OSError`` if that cannot be seen."""
     try:
         return os.path.samestat(os.fstat(fd), os.stat(path))
     except (FileNotFoundError, NotADirectoryError):
@@ -69,5 +79,5 @@ def is_there(fd: int, path: Path) -> bool:
 
 
 def open_folder(path: Path) -> int:
-    """A descriptor of a folder, to lock it by. Raises ``OSError``."""
+    """A descriptor of a folder, to lock it with; the caller closes it. Raises ``OSError``."""
     return os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)

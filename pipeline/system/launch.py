@@ -1,10 +1,10 @@
-"""Start a process that cannot outlive the one that starts it.
+"""Starts a process that cannot outlive the one that starts it.
 
     python -I -S launch.py PARENT COMMAND...
 
 A program of its own, which imports next to nothing: it asks the kernel for SIGKILL when its parent dies, checks that
 the parent has not died before that, and becomes COMMAND. The request survives the exec, so there is no moment in which
-a killed supervisor leaves a process behind. The kernel means the parent's *thread*: start from one that stays.
+a killed supervisor leaves a process behind. For the kernel the parent is a *thread*: start from one that lives as long as the process.
 """
 
 import ctypes
@@ -16,7 +16,10 @@ _PR_SET_PDEATHSIG = 1
 
 
 def bound(command: list[str]) -> list[str]:
-    """``command`` (its program an absolute path) such that it dies with this process."""
+    """A command line that runs ``command`` such that it is killed when this process, or the thread that starts it, ends.
+
+    The program in ``command`` must be an absolute path.
+    """
     return [sys.executable, "-I", "-S", __file__, str(os.getpid()), *command]
 
 

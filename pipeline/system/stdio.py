@@ -1,4 +1,4 @@
-"""Standard input, output and error of a command: open, able to print any name, and no reason for a traceback."""
+"""Standard input, output and error of a command: always open, able to print any name, and never the reason for a traceback."""
 
 import errno
 import io
@@ -9,7 +9,7 @@ from typing import Any
 
 
 class StdoutError(Exception):
-    """Stdout cannot be written. No ``OSError``, for this is no error of what a command works on."""
+    """Stdout cannot be written. It is no ``OSError``, so that it is not taken for an error of a file that the command works on."""
 
 
 class _Descriptor(io.FileIO):
@@ -24,12 +24,16 @@ class _Descriptor(io.FileIO):
 
 
 def prepare_output() -> None:
-    """Have descriptors 0 to 2 open, so that no file of ours takes their place, and print whatever the encoding cannot."""
+    """Prepare standard streams, once, at the start of a command.
+
+    Descriptors 0 to 2 that are closed are opened on /dev/null, so that no file of ours gets their number. Characters that the
+    encoding does not have are printed as escapes. From then on printing raises ``StdoutError`` where stdout cannot be written.
+    """
     while (fd := os.open(os.devnull, os.O_RDWR)) <= 2:
         os.set_inheritable(fd, True)
     os.close(fd)
     out = sys.stdout
-    if out is sys.__stdout__ and out is not None:  # else somebody catches what is printed
+    if out is sys.__stdout__ and out is not None:  # else a test or a caller captures what is printed
         raw, at_once = _Descriptor(1, "w", closefd=False), out.isatty() or getattr(out, "write_through", False)
         sys.stdout = io.TextIOWrapper(io.BufferedWriter(raw), out.encoding, "backslashreplace", line_buffering=at_once)
     if isinstance(sys.stderr, io.TextIOWrapper):
@@ -37,7 +41,10 @@ def prepare_output() -> None:
 
 
 def finish_output(code: int) -> int:
-    """Flush stdout and stderr; the exit code with what comes of it. A reader who has enough, as ``head``, is no error."""
+    """Flush stdout and stderr, once, at the end of a command; returns the exit code, ``code`` or 1 if stdout could not be written.
+
+    A reader that has closed the pipe, such as ``head``, is no error.
+    """
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -52,12 +59,15 @@ def finish_output(code: int) -> int:
 
 
 def complain(text: str) -> None:
-    """Say what is wrong on stderr."""
+    """Print one message on stderr, after ``linepipe: ``. Like ``to_stderr`` it never raises."""
     to_stderr(f"linepipe: {text}\n")
 
 
 def to_stderr(text: str) -> None:
-    """Print as it is, without blocking or raising. Where stderr is closed, full or hangs for a second, the exit code alone must do."""
+    """Print a text on stderr as it is. Never raises for what stderr does.
+
+    If stderr is closed or full, or its reader takes nothing for 1 s, the rest of the text is lost.
+    """
     data = text.encode(getattr(sys.stderr, "encoding", None) or "utf-8", "backslashreplace")
     ready = select.poll()
     ready.register(2, select.POLLOUT)

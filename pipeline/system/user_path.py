@@ -1,4 +1,4 @@
-"""Paths that a person wrote: looked at here alone, so that whatever keeps one from being seen is told, and no traceback."""
+"""Paths that a person wrote. They are looked up only here, so that a path that cannot be seen gives a message, and no traceback."""
 
 import errno
 import os
@@ -16,7 +16,7 @@ _ADVICE = {
 
 
 def misnamed(text: str) -> str:
-    """Why no file can have this name, and what to do; empty: it can."""
+    """Why no file can have this name, and what to do; an empty string if one can."""
     if "\0" in text:
         return f"{text!r} holds a NUL character, which no file name can; remove it"
     try:
@@ -27,14 +27,14 @@ def misnamed(text: str) -> str:
 
 
 def cannot_be_named(encoding: str) -> str:
-    """What is wrong with a name that is no text in the encoding of file names, and what to do."""
+    """What is wrong with a name that cannot be written in ``encoding``, the encoding of file names, and what to do."""
     if encoding.lower().replace("_", "-") == "utf-8":
         return "is not UTF-8; give the folder or file a name that is"
     return f"cannot be a file name in this locale, whose encoding is {encoding}; set LC_ALL=C.UTF-8"
 
 
 def here() -> str:
-    """Where relative paths count from, to be shown."""
+    """The working directory, from which relative paths count, as a text for messages; never raises."""
     try:
         return os.getcwd()
     except OSError:
@@ -42,7 +42,10 @@ def here() -> str:
 
 
 def look(path: Path) -> os.stat_result | None:
-    """What lies at ``path``, behind links; None: nothing. Raises ``ConfigError`` (without a place) where that cannot be seen."""
+    """The stat of what is at ``path``, links followed; None if there is nothing.
+
+    Raises ``ConfigError`` if that cannot be seen; the text names no file and line of the configuration.
+    """
     try:
         return path.stat()
     except (FileNotFoundError, NotADirectoryError):
@@ -52,15 +55,18 @@ def look(path: Path) -> os.stat_result | None:
 
 
 def is_folder(path: Path) -> bool:
-    """Raises ``ConfigError`` as ``look`` does."""
+    """Whether there is a folder at ``path``, links followed. Raises ``ConfigError`` as ``look`` does."""
     return (found := look(path)) is not None and stat.S_ISDIR(found.st_mode)
 
 
 def is_file(path: Path) -> bool:
-    """Raises ``ConfigError`` as ``look`` does."""
+    """Whether there is an ordinary file at ``path``, links followed. Raises ``ConfigError`` as ``look`` does."""
     return (found := look(path)) is not None and stat.S_ISREG(found.st_mode)
 
 
 def nearest(path: Path) -> Path:
-    """``path``, or the nearest of the folders above it in whose place something lies, be it a link that leads nowhere."""
+    """``path`` if there is something, a broken link included; otherwise the nearest folder above it that exists.
+
+    ``path`` must be absolute. Raises ``ConfigError`` as ``look`` does.
+    """
     return next(p for p in (path, *path.parents) if look(p) is not None or p.is_symlink())

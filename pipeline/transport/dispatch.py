@@ -1,6 +1,6 @@
 """The giving side of the frame hop: workers, their credits, their leases. Pure; the caller owns socket and clock.
 
-Capture drives one for its ring; preprocess drives one for its tiles when infer runs in another process.
+Capture has one for its ring; preprocess has one for its tiles when infer runs in another process. Times are monotonic, in ns.
 """
 
 from collections.abc import Callable
@@ -13,13 +13,13 @@ from pipeline.transport.messages import Ack, End, Frame, Message, Ready
 MAX_ATTEMPTS = 2
 """A frame over which this many workers died is poison."""
 LOST_NS = 2_000_000_000
-"""A lease older than this that its worker does not report as held was lost on the way."""
+"""A frame leased longer ago than this that its worker does not report as held was lost on the way."""
 SILENT_NS = 15_000_000_000
-"""A worker not heard of for this long is gone; the supervisor notices far earlier, this is the backstop."""
+"""A worker that has sent nothing for this long is gone. The supervisor notices far earlier; this is for the case that it does not."""
 
 
 def process_lives(pid: int) -> bool:
-    """Whether there is such a process, and more of it than a line in the table."""
+    """Whether a process with this id runs; False also for a zombie, which has ended and is still in the process table."""
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except OSError:
@@ -37,13 +37,14 @@ class _Worker:
 
 
 class Dispatcher:
-    """Grants frames of ``table`` to workers against their credits.
+    """Leases frames of ``table`` to workers, as far as their credits go.
 
-    ``send(address, message)`` transmits; ``done(slot, invalid)`` is called for each frame that ended: acknowledged (``invalid``
-    holds the reason or is empty) or poison. It releases the slot, or settles it first. ``lives(pid)``: whether a worker's
-    process is there still; nobody else gets its name then.
+    ``send(address, message)`` transmits; it must not block. ``done(slot, invalid)`` is called for each frame that ended: it was
+    acknowledged (``invalid`` is the reason of an invalid verdict, or empty), or is ``"poison"``. It must release the slot, or
+    settle it and release it later. ``lives(pid)`` says whether a worker's process still runs; while it does, no other process may
+    use the worker's name.
 
-    Frames of a table that was adopted stay with the workers that have them: these are known again by their first heartbeat.
+    Frames of a table that was adopted stay with the workers that have them; a worker is recognised by its first heartbeat.
     """
 
     def __init__(
@@ -59,17 +60,25 @@ class Dispatcher:
 
     @property
     def has_worker(self) -> bool:
+        """Whether there is a worker that has sent a heartbeat and has not been given up since."""
         return bool(self._workers)
 
     def receive(self, address: bytes, message: Ready | Ack, now_ns: int) -> None:
-        """Take what ``messages.from_worker`` let pass. Raises ``ProtocolError`` if the worker of that name is another process."""
+        """Take a message that ``messages.from_worker`` has checked; ``address`` is its sender's, for answers.
+
+        An Ack for a frame that is not held any more is ignored and counted in ``table.stale``. Raises ``ProtocolError`` for a Ready
+        with the name of a worker whose process is another one and still runs.
+        """
         if isinstance(message, Ready):
             self._ready(address, message, now_ns)
         elif (slot := self.table.find(message.held)) is not None:
             self._done(slot, message.invalid)
 
     def grant(self, now_ns: int) -> None:
-        """Lease waiting frames while credits last. A frame that a worker died over travels alone."""
+        """Lease waiting frames to workers that have credits left, and send them.
+
+        A frame over which a worker died is sent to a worker that holds nothing else, and nothing is sent to it meanwhile.
+        """
         for name, worker in self._workers.items():
             while (attempt := self.table.next_attempt()) is not None:
                 leased = self.table.leased_to(name)
@@ -81,7 +90,10 @@ class Dispatcher:
                 self._send(worker.address, Frame(ref=slot.ref()))
 
     def expire(self, now_ns: int) -> None:
-        """Give up workers that have been silent for ``SILENT_NS``, also those that were never heard of."""
+        """Give up workers that have sent nothing for ``SILENT_NS``; also those that had frames of an adopted table and never appeared.
+
+        To be called in each turn; the time of the latter begins with the first call.
+        """
         if self._begun_ns is None:
             self._begun_ns = now_ns
         if now_ns - self._begun_ns > SILENT_NS and (unclaimed := self.table.unclaimed()):
@@ -91,12 +103,15 @@ class Dispatcher:
                 self.forget(name)
 
     def forget(self, name: str) -> None:
-        """The worker is gone: its frames go to another, or are poison."""
+        """Give up the worker ``name``: its frames wait for another one, or are poison. Raises ``KeyError`` if there is none."""
         del self._workers[name]
         self._revoke(self.table.leased_to(name))
 
     def end(self, epoch: str) -> bool:
-        """Tell every worker that the epoch is over; True once each has said that it has nothing left of it."""
+        """Send every worker the message that the epoch is over; to be called repeatedly.
+
+        Returns whether each of them has confirmed that it has no frame of this epoch left; True if there is no worker.
+        """
         for worker in self._workers.values():
             self._send(worker.address, End(epoch=epoch))
         return all(epoch in w.ended for w in self._workers.values())
@@ -105,7 +120,7 @@ class Dispatcher:
         worker = self._workers.get(message.worker)
         if worker is not None and worker.boot != message.boot:
             if self._lives(worker.pid):
-                raise ProtocolError(f"worker {message.worker!r} lives, and somebody else says to be it")
+                raise ProtocolError(f"worker {message.worker!r} is still running, and another process uses its name")
             self.forget(message.worker)
             worker = None
         if worker is None:
@@ -124,7 +139,7 @@ class Dispatcher:
         self.table.revoke(lost)
 
     def _recognise(self, name: str, worker: _Worker, now_ns: int) -> None:
-        """Give a worker back what it had before the table was adopted; what an earlier life of it had is nobody's."""
+        """Give a worker back the frames that it had before the table was adopted; those of an earlier life of it are revoked."""
         mine = [s for s in self.table.unclaimed() if same_worker(s.holder, worker.holder)]
         for slot in mine:
             if slot.holder == worker.holder:

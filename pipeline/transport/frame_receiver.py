@@ -1,4 +1,7 @@
-"""The taking side of the frame hop: asks a dispatcher for frames, holds them, acknowledges them; maps the cameras' rings."""
+"""The taking side of the frame hop: asks a dispatcher for frames, holds them, acknowledges them; maps the cameras' rings.
+
+Nothing here blocks. An object is used from one thread. Times are monotonic, in ns.
+"""
 
 import os
 import uuid
@@ -15,16 +18,19 @@ from pipeline.transport.ring import Ring, RingRequest
 from pipeline.transport.sockets import Dealer
 
 HEARTBEAT_NS = 500_000_000
-EPOCHS = 1000  # ended ones that are still confirmed
+EPOCHS = 1000  # the last ended epochs, which are still confirmed
 PID = os.getpid()
 BOOT = uuid.uuid4().hex
-"""This process's life; a dispatcher that meets a new one under a known name knows the old one is dead."""
+"""Id of this process's life. A new one under a known name shows the dispatcher that the worker was started again."""
 
 
 class FrameReceiver:
     """One worker's connection to one dispatcher.
 
-    ``on_frame(message, payload)`` is called for each frame that arrives; each must be ended by one ``ack``.
+    ``worker`` is the name of its process, ``credits`` the most frames that it holds at a time. ``on_frame(message, payload)`` is
+    called for each frame that arrives; ``payload`` are the further parts of the message. Each frame must be ended by one ``ack`` or
+    ``forget``; if ``on_frame`` raises ``ProtocolError``, the frame is forgotten and counted as refused. The constructor raises
+    ``ConfigError`` if ``endpoint`` is no usable address.
     """
 
     def __init__(
@@ -43,11 +49,11 @@ class FrameReceiver:
         self._model = model
 
     def __len__(self) -> int:
-        """Frames held."""
+        """Frames that are held."""
         return len(self._held)
 
     def turn(self, now_ns: int) -> None:
-        """Take what has arrived and send the heartbeat when it is due."""
+        """Take what has arrived, calling ``on_frame``, and send the heartbeat when it is due; to be called in each turn."""
         self.dealer.deliver(self._take)
         if now_ns >= self._next_beat_ns:
             self._next_beat_ns = now_ns + HEARTBEAT_NS
@@ -72,7 +78,7 @@ class FrameReceiver:
             raise ProtocolError(f"a dispatcher does not send {type(message).__name__}")
 
     def ack(self, ref: FrameRef, invalid: str = "") -> None:
-        """The frame's verdict is durable."""
+        """Acknowledge a frame, after its verdict is durable; ``invalid`` is the reason of an invalid verdict, or empty."""
         key = held(ref)
         self._held.pop(key, None)
         self.dealer.send(Ack(held=key, boot=BOOT, invalid=invalid))
@@ -80,11 +86,11 @@ class FrameReceiver:
             self._next_beat_ns = 0
 
     def refuse_more(self) -> None:
-        """Ask for no further frames; those held are still finished."""
+        """Ask for no further frames, by the next heartbeat; those that are held are still finished. Cannot be undone."""
         self._credits, self._next_beat_ns = 0, 0
 
     def forget(self, ref: FrameRef) -> None:
-        """Drop a frame that is no longer ours; no acknowledgement."""
+        """Remove a frame that another worker has now, without an acknowledgement."""
         self._held.pop(held(ref), None)
 
     def _beat(self) -> None:
@@ -107,30 +113,32 @@ RETRY_NS = 50_000_000
 
 
 class Leased:
-    """A frame in this worker's hands."""
+    """A frame of a camera's ring that this worker holds. The constructor raises ``ProtocolError`` as ``Ring.pixels`` does."""
 
     def __init__(self, ref: FrameRef, ring: Ring, receiver: FrameReceiver) -> None:
         self.ref, self._ring, self._receiver = ref, ring, receiver
         self.data: NDArray[np.uint8] = ring.pixels(ref)
-        """Its bytes, a view into the ring: valid while ``current`` and until ``ack``."""
+        """Its bytes, uint8 (H, W) or (length,): a view into the ring, valid while ``current()`` and until ``ack``."""
 
     def current(self) -> bool:
-        """Whether the slot still holds this frame; if not, whatever was read is worthless."""
+        """Whether the slot still holds this frame. Ask after reading: if it does not, what was read must be thrown away."""
         return self._ring.is_current(self.ref)
 
     def ack(self, invalid: str = "") -> None:
-        """Its verdict is durable."""
+        """Acknowledge the frame, after its verdict is durable; ``invalid`` is the reason of an invalid verdict, or empty."""
         self._receiver.ack(self.ref, invalid)
 
     def forget(self) -> None:
-        """The frame was taken back; somebody else answers for it."""
+        """Remove the frame without an acknowledgement: it was taken back, and another worker has it now."""
         self._receiver.forget(self.ref)
 
 
 class CameraReceiver:
-    """Asks one camera's capture for frames, once its ring is there.
+    """Asks the capture node of one camera for frames, once its ring is there.
 
-    ``on_ring`` is called with the camera's name and the memory of each ring that is mapped.
+    ``worker`` and ``credits`` are as for ``FrameReceiver``. ``on_frame`` is called with each frame, which must be ended by ``ack`` or
+    ``forget``. ``on_ring`` is called for each ring that is mapped, with the camera's name and the ring's whole memory (uint8,
+    read-only). The constructor raises ``ConfigError`` if the endpoint is no usable address.
     """
 
     def __init__(
@@ -151,6 +159,10 @@ class CameraReceiver:
         self.frames = FrameReceiver(endpoints.frames(camera), worker, credits, self._receive, model)
 
     def turn(self, now_ns: int) -> None:
+        """Ask for the ring every ``RETRY_NS`` while it is missing; then take frames and send heartbeats. To be called in each turn.
+
+        A ring that cannot be used is counted as a refused message and asked for again; no heartbeat is sent before there is one.
+        """
         if self._lacking and now_ns >= self._next_try_ns:
             self._next_try_ns = now_ns + RETRY_NS
             self._ask()

@@ -6,9 +6,9 @@
 
     READY, LEASED --settle--> SETTLING --release--> FREE
 
-The generation of a slot grows each time it is written; whoever names an older one is refused and counted. The verdict of a
-frame that was ever leased may be durable, whoever has it now: it is never dropped. Its giver settles it with publish instead,
-and it is SETTLING until publish has said which verdict stands.
+The generation of a slot grows each time it is written; a message with an older one is refused and counted. The verdict of a
+frame that was ever leased may be durable, even if no worker has the frame now: so the frame is never dropped. Capture asks publish
+instead, and the frame is SETTLING until publish has said which verdict is the frame's.
 """
 
 import enum
@@ -24,6 +24,8 @@ from pipeline.transport.messages import Held
 
 
 class SlotState(enum.IntEnum):
+    """What a slot is used for; the picture above shows the transitions. The numbers are stored in the ring's memory."""
+
     FREE = 0
     WRITING = 1
     READY = 2
@@ -47,7 +49,7 @@ _HELD = (SlotState.READY, SlotState.LEASED, SlotState.SETTLING)
 
 
 class Slot:
-    """One slot's row. ``attempt`` counts the workers that have had the frame, less those that never got it."""
+    """One slot's row in the table. ``attempt`` counts the leases of its frame, except those that were lost on the way."""
 
     __slots__ = ("attempt", "generation", "holder", "leased", "meta", "number", "state", "worker")
 
@@ -60,17 +62,18 @@ class Slot:
         self.leased = False
         """Whether the frame has ever been leased."""
         self.worker: str | None = None
-        """Who has it; None also for a frame whose worker has not been heard of since it was adopted."""
+        """Name of the worker that has it; None if none has, or if its worker has sent nothing since the table was adopted."""
         self.holder = 0
-        """A word for the life of the worker that had it last."""
+        """``holder_id`` of the worker's life that had it last."""
 
     def ref(self) -> FrameRef:
+        """The reference to its frame that a worker gets; only for a slot that holds one."""
         assert self.meta is not None
         return FrameRef(meta=self.meta, slot=self.number, generation=self.generation, attempt=self.attempt)
 
 
 class Row(msgspec.Struct, frozen=True):
-    """A slot as a dead capture node left it; ``meta`` None: it holds no frame."""
+    """A slot as a dead capture process left it; ``meta`` is None if it holds no frame."""
 
     generation: int
     attempt: int
@@ -80,7 +83,10 @@ class Row(msgspec.Struct, frozen=True):
 
 
 class LeaseTable:
-    """Rows for ``size`` slots. Frames are leased in the order in which they became READY; revoked ones go first."""
+    """Rows for ``size`` slots. Frames are leased in the order in which they became READY; revoked ones go first.
+
+    A method that moves a slot raises ``LinepipeError`` if the slot's state does not allow it.
+    """
 
     def __init__(self, size: int) -> None:
         self.slots = [Slot(k) for k in range(size)]
@@ -93,20 +99,21 @@ class LeaseTable:
 
     @property
     def free(self) -> int:
+        """Slots that hold no frame and can be written."""
         return len(self._free)
 
     @property
     def waiting(self) -> int:
-        """Frames READY and not leased."""
+        """Frames that are READY: they wait for a worker."""
         return len(self._ready)
 
     @property
     def in_flight(self) -> int:
-        """Frames that have not ended."""
+        """Slots that are not FREE: their frames have not ended, or are being written."""
         return len(self.slots) - len(self._free)
 
     def write(self) -> Slot | None:
-        """A free slot, now WRITING under a new generation; None when the table is full."""
+        """Take a free slot for writing, with a new generation; None if no slot is free."""
         if not self._free:
             return None
         slot = self.slots[self._free.popleft()]
@@ -116,18 +123,22 @@ class LeaseTable:
         return slot
 
     def ready(self, slot: Slot, meta: FrameMeta) -> None:
-        """The frame is whole."""
+        """Note that the slot holds a whole frame, described by ``meta``: it waits for a worker."""
         self._move(slot, "ready")
         slot.meta = meta
         self._ready.append(slot.number)
 
     def abandon(self, slot: Slot) -> None:
-        """Nothing came to be written."""
+        """Give back a slot from ``write`` into which no frame came."""
         self._move(slot, "abandon")
         self._free.append(slot.number)
 
     def adopt(self, rows: Sequence[Row]) -> None:
-        """Take over the rows that a dead capture node left, one for each slot; frames go on in their order."""
+        """Take over the rows that a dead capture process left. The table must be new.
+
+        Frames that were not leased wait in the order of their numbers; leased ones stay LEASED and are ``unclaimed``. Raises
+        ``ValueError`` unless there is one row for each slot.
+        """
         for slot, row in zip(self.slots, rows, strict=True):
             slot.generation, slot.attempt, slot.meta = row.generation, row.attempt, row.meta
             slot.leased, slot.holder = row.leased, row.holder
@@ -141,20 +152,20 @@ class LeaseTable:
                 self._ready.append(slot.number)
 
     def unclaimed(self) -> list[Slot]:
-        """Frames that were leased when they were adopted, and whose worker has not been heard of since."""
+        """Frames that were leased when they were adopted, and whose worker has sent nothing since."""
         return [self.slots[k] for k in self._unclaimed]
 
     def claim(self, slot: Slot, worker: str) -> None:
-        """The worker that had this frame lives."""
+        """Note that ``worker`` still has this unclaimed frame."""
         self._unclaimed.discard(slot.number)
         self._give(slot, worker)
 
     def next_attempt(self) -> int | None:
-        """Attempt that the next frame to be leased would be; None when none waits."""
+        """Number of the attempt that the next ``lease`` would be; None if no frame waits."""
         return self.slots[self._ready[0]].attempt + 1 if self._ready else None
 
     def lease(self, worker: str, holder: int = 0) -> Slot:
-        """Hand the next READY frame to ``worker``; ``holder`` is a word for its life."""
+        """Lease the next waiting frame to ``worker``; ``holder`` is the ``holder_id`` of its life. Raises ``IndexError`` if none waits."""
         slot = self.slots[self._ready.popleft()]
         self._move(slot, "lease")
         self._give(slot, worker)
@@ -163,10 +174,11 @@ class LeaseTable:
         return slot
 
     def leased_to(self, worker: str) -> list[Slot]:
+        """The slots whose frames ``worker`` has, in no particular order."""
         return [self.slots[k] for k in self._leased.get(worker, ())]
 
     def find(self, held: Held) -> Slot | None:
-        """The slot that holds exactly this frame, or None (counted as stale)."""
+        """The slot that holds exactly this frame; None if none does, which is counted in ``stale``."""
         if 0 <= held.slot < len(self.slots):
             slot = self.slots[held.slot]
             if slot.state in _HELD and slot.generation == held.generation:
@@ -177,30 +189,30 @@ class LeaseTable:
         return None
 
     def release(self, slot: Slot) -> None:
-        """The frame is done with."""
+        """Free the slot: its frame has ended."""
         self._take_back(slot)
         self._move(slot, "release")
         slot.meta = None
         self._free.append(slot.number)
 
     def revoke(self, slots: list[Slot]) -> None:
-        """Their worker is gone: the frames wait again, before all others, oldest first."""
+        """Take leased frames back, because their worker is gone: they wait again, before all others, the oldest first."""
         for slot in sorted(slots, key=_frame, reverse=True):
             self._take_back(slot)
             self._move(slot, "revoke")
             self._ready.appendleft(slot.number)
 
     def settle(self, slot: Slot) -> None:
-        """Nobody gets the frame any more; how it ended is being asked."""
+        """Give the frame to no worker any more, while publish is asked how it ended."""
         self._take_back(slot)
         self._move(slot, "settle")
 
     def oldest_droppable(self) -> Slot | None:
-        """The frame that has waited longest of those that were never leased, or None."""
+        """Of the waiting frames that were never leased, the one that has waited longest; None if there is none."""
         return next((self.slots[k] for k in self._ready if not self.slots[k].leased), None)
 
     def held_frames(self) -> list[Slot]:
-        """Every slot with a frame that has not ended."""
+        """Every slot with a whole frame that has not ended, by number of the slot."""
         return [s for s in self.slots if s.state in _HELD]
 
     def _give(self, slot: Slot, worker: str) -> None:
@@ -208,7 +220,7 @@ class LeaseTable:
         self._leased.setdefault(worker, set()).add(slot.number)
 
     def _take_back(self, slot: Slot) -> None:
-        """It waits no longer, and nobody has it."""
+        """Remove the slot from the waiting frames and from its worker's."""
         if slot.state is SlotState.READY:
             self._ready.remove(slot.number)
         self._unclaimed.discard(slot.number)
@@ -228,12 +240,12 @@ def _frame(slot: Slot) -> int:
 
 
 def holder_id(worker: str, boot: str) -> int:
-    """A word for one life of a worker; its upper half is the worker's."""
+    """64 bits that identify one life of a worker: digests of its name (upper half) and of its ``boot`` id (lower half)."""
     return _half(worker) << 32 | _half(boot)
 
 
 def same_worker(holder: int, other: int) -> bool:
-    """Whether two lives are of one worker."""
+    """Whether two values of ``holder_id`` belong to lives of one worker."""
     return holder >> 32 == other >> 32
 
 

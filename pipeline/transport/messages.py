@@ -1,8 +1,7 @@
-"""The messages of linepipe's protocols, their bytes, and what a sender may say. No sockets.
+"""The messages of linepipe's protocols, their bytes, and the rules for each kind of sender. No sockets.
 
-A message is one msgpack map; tiles that travel between processes follow it as further parts. Decoding checks types
-and bounds and refuses what no peer sends (``ProtocolError``). ``from_worker``, ``from_client`` and ``from_child`` check
-a message against its sender.
+A message is one msgpack map; tiles that travel between processes follow it as further parts. Decoding checks types and bounds
+(``ProtocolError``). ``from_worker``, ``from_client`` and ``from_child`` check whether a sender may send the message.
 
 Frame hop (worker <-> dispatcher): Ready, Ack up; Frame, End down.
 Publish hop (client <-> publish):  Submit up; Durable down.
@@ -25,7 +24,7 @@ VERSION = 1
 
 
 class Held(Record, frozen=True, kw_only=True):
-    """One frame that a worker has: enough to find its lease again."""
+    """One frame that a worker has: what is needed to find its lease again."""
 
     epoch: Word
     frame: Count
@@ -36,7 +35,8 @@ class Held(Record, frozen=True, kw_only=True):
 class Ready(Record, frozen=True, kw_only=True, tag="ready"):
     """Sent when a worker starts and then as its heartbeat: it can hold ``credits`` frames and holds ``held`` now.
 
-    A dispatcher leases again what it believes leased and the worker no longer holds: a lost message heals itself.
+    A dispatcher leases frames again that it takes for leased and that the worker does not report as held: so a lost message does
+    no harm.
     """
 
     version: Number
@@ -45,34 +45,38 @@ class Ready(Record, frozen=True, kw_only=True, tag="ready"):
     credits: Number
     model: ModelId | None
     pid: Number = 0
-    """Its process; another life under its name is believed once that is gone."""
+    """Id of its process. Another process can use the worker's name only after this one has ended."""
     held: Annotated[tuple[Held, ...], MANY] = ()
     ended: Annotated[tuple[Word, ...], MANY] = ()
-    """Epochs whose End the worker has seen and has nothing left of."""
+    """Epochs of which the worker has got the End and has no frame left."""
 
 
 class Tiled(Record, frozen=True, kw_only=True):
     """What preprocess made of a frame; the tiles and then the frame's pixels follow as parts of the message."""
 
     boxes: Annotated[tuple[tuple[Number, Number, Number, Number], ...], MANY]
+    """x, y, width, height of each tile in the frame, in pixels."""
     columns: Number
+    """Tiles per row of the grid."""
     side: Number
+    """Side of a tile, in pixels."""
     size: tuple[Number, Number]
-    """Height and width of the frame."""
+    """Height and width of the frame, in pixels."""
     invalid: Reason
+    """Why the frame is invalid; empty if it is not."""
     received_ns: Count
     tiled_ns: Count
 
 
 class Frame(Record, frozen=True, kw_only=True, tag="frame"):
-    """A frame leased to the worker; one credit is used until its Ack. ``tiled`` None: its bytes lie in the ring."""
+    """A frame leased to the worker; one credit is used until its Ack. If ``tiled`` is None, its bytes are in the ring."""
 
     ref: FrameRef
     tiled: Tiled | None = None
 
 
 class Ack(Record, frozen=True, kw_only=True, tag="ack"):
-    """The frame's verdict is durable; its slot may be used again. ``invalid``: why the verdict that stands is invalid, or empty."""
+    """The frame's verdict is durable; its slot may be used again. ``invalid``: the reason if that verdict is invalid, or empty."""
 
     held: Held
     boot: Word
@@ -90,19 +94,19 @@ class Submit(Record, frozen=True, kw_only=True, tag="submit"):
 
     record: Publishable
     after: Text = ""
-    """Key of the sender's record before it, while that may not be durable: publish takes this one only behind it."""
+    """Key of the sender's record before it, while that may not be durable: publish takes this one only after it. Otherwise empty."""
 
 
 class Durable(Record, frozen=True, kw_only=True, tag="durable"):
-    """The records with these keys survive whatever is killed now."""
+    """The records with these keys are durable: on disk, also after a power loss."""
 
     keys: Annotated[tuple[Key, ...], MANY]
     stands: dict[Key, Reason] = msgspec.field(default_factory=dict)
-    """For a verdict that was refused because its frame had one: why that one is invalid, or empty. One fate for each frame."""
+    """By key, for a verdict that was refused because its frame already had one: the reason if that earlier one is invalid, or empty."""
 
 
 class Heartbeat(Record, frozen=True, kw_only=True, tag="heartbeat"):
-    """What a node does; ``progress`` grows with each turn of its work loop."""
+    """What a node does now; ``progress`` grows with each turn of its work loop."""
 
     node: Word
     pid: Number
@@ -119,12 +123,12 @@ _decoder = msgspec.msgpack.Decoder(Message)
 
 
 def encode(message: Message) -> bytes:
-    """One message -> its bytes."""
+    """One message -> its bytes, without a check of bounds."""
     return _encoder.encode(message)
 
 
 def decode(data: bytes) -> Message:
-    """Bytes -> one message. Raises ``ProtocolError``."""
+    """Bytes -> one message. Raises ``ProtocolError`` if they are no message, or one whose types or bounds are wrong."""
     try:
         message: Message = _decoder.decode(data)
     except (msgspec.MsgspecError, ValueError, RecursionError) as exc:
@@ -133,12 +137,15 @@ def decode(data: bytes) -> Message:
 
 
 def held(ref: FrameRef) -> Held:
-    """The identity of a leased frame."""
+    """What identifies a leased frame in Ready and Ack."""
     return Held(epoch=ref.meta.epoch, frame=ref.meta.frame, slot=ref.slot, generation=ref.generation)
 
 
 def from_worker(message: Message, workers: Collection[str]) -> Ready | Ack:
-    """What one of the nodes ``workers`` says to who gives it frames."""
+    """Check a message that a dispatcher got from one of the nodes ``workers``, and return it.
+
+    Raises ``ProtocolError`` for another kind of message, another version of the protocol, or an unknown worker or reason.
+    """
     if isinstance(message, Ready):
         _expect(message.version == VERSION, f"worker {message.worker!r} speaks version {message.version}, this is {VERSION}")
         _expect(message.worker in workers, f"no worker is named {message.worker!r}")
@@ -150,7 +157,11 @@ def from_worker(message: Message, workers: Collection[str]) -> Ready | Ack:
 
 
 def from_client(message: Message, config: Config) -> Publishable:
-    """The record that a node of the line submits to publish."""
+    """Check a message that publish got from a node of the line, and return the record in it.
+
+    Raises ``ProtocolError`` for another kind of message, an unknown camera or reason, a verdict without a model or with both defects and
+    a reason, a gap without a reason or with its ends reversed, or a ledger that does not balance.
+    """
     _expect(isinstance(message, Submit), f"a client does not send {type(message).__name__}")
     assert isinstance(message, Submit)
     record = message.record
@@ -172,7 +183,10 @@ def from_client(message: Message, config: Config) -> Publishable:
 
 
 def from_child(message: Message, pids: dict[str, set[int]]) -> Heartbeat:
-    """A heartbeat of a process that the supervisor has started; ``pids`` by node."""
+    """Check a message that the supervisor got from a node, and return it; ``pids`` are the processes that it has started, by node.
+
+    Raises ``ProtocolError`` for another kind of message, or one of any other process.
+    """
     _expect(isinstance(message, Heartbeat), f"a node does not send {type(message).__name__}")
     assert isinstance(message, Heartbeat)
     _expect(message.pid in pids.get(message.node, ()), f"process {message.pid} is no node {message.node!r}")

@@ -1,7 +1,7 @@
 """The sending side of the publish hop: keeps each record until publish says that it is durable.
 
-Records of one sender become durable in the order in which they were submitted: each names the one before it that may not be
-durable yet, without which publish does not take it. So what a publish process that died had is not overtaken.
+Records of one sender become durable in the order in which they were submitted: each names the record before it, if that may not
+be durable yet, and publish takes it only after that one. So no record overtakes another that was lost with a publish process.
 """
 
 from collections.abc import Callable
@@ -13,11 +13,14 @@ from pipeline.transport.sockets import Dealer
 
 RESEND_NS = 1_000_000_000
 Then = Callable[[str], None]
-"""Told how a frame's verdict stands: the reason why it is invalid, or empty. For other records always empty."""
+"""Called with the reason if the frame's verdict is invalid, with an empty string if it was inspected or the record is no verdict."""
 
 
 class Outbox:
-    """Submits records and submits them again until they are durable; publish refuses duplicates by key."""
+    """Submits records, again and again until they are durable; publish refuses duplicates by key.
+
+    Used from one thread. The constructor raises ``ConfigError`` if ``endpoint`` is no usable address.
+    """
 
     def __init__(self, endpoint: str) -> None:
         self.dealer = Dealer(endpoint)
@@ -28,10 +31,13 @@ class Outbox:
         return len(self._waiting)
 
     def submit(self, record: Publishable, now_ns: int, then: Then | None = None) -> None:
-        """Send ``record``; ``then`` is called once it, or the verdict that was there before, is durable."""
+        """Send ``record`` and keep it. ``then`` is called, by ``turn``, once it is durable, or the frame's earlier verdict is.
+
+        A record with the key of one that waits is not sent; only its ``then`` is noted. Never blocks. ``now_ns`` is monotonic.
+        """
         first, due_ns, waiting = self._waiting.get(record.key, (None, 0, []))
         thens = waiting if then is None else [*waiting, then]
-        if first is not None:  # the same frame came by two ways: one verdict for it is enough
+        if first is not None:  # the same frame arrived twice: one verdict for it is enough
             self._waiting[record.key] = (first, due_ns, thens)
             return
         after = next(reversed(self._waiting), "")
@@ -39,7 +45,7 @@ class Outbox:
         self.dealer.send(Submit(record=record, after=after))
 
     def turn(self, now_ns: int) -> None:
-        """Take confirmations; once the oldest record has waited for ``RESEND_NS``, repeat it and all that came after it."""
+        """Take confirmations, and send every record again once the oldest has waited for ``RESEND_NS``; to be called in each turn."""
         self.dealer.deliver(self._confirmed)
         if not self._waiting or now_ns < next(iter(self._waiting.values()))[1]:
             return

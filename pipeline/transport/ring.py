@@ -5,8 +5,8 @@
     +-------+--------+--------+----
 
 The state (``pipeline.transport.ring_state``) says which slot holds which frame and how many frames ended how, so frames and counters
-outlive a capture process: the supervisor keeps a duplicate of the descriptor and hands it to the next one. A memfd has no
-name: nothing to clean up, nothing to steal; it is sealed against resizing.
+outlive a capture process: the supervisor keeps a descriptor of its own and gives it to the next one. A memfd has no name in a file
+system, so there is nothing to clean up and no other user can open it; it is sealed against resizing.
 """
 
 import array
@@ -37,11 +37,14 @@ _SEALS = fcntl.F_SEAL_SHRINK | fcntl.F_SEAL_GROW | fcntl.F_SEAL_SEAL
 
 
 class Ring:
-    """A mapping of a ring's memory. Make one with ``create``, ``adopt`` (capture) or ``attach`` (a worker)."""
+    """A mapping of a ring's memory. Make one with ``create``, ``adopt`` (capture) or ``attach`` (a worker).
+
+    All raise ``ProtocolError`` if ``fd`` is no ring of this version, ``OSError`` or ``ValueError`` if it cannot be read or mapped.
+    """
 
     def __init__(self, fd: int, *, writable: bool) -> None:
         self.fd = fd
-        """What it was made from; whoever opened it closes it, the mapping stays."""
+        """Descriptor of the memfd. Whatever opened it closes it, which does not end the mapping."""
         size = os.fstat(fd).st_size
         magic, self.slots, self.slot_bytes = _HEADER.unpack(os.pread(fd, _HEADER.size, 0).ljust(_HEADER.size, b"\0"))
         if magic != MAGIC or _total(self.slots, self.slot_bytes) != size:
@@ -54,14 +57,14 @@ class Ring:
 
     @classmethod
     def create(cls, fd: int, slots: int, slot_bytes: int) -> Self:
-        """Size, map and seal a memfd; every page is allocated now. Raises ``ConfigError`` if memory is short.
+        """Size, map and seal a memfd, all pages allocated, slots rounded up to pages. Raises ``ConfigError`` if memory is short.
 
-        What a creator that was killed left is made anew: the magic number is written when all else is done but the seals.
+        A ring that a killed creator left incomplete is created again: the magic number is written last, before the seals.
         """
         slot_bytes = -(-slot_bytes // PAGE) * PAGE
         total = _total(slots, slot_bytes)
         try:
-            if total > (free := memory_available()):  # asking for more would have the kernel kill somebody
+            if total > (free := memory_available()):  # the kernel would rather kill a process than refuse it
                 raise OSError(errno.ENOMEM, f"{total >> 20} MiB wanted, {free >> 20} MiB free")
             os.ftruncate(fd, 0)
             os.ftruncate(fd, total)
@@ -75,7 +78,7 @@ class Ring:
 
     @classmethod
     def adopt(cls, fd: int) -> Self | None:
-        """Map a ring that an earlier capture process left, for writing; None if it left none."""
+        """Map, for writing, the ring that an earlier capture process left, and complete its last commit; None if it left none."""
         if not any(os.pread(fd, 8, 0)):
             return None
         ring = cls._own(fd)
@@ -95,22 +98,22 @@ class Ring:
 
     @property
     def memory(self) -> NDArray[np.uint8]:
-        """The whole mapping, a view."""
+        """The whole mapping: uint8, one dimension, a view."""
         return self._bytes
 
     def slot(self, number: int) -> NDArray[np.uint8]:
-        """The whole of one slot: uint8 (slot_bytes,), a view, not a copy."""
+        """The whole of one slot: uint8 (slot_bytes,), a view."""
         start = _data_start(self.slots) + number * self.slot_bytes
         return self._bytes[start : start + self.slot_bytes]
 
     def pixels(self, ref: FrameRef) -> NDArray[np.uint8]:
-        """The bytes of a leased frame, a view: (H, W) for raw grey pixels, (length,) for an encoded image.
+        """The bytes of a leased frame, uint8, a view: (H, W) for raw grey pixels, (length,) for an encoded image.
 
         Raises ``ProtocolError`` if the description does not fit the slot.
         """
         meta = ref.meta
         if not 0 <= ref.slot < self.slots or not 0 <= meta.length <= self.slot_bytes:
-            raise ProtocolError(f"frame {meta.frame} lies outside its ring")
+            raise ProtocolError(f"frame {meta.frame} is outside its ring")
         data = self.slot(ref.slot)[: meta.length]
         if meta.shape is None:
             return data
@@ -119,21 +122,21 @@ class Ring:
         return data.reshape(meta.shape)
 
     def holds(self, ref: FrameRef) -> bool:
-        """Whether this is the ring that the frame lies in: a capture node may have come back with another."""
+        """Whether the frame is in this ring: a capture process that was started again may have another one."""
         return 0 <= ref.slot < self.slots and self.state.describes(ref)
 
     def is_current(self, ref: FrameRef) -> bool:
-        """Whether the slot still holds this frame; asked after reading, as a seqlock is."""
+        """Whether the slot still holds this frame. Ask after reading, as with a seqlock: if not, what was read is no frame."""
         return self.state.generation(ref.slot) == ref.generation
 
 
 def new_memfd(name: str) -> int:
-    """An empty memfd that can be sealed; inherited only where it is passed on purpose."""
+    """Descriptor of an empty memfd that can be sealed; child processes get it only if it is passed to them. Raises ``OSError``."""
     return os.memfd_create(name, os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
 
 
 class RingServer:
-    """Hands a read-only descriptor of the ring to whoever connects to an AF_UNIX socket. ``serve`` never blocks."""
+    """Gives a read-only descriptor of ``ring`` to each client of an AF_UNIX socket, which replaces ``path``. Raises ``OSError``."""
 
     def __init__(self, path: Path, ring: Ring) -> None:
         path.unlink(missing_ok=True)
@@ -145,17 +148,17 @@ class RingServer:
         return self._socket.fileno()
 
     def _keep(self) -> None:
-        """Look now and then whether the socket's file is still there; its folder is made anew by capture's router."""
+        """Create the socket's file again if it was removed; a look every ``LOOK_NS``. Capture's router does so for its folder."""
         now = time.monotonic_ns()
         if now < self._next_look_ns:
             return
         self._next_look_ns = now + LOOK_NS
         if self._path.parent.exists() and not self._path.exists():
             with _listening(self._path) as fresh:
-                os.dup2(fresh.fileno(), self._socket.fileno(), inheritable=False)  # whoever waits for it knows its number
+                os.dup2(fresh.fileno(), self._socket.fileno(), inheritable=False)  # the poller knows the old number
 
     def serve(self) -> None:
-        """Answer every connection that waits."""
+        """Answer every connection that waits; never blocks. Raises ``OSError``, for instance if no descriptor is left."""
         self._keep()
         while True:
             try:
@@ -183,16 +186,16 @@ def _listening(path: Path) -> socket.socket:
 
 
 class RingRequest:
-    """Asks a ``RingServer`` for its ring and never waits: a capture node that stands still holds up nobody."""
+    """Asks the ``RingServer`` at ``path`` for its ring. It never waits, so a capture process that hangs blocks no worker."""
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._peer: socket.socket | None = None
 
     def turn(self) -> Ring | None:
-        """The ring, once the server has answered; after that, ask again. None before, and while nobody listens.
+        """Ask, or look for the answer: the ring once it has come, mapped for reading; None before, and while no server listens.
 
-        Raises ``ProtocolError`` if it is none, and ``OSError`` or ``ValueError`` if it cannot be mapped.
+        After an answer the next call asks again. Raises as ``Ring.attach`` does.
         """
         fds: Any = array.array("i")
         try:
@@ -232,7 +235,7 @@ def _connected(path: Path) -> socket.socket:
 
 
 def memory_available() -> int:
-    """Bytes that can be taken without swapping."""
+    """Bytes of memory that the machine can give without swapping. Raises ``NodeError`` if the kernel does not say."""
     for line in Path("/proc/meminfo").read_text().splitlines():
         if line.startswith("MemAvailable:"):
             return int(line.split()[1]) << 10
@@ -248,36 +251,36 @@ def _total(slots: int, slot_bytes: int) -> int:
 
 
 class LineRings:
-    """One memfd for each of ``cameras``; their capture nodes make the rings in them."""
+    """One memfd for each of ``cameras``, in which their capture nodes create the rings. Raises ``OSError`` if none can be opened."""
 
     def __init__(self, cameras: Iterable[str]) -> None:
         self.fds = {camera: new_memfd(f"linepipe-{camera}") for camera in cameras}
         self.epochs: dict[str, list[str]] = {camera: [] for camera in self.fds}
-        """Lives of each camera's capture node, and of its connections, as far as ``note_epochs`` has seen them."""
+        """Epochs of each camera, in order, as far as ``note_epochs`` has seen them."""
         self._mapped: dict[str, Ring] = {}
 
     def exists(self, camera: str) -> bool:
-        """Whether its capture node has made the ring."""
+        """Whether the camera's capture node has created the ring."""
         return self._ring(camera) is not None
 
     def ended(self, camera: str) -> bool:
-        """Whether its source has no further frame."""
+        """Whether the camera's source has no further frame."""
         ring = self._ring(camera)
         return ring is not None and ring.state.ended
 
     def accounts(self) -> dict[str, Account]:
-        """Every camera's ledger: true even when its capture node is dead."""
+        """Every camera's ledger, also of one whose capture process is dead; ``NOTHING_YET`` where there is no ring."""
         return {camera: ring.state.account() if (ring := self._ring(camera)) is not None else NOTHING_YET for camera in self.fds}
 
     def held(self, camera: str) -> list[FrameMeta]:
-        """Frames in the ring that have not ended."""
+        """Frames in the camera's ring that have not ended, by number of the slot. Only while its capture process is dead."""
         ring = self._ring(camera)
         return [row.meta for row in ring.state.rows() if row.meta is not None] if ring is not None else []
 
     def note_epochs(self) -> None:
-        """Called each turn: a capture node begins its epoch in its ring, and cannot be restarted before this has been seen.
+        """Add new epochs to ``epochs``; to be called in each turn. A capture node has no two lives between calls, so none is missed.
 
-        Of two that a live camera begins within one turn the first is not seen; its frames and events are whole.
+        If a live camera begins two epochs between calls, the first is missing in ``epochs``; its frames and events are complete.
         """
         for camera, epochs in self.epochs.items():
             ring = self._ring(camera)

@@ -1,12 +1,14 @@
-"""What a ring's memory says of a camera's frames, besides their pixels: which slot holds which, how many ended how, gaps.
+"""What a ring's memory holds besides pixels: which slot holds which frame, how many frames ended how, gaps.
 
-    word 0      magic, slots, bytes of a slot, ended, epoch (2), death told, number of the next frame, one counter for each of FATES
+    word 0      magic, slots, bytes of a slot, ended, epoch (2), death noted, number of the next frame, one counter for each of FATES
+    word 40     since when the camera is lost, since when it is back
     word 64     the journal
-    page 1      places for gaps, 8 words each; what is in them is the business of ``nodes.capture.gaps``
+    page 1      places for gaps, 8 words each; ``nodes.capture.gaps`` defines what is in them
     then        slot headers, 1 KiB each: state, attempt and length of the description; generation; holder; description
 
-All that changes when a frame moves on changes in one commit, so whoever adopts this memory finds every frame in exactly one
-place, and counted there. A commit is made of ``Changes``, which the methods below give: ``commit(state.free(3), state.ended_as(""))``.
+All words that change when a frame moves on change in one commit. So a process that adopts this memory finds every frame in exactly
+one place, and counted there. A commit is made of ``Changes``, which methods below return without changing anything themselves:
+``state.commit(state.free(slot), state.ended_as(""))``.
 """
 
 import mmap
@@ -28,17 +30,23 @@ MOST = 16
 """Words that can change together."""
 SIZE = 1 + 2 * MOST
 """Words that a journal takes."""
-_COUNT = 0xFF  # the lowest byte of the decision: how many changes wait to be copied; above it: how many were decided
+_COUNT = 0xFF  # lowest byte of the first word: how many changes are decided and not yet copied; above it: a count of commits
 
 
 class Journal:
-    """One per memory; ``at`` is the index of its first word. One process writes."""
+    """Makes several words change together, whenever the writer is killed. There is one in a memory, and one process writes.
+
+    ``words`` is the memory; the journal takes ``SIZE`` words of it from index ``at``.
+    """
 
     def __init__(self, words: Words, at: int) -> None:
         self._words, self._at = words, at
 
     def commit(self, changes: Changes) -> None:
-        """Make all of these changes, or none."""
+        """Make all of these changes; if the process is killed amid them, ``recover`` and ``read`` see all of them or none.
+
+        There must be 1 to ``MOST``.
+        """
         words, at = self._words, self._at
         assert 0 < len(changes) <= MOST
         place = at
@@ -53,13 +61,13 @@ class Journal:
         words[at] = decided
 
     def recover(self) -> None:
-        """Finish what a killed writer had decided."""
+        """Complete the commit that a killed writer had decided. Only for the process that writes from now on."""
         for index, value in self._pending().items():
             self._words[index] = value
         self._words[self._at] &= ~_COUNT
 
     def read(self, start: int, stop: int) -> list[int]:
-        """Words ``start`` to ``stop`` as they were at one moment; the writer may be at work, or dead."""
+        """Words ``start`` to ``stop`` (exclusive) as they were at one moment; for any process, while the writer works or is dead."""
         while True:
             decision = self._words[self._at]
             found = list(self._words[start:stop])
@@ -91,7 +99,10 @@ _INDEX = {fate: k for k, fate in enumerate(FATES)}
 
 
 class RingState:
-    """``words`` are the memory before the pixels, ``data`` its bytes. Only capture calls what changes something."""
+    """The state of a ring of ``slots`` slots. ``words`` is the memory before the pixels, ``data`` the same memory as bytes.
+
+    Only capture may change it: ``commit``, ``recover``, ``end``, ``begin_writing``, and ``ready``, which writes a description.
+    """
 
     def __init__(self, words: Words, data: memoryview, slots: int) -> None:
         self.words, self._data, self._slots = words, data, slots
@@ -101,52 +112,53 @@ class RingState:
         self._headers = _GAPS + _whole_pages(_gap_places(slots) * GAP_WORDS)
 
     def commit(self, *parts: Changes) -> None:
-        """Make all of these changes, or none."""
+        """Make all of these changes together, as ``Journal.commit`` does: ``MOST`` words at most."""
         changes: Changes = {}
         for part in parts:
             changes |= part
         self._journal.commit(changes)
 
     def recover(self) -> None:
-        """Finish the commit in which the last writer was killed, if it was decided."""
+        """Complete the commit amid which the last writer was killed, if it was decided."""
         self._journal.recover()
 
     @property
     def next_frame(self) -> int:
-        """Number that the next frame gets: how many were acquired."""
+        """Number that the next frame gets, which is the number of frames acquired."""
         return self.words[_NEXT]
 
     @property
     def epoch(self) -> str:
-        """Epoch of the capture node that writes or wrote last; ``NO_EPOCH`` before the first. Any process may ask."""
+        """The newest epoch, 32 hexadecimal digits; ``NO_EPOCH`` before the first. Any process may ask."""
         return epoch_of(*self._journal.read(_EPOCH, _EPOCH + 2))
 
     @property
     def ended(self) -> bool:
-        """Whether the source has no further frame, as capture says; a capture node that ends otherwise has died."""
+        """Whether capture has noted that the source has no further frame. A capture process that ends without that has died."""
         return bool(self.words[_ENDED])
 
     @property
     def death_told(self) -> bool:
-        """Whether there was a gap for the death of a capture node, and no frame since."""
+        """Whether a gap for the death of a capture process was noted, and no frame was acquired since."""
         return self.words[_TOLD] == self.words[_NEXT] + 1
 
     def account(self) -> Account:
-        """The ledger at one moment; any process may ask."""
+        """The camera's ledger at one moment; any process may ask."""
         acquired, *ended = self._journal.read(_NEXT, _COUNTS + len(FATES))
         return account(acquired, ended)
 
     def generation(self, number: int) -> int:
+        """How often slot ``number`` has been written; any process may ask."""
         return self.words[self._row(number) + _GENERATION]
 
     def describes(self, ref: FrameRef) -> bool:
-        """Whether a slot has just this frame's description; any process may ask, also amid a change."""
+        """Whether the slot ``ref.slot`` has this frame's generation and description; any process may ask, also while they change."""
         at, description = self._row(ref.slot), _encode(ref.meta)
         start = 8 * (at + _DESCRIPTION)
         return self.words[at + _GENERATION] == ref.generation and self._data[start : start + len(description)] == description
 
     def rows(self) -> list[Row]:
-        """Every slot."""
+        """One row for each slot. Only while no other process writes, and after ``recover``: it does not read the journal."""
         found = []
         for number in range(self._slots):
             at = self._row(number)
@@ -160,38 +172,48 @@ class RingState:
         return found
 
     def gap_place(self, place: int) -> int:
-        """Index of the first word of a place for a gap, 0 to ``gap_places``."""
+        """Index of the first word of the place for a gap with the number ``place``, 0 to ``gap_places`` - 1."""
         return _GAPS + place * GAP_WORDS
 
     def end(self) -> None:
-        """The source has no further frame."""
+        """Note that the source has no further frame."""
         self.words[_ENDED] = 1
 
     def begin_writing(self, slot: Slot) -> None:
-        """The slot's pixels are about to be overwritten: whoever reads a former frame there must notice."""
+        """Store the slot's new generation, before its pixels are overwritten: so a reader of the frame before notices it."""
         self.words[self._row(slot.number) + _GENERATION] = slot.generation
 
     def begin_epoch(self, epoch: str) -> Changes:
+        """Changes: a new epoch, 32 hexadecimal digits, begins. Raises ``ValueError`` for another text."""
         high, low = epoch_words(epoch)
         return {_EPOCH: high, _EPOCH + 1: low}
 
     def tell_death(self) -> Changes:
+        """Changes: a gap for the death of a capture process is noted, so there is no second one before the next frame."""
         return {_TOLD: self.words[_NEXT] + 1}
 
     def acquired(self, count: int = 1) -> Changes:
-        """So many frames more."""
+        """Changes: ``count`` more frames are acquired."""
         return {_NEXT: self.words[_NEXT] + count}
 
     @property
     def camera_lost(self) -> tuple[int, int]:
-        """Since when the camera is lost, and since when it is back, wall clock in ns; 0: it is not, and what was is told."""
+        """When the camera was lost and when it came back: wall clock, ns since 1970.
+
+        (0, 0): it is not lost, and publish has the alarms about earlier losses. (t, 0): it is lost. (t, u): it is back, but publish
+        has not confirmed the end of the alarm yet.
+        """
         return self.words[_LOST], self.words[_BACK]
 
     def set_camera_lost(self, lost_ns: int, back_ns: int) -> Changes:
+        """Changes: ``camera_lost`` becomes these two times."""
         return {_LOST: lost_ns, _BACK: back_ns}
 
     def ready(self, slot: Slot) -> Changes:
-        """The slot holds a whole frame. Writes its description, which is nobody's before the commit."""
+        """Changes: the slot holds a whole frame, READY.
+
+        Its description is written at once; no reader uses it before the commit. Raises ``NodeError`` if it is too long.
+        """
         description = _encode(slot.meta)
         if len(description) > _MOST_BYTES:
             raise NodeError(f"the description of frame {slot.meta and slot.meta.frame} is too long")
@@ -201,16 +223,17 @@ class RingState:
         return {at: _READY | len(description) << 32}
 
     def lease(self, slot: Slot) -> Changes:
-        """The frame is about to leave."""
+        """Changes: the frame is leased, with the slot's attempt and holder; to be committed before the frame is sent."""
         at = self._row(slot.number)
         length = self.words[at] >> 32 << 32
         return {at: _LEASED | slot.attempt << 8 | length, at + _HOLDER: slot.holder}
 
     def free(self, slot: Slot) -> Changes:
+        """Changes: the slot holds no frame."""
         return {self._row(slot.number): _FREE}
 
     def ended_as(self, fate: str, count: int = 1) -> Changes:
-        """So many frames have ended so, one of ``FATES``."""
+        """Changes: ``count`` more frames have ended with this fate. Raises ``KeyError`` if it is none of ``FATES``."""
         at = _COUNTS + _INDEX[fate]
         return {at: self.words[at] + count}
 
@@ -219,21 +242,22 @@ class RingState:
 
 
 def _gap_places(slots: int) -> int:
-    """Two gaps of a kind are parted by a frame that was not dropped: most often one that is in the ring."""
+    """Between two gaps of one reason there is a frame that was not dropped, and usually it is in the ring: so a few more than slots."""
     return slots + 32
 
 
 def state_words(slots: int) -> int:
-    """Words before the first slot."""
+    """Words of a ring's memory before its first slot, in whole pages."""
     return _GAPS + _whole_pages(_gap_places(slots) * GAP_WORDS) + _whole_pages(slots * HEADER_WORDS)
 
 
 def epoch_words(epoch: str) -> tuple[int, int]:
-    """An epoch's 32 hexadecimal digits as two words."""
+    """An epoch's 32 hexadecimal digits as two words, the upper one first. Raises ``ValueError`` for another text."""
     return int(epoch[:16], 16), int(epoch[16:], 16)
 
 
 def epoch_of(high: int, low: int) -> str:
+    """The epoch, 32 hexadecimal digits, that ``epoch_words`` made into these two words."""
     return f"{high:016x}{low:016x}"
 
 

@@ -188,6 +188,7 @@ def test_one_coco_file_at_the_root_holds_out_every_tenth(tmp_path: Path) -> None
 
     assert data.classes == ("dent", "ok")
     assert sorted(data.splits) == ["test"] * 2 + ["train"] * 18
+    assert not data.names_split, "eval judges all images of such a set"
 
 
 @pytest.mark.parametrize(

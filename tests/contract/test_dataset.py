@@ -185,3 +185,15 @@ def test_a_json_file_that_is_no_coco_set_is_said_to_be_left_out(tmp_path: Path, 
         open_dataset(tmp_path)
     make_images(tmp_path / "masks", 3)
     assert "annotations.json: not a COCO set, left out" in open_dataset(tmp_path).remarks
+
+
+def test_a_split_that_cannot_be_read_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "split.csv").write_text("file,class,split\n")
+
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(13, "Permission denied")  # root may read everything, so it is not to be had really
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+
+    with pytest.raises(DataError, match=r"split\.csv: cannot be read \(Permission denied\)"):
+        open_dataset(tmp_path)

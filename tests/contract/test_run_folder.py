@@ -28,7 +28,7 @@ from ilcs_model.training.run import train
 from ilcs_model.training.settings import Settings
 from ilcs_model.training.trainer import class_weights
 
-QUICK = Settings(name="tiny", model="mobilenet_v2", epochs=2, batch=4, norm_images=4)
+QUICK = Settings(name="tiny", model="tiny", epochs=2, batch=4, norm_images=4)
 PYTHON = [sys.executable, "-m", "pipeline", "train"]
 
 
@@ -62,7 +62,7 @@ def test_a_run_folder_holds_all_that_the_run_was(with_val: Path, tmp_path: Path)
         *("accuracy.png", "loss.png", "confusion-val.png", "confusion-test.png"),
         *(["misclassified.png"] if json.loads((run / "report.json").read_text())["wrong"] else []),
     }
-    assert json.loads((run / "settings.json").read_text())["model"] == "mobilenet_v2"
+    assert json.loads((run / "settings.json").read_text())["model"] == "tiny"
     assert [r["epoch"] for r in epochs(run)] == [1, 2]
     assert ["judged_accuracy" in r for r in epochs(run)] == [False, True], "a short run is judged at its end alone"
     assert all(0 < r["loader_share"] < 1 for r in epochs(run))
@@ -86,7 +86,7 @@ def test_what_was_misclassified_is_named_and_shown(with_val: Path, tmp_path: Pat
 
 def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "20", "--batch", "4"]
+    options = ["--data", str(folder), "--out", str(run), "--model", "tiny", "--epochs", "20", "--batch", "4"]
     with subprocess.Popen([*PYTHON, *options], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         for line in process.stdout:
@@ -113,13 +113,13 @@ def test_a_killed_run_goes_on_from_its_folder_with_data_that_have_moved(folder: 
 
 def test_a_run_may_not_lie_in_its_data(folder: Path) -> None:
     for run in (folder, folder / "run"):
-        with pytest.raises(DataError, match="lies in the data folder"):
+        with pytest.raises(DataError, match="is in the data folder"):
             train(open_dataset(folder), run, QUICK)
 
 
 def test_one_training_at_a_time_writes_into_a_folder(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "24", "--batch", "4"]
+    options = ["--data", str(folder), "--out", str(run), "--model", "tiny", "--epochs", "24", "--batch", "4"]
     with subprocess.Popen([*PYTHON, *options], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("epoch 1:"))
@@ -150,7 +150,7 @@ def test_a_run_does_not_go_on_with_other_images(folder: Path, tmp_path: Path) ->
 def test_two_processes_train_one_network(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline", "train"]
-    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "1", "--batch", "4"]
+    options = ["--data", str(folder), "--out", str(run), "--model", "tiny", "--epochs", "1", "--batch", "4"]
 
     done = subprocess.run([*launcher, *options], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=110)
 
@@ -187,7 +187,7 @@ def test_class_names_in_any_script_are_fine(tmp_path: Path, make_images: Callabl
 
 
 def test_a_terminal_shows_loss_accuracy_pace_and_time_left(folder: Path, tmp_path: Path) -> None:
-    options = ["--data", str(folder), "--out", str(tmp_path / "run"), "--model", "mobilenet_v2", "--epochs", "2", "--batch", "4"]
+    options = ["--data", str(folder), "--out", str(tmp_path / "run"), "--model", "tiny", "--epochs", "2", "--batch", "4"]
     ours, terminal = os.openpty()
     with subprocess.Popen([*PYTHON, *options], stdout=subprocess.PIPE, stderr=terminal, env={**os.environ, "COLUMNS": "120"}) as process:
         os.close(terminal)
@@ -204,7 +204,7 @@ def test_a_terminal_shows_loss_accuracy_pace_and_time_left(folder: Path, tmp_pat
 
 def test_a_budget_ends_the_training(folder: Path, tmp_path: Path) -> None:
     result = CliRunner().invoke(
-        command, ["--data", str(folder), "--out", str(tmp_path / "run"), "--model", "mobilenet_v2", "--batch", "4", "--budget", "2s"]
+        command, ["--data", str(folder), "--out", str(tmp_path / "run"), "--model", "tiny", "--batch", "4", "--budget", "2s"]
     )
 
     assert result.exit_code == 0, result.output
@@ -263,7 +263,8 @@ def test_colour_is_seen_and_kept(tmp_path: Path) -> None:
             cv2.imwrite(str(tmp_path / "data" / label / f"{k}.png"), picture)
     said: list[str] = []
 
-    path = train(open_dataset(tmp_path / "data"), tmp_path / "run", QUICK, report=lambda r: said.append(str(r.get("remark", ""))))
+    settings = msgspec.structs.replace(QUICK, model="mobilenet_v2")
+    path = train(open_dataset(tmp_path / "data"), tmp_path / "run", settings, report=lambda r: said.append(str(r.get("remark", ""))))
 
     assert load_model(path)[1].recipe.decode == "rgb"
     assert any("--colour grey" in text for text in said)
@@ -281,7 +282,7 @@ def test_a_checkpoint_that_cannot_be_used_is_named(folder: Path, tmp_path: Path,
     elif damage == "no dict":
         torch.save({**torch.load(last, weights_only=True), "of": 3}, last)
     else:
-        other = msgspec.structs.replace(QUICK, **({"miam": True} if damage == "other" else {"seed": 1}))
+        other = msgspec.structs.replace(QUICK, **({"model": "mobilenet_v2"} if damage == "other" else {"seed": 1}))
         train(data, tmp_path / "other", other)
         shutil.copy(tmp_path / "other" / "last.pt", last)
 
@@ -289,6 +290,15 @@ def test_a_checkpoint_that_cannot_be_used_is_named(folder: Path, tmp_path: Path,
         train(data, run, QUICK, resume=True)
 
     assert not (tmp_path / "harm").exists()
+
+
+def test_a_damaged_line_of_the_metrics_is_named(folder: Path, tmp_path: Path) -> None:
+    data, run = open_dataset(folder), tmp_path / "run"
+    train(data, run, QUICK)
+    for damage in (b"{\n", b"\xff\n", b"[1]\n"):
+        (run / "metrics.jsonl").write_bytes(damage)
+        with pytest.raises(DataError, match=r"metrics\.jsonl: damaged"):
+            train(data, run, QUICK, resume=True)
 
 
 class Hostile:

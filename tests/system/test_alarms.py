@@ -1,10 +1,13 @@
 """Alarms of a whole line: what is on ends, whoever was killed meanwhile."""
 
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
+from tests.conftest import ROOT
 from tests.system.line import Line
 
 DIED = "node_died:capture.top"
@@ -43,3 +46,30 @@ def test_an_alarm_ends_when_the_supervisor_that_raised_it_was_killed(make_line: 
     line.finish()
 
     assert alarms(line, DIED) == [True, False]
+
+
+def test_what_the_supervisor_says_at_the_end_arrives_although_a_message_was_lost(
+    make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
+) -> None:
+    make_images(tmp_path / "images", 3)
+    line = make_line()
+    program = f"""
+from pathlib import Path
+from pipeline.config import load
+from pipeline.runtime.run_line import LineRun
+run = LineRun(load(Path({str(line.config)!r})), say=print)
+stop, send, lost = run._stop_next, run._outbox.dealer.send, []
+
+def says_something(awake):
+    if not lost:
+        run._redis_damaged("it was mended")
+    stop(awake)
+
+run._stop_next = says_something
+run._outbox.dealer.send = lambda message: (send if lost else lost.append)(message)
+run.run()
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=ROOT)
+
+    assert alarms(line, "redis_damaged") == [True]
+    assert len(line.defects()) == 3

@@ -1,4 +1,4 @@
-"""``folder:``: the JPEG, PNG and BMP files of a folder, by name. They travel encoded and are decoded in preprocess."""
+"""``folder:``: the JPEG, PNG and BMP files of a folder, in the order of their names. Frames stay encoded; preprocess decodes them."""
 
 import contextlib
 import logging
@@ -23,15 +23,18 @@ Entries = Iterable[os.DirEntry[bytes]]
 
 
 class FileList(msgspec.Struct, frozen=True, kw_only=True):
-    """What there is to read, by name; a name may hold any bytes but the slash."""
+    """The files to read, sorted by name; a name may contain any bytes but the slash."""
 
     names: list[bytes]
     largest: int
-    """Bytes of the largest file."""
+    """Size of the largest file, bytes."""
 
     @classmethod
     def make(cls, path: str) -> Self:
-        """List the folder, and log what is skipped. Raises ``ConfigError`` for a folder without images, or that cannot be listed."""
+        """List the folder, and log which files are skipped.
+
+        Raises ``ConfigError`` for a folder that has no images or cannot be listed, ``OSError`` if no descriptors are left.
+        """
         with _listing(path) as entries:
             sizes = _sizes(path, entries)
         if not sizes:
@@ -40,9 +43,10 @@ class FileList(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def list_of_run(path: str, kept: Path, *, first: bool) -> FileList:
-    """The list that the run's first capture process makes and keeps in the file ``kept``; the others go on with that one.
+    """The run's list of files. The first capture process makes it and stores it in the file ``kept``; later ones read it there.
 
-    Raises ``ConfigError`` while the folder is not there.
+    If ``kept`` is lost or cannot be written, that is logged. Raises ``ConfigError`` while the folder cannot be listed or has no
+    image, ``OSError`` if no descriptors are left.
     """
     found = None if first else recall(kept, FileList)
     if found is not None:
@@ -50,14 +54,20 @@ def list_of_run(path: str, kept: Path, *, first: bool) -> FileList:
         return found
     found = FileList.make(path)
     if not first:
-        text = "%s, the list of this run's files, is lost; made anew: if files came or went since, some are skipped or inspected twice"
+        text = (
+            "%s, the list of this run's files, is lost; the folder was listed again."
+            " If files were added or removed since the run began, some are skipped or inspected twice"
+        )
         log.warning(text, kept)
     _keep(found, kept)
     return found
 
 
 def check_folder(path: str) -> None:
-    """Raises ``ConfigError`` if the folder cannot be listed or holds no image, as where a mount is gone or was never made again."""
+    """Raises ``ConfigError`` if the folder cannot be listed or has no image, for instance because its disk is not mounted.
+
+    Raises ``OSError`` if no descriptors are left.
+    """
     with _listing(path) as entries:
         if not any(_is_image(entry.name) for entry in entries):
             raise _empty(path)
@@ -67,14 +77,14 @@ def _keep(found: FileList, kept: Path) -> None:
     try:
         remember(kept, found)
     except OSError as exc:
-        text = "the list of this run's files cannot be kept in %s (%s): if capture dies and files have come or gone, "
+        text = "the list of this run's files cannot be kept in %s (%s): if capture dies and files were added or removed, "
         text += "some are skipped or inspected twice"
         log.warning(text, kept, exc.strerror)
 
 
 @contextlib.contextmanager
 def _listing(path: str) -> Iterator[Entries]:
-    """The entries of a folder. Raises ``ConfigError`` where they cannot be read, or looked at."""
+    """The entries of a folder. Raises ``ConfigError`` if they cannot be read or examined, ``OSError`` if no descriptors are left."""
     try:
         with os.scandir(os.fsencode(path)) as entries:
             yield entries
@@ -87,7 +97,7 @@ def _listing(path: str) -> Iterator[Entries]:
 
 
 def _sizes(path: str, entries: Entries) -> dict[bytes, int]:
-    """Bytes of each image by name; logs how many other files there are. Folders are passed over."""
+    """Size of each image in bytes, by name; logs how many other files there are. Sub-folders are ignored."""
     sizes: dict[bytes, int] = {}
     others = odd = 0
     for name, found in _looked_at(entries):
@@ -107,7 +117,7 @@ def _sizes(path: str, entries: Entries) -> dict[bytes, int]:
 
 
 def _looked_at(entries: Entries) -> Iterator[tuple[bytes, os.stat_result | None]]:
-    """Names, and what each is; None: a link that leads nowhere, in a circle, or where this user may not go."""
+    """Names with their status; None for a link whose target is missing, circular, or closed to this user."""
     for entry in entries:
         try:
             yield entry.name, entry.stat()
@@ -127,9 +137,11 @@ def _empty(path: str) -> ConfigError:
 
 
 class FolderSource:
-    """Reads each file straight into its slot. ``files``: the run's list; None: what is there now.
+    """Reads each file straight into its slot, as a ``Source``. ``files``: the run's list; None: the folder is listed now.
 
-    A file that is gone is a frame that is unreadable. If the folder is gone, ``read`` raises ``ConfigError`` as the start does.
+    A file that is gone or cannot be read gives an invalid frame, ``unreadable``; one over ``max_bytes``, or that has grown beyond
+    its slot, ``too_large``. Constructor and ``read`` raise ``ConfigError`` if the folder cannot be listed or has no image, and
+    ``OSError`` if no descriptors are left.
     """
 
     def __init__(self, path: str, *, loop: bool, max_bytes: int, files: FileList | None = None) -> None:
@@ -152,13 +164,14 @@ class FolderSource:
         pass
 
     def has(self, frame: int) -> bool:
+        """Whether there is a frame number ``frame``; always true with ``loop``."""
         return self._loop or frame < len(self._files.names)
 
     def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
         if not self.has(frame):
             return None
         name = self._files.names[frame % len(self._files.names)]
-        source = name.decode("utf-8", "replace")  # a name may hold any bytes; an event is UTF-8
+        source = name.decode("utf-8", "replace")  # a name may contain any bytes; an event is UTF-8
         length = self._read(name, into)
         if length is None:
             return SourceFrame(shape=None, length=0, source=source, reason="unreadable")
@@ -169,7 +182,7 @@ class FolderSource:
         return SourceFrame(shape=None, length=length, source=source)
 
     def _read(self, name: bytes, into: NDArray[np.uint8]) -> int | None:
-        """Bytes of a file, read into ``into``; None: it cannot be read, though its folder is there."""
+        """Read a file into ``into``; returns the bytes read, None if it cannot be read though its folder is there."""
         path = os.path.join(self._folder, name)
         for _ in range(2):  # a folder that has just come back has its files again
             try:
@@ -185,7 +198,7 @@ class FolderSource:
 
 
 def _read_into(path: bytes, into: NDArray[np.uint8]) -> int:
-    """Bytes read, at most ``len(into)``; the kernel writes them to the ring, nothing lies between."""
+    """Read at most ``len(into)`` bytes and return how many. The kernel writes them straight to the ring."""
     fd = open_plain(path)
     try:
         view, done = into.data, 0

@@ -1,4 +1,4 @@
-"""linepipe's own sources, as the table of plug-ins names them. What reads frames is imported only when one is opened."""
+"""linepipe's own sources, as the table of plug-ins names them. The modules that read frames are imported only when one is opened."""
 
 import os
 import stat
@@ -22,20 +22,20 @@ FOLDER_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp")
 
 
 class FileOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of what is read from files."""
+    """Options of ``folder:`` and ``video:``."""
 
     loop: Annotated[bool, Meta(description="true or false")] = False
-    """Begin again at the end."""
+    """Begin again after the last frame."""
     fps: Rate = None
 
 
 class SimOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of the simulator."""
+    """Options of ``sim:``."""
 
     seed: Annotated[int, Meta(ge=0, description="a whole number")] = 0
     fps: Rate = None
     repeat: Annotated[Annotated[int, Meta(ge=1)] | None, Meta(description="a whole number from 1")] = None
-    """After so many frames the strip begins again."""
+    """Number of frames after which the strip begins again; None: it never repeats."""
 
 
 def _no_folder(url: SourceUrl) -> str:
@@ -75,7 +75,7 @@ def _unless_looped(url: SourceUrl) -> bool:
 def _largest_file(url: SourceUrl, camera: Camera, limits: Limits) -> int:
     try:
         files = [p for p in Path(url.path).iterdir() if p.suffix.lower() in FOLDER_SUFFIXES]
-    except OSError:  # told as what is wrong with the configuration
+    except OSError:  # reported by ``_no_folder``
         files = []
     return min(limits.max_file_bytes, max(map(_size, files), default=0)) + 1
 
@@ -83,7 +83,7 @@ def _largest_file(url: SourceUrl, camera: Camera, limits: Limits) -> int:
 def _size(path: Path) -> int:
     try:
         return path.stat().st_size
-    except OSError:  # a link that leads nowhere: capture skips it
+    except OSError:  # a dangling link: capture skips it
         return 0
 
 
@@ -152,4 +152,4 @@ SIM = SourceKind(
     follows_strip=True,
     lacks=_sim_lacks,
 )
-"""Strip that is drawn, with its truth in ``STATE_DIR/truth/CAMERA.jsonl``."""
+"""A simulated strip, with its truth in ``STATE_DIR/truth/CAMERA.jsonl``."""

@@ -1,4 +1,4 @@
-"""Where frames come from: the protocol of a source, how it is held to it, and what it keeps for a capture process that comes after."""
+"""Where frames come from: the protocol of a source, the check that it is kept, and what is stored for a later capture process."""
 
 import errno
 import logging
@@ -27,27 +27,29 @@ class SourceFrame(msgspec.Struct, frozen=True, kw_only=True):
     shape: tuple[int, int] | None
     """Height and width of raw grey pixels, or None for an encoded image."""
     length: int
+    """Bytes written."""
     source: str | None = None
+    """Where the frame is from, for people: a file's name; None for a live camera."""
     reason: str = ""
-    """Why there is nothing to inspect, from ``INVALID_REASONS``; empty: all is well."""
+    """Why the frame cannot be inspected, from ``INVALID_REASONS``; an empty string if it can."""
     arrived_ns: int = 0
-    """Monotonic time at which the whole frame had arrived; 0: now."""
+    """Monotonic time at which the whole frame had arrived, ns; 0: now."""
 
 
 class Awaited(msgspec.Struct, frozen=True, kw_only=True):
-    """What a source has instead of, or as, its next frame."""
+    """What a source answers when it is asked for its next frame."""
 
     ready: bool = False
     """A frame can be read, at once."""
     number: int | None = None
-    """The device's own number of that frame, where it counts them: what is left out between two was lost on the way.
+    """The device's own number of that frame, None if it does not count. Numbers left out between two frames were lost on the way.
 
-    It never wraps: a source whose device counts round counts on by itself.
+    It never wraps: a source whose device begins again at 0 must add up the rounds itself.
     """
     ended: bool = False
-    """There is no further frame, and will be none."""
+    """There is no further frame, and there never will be."""
     lost: str = ""
-    """Why the camera is not there, in a few words: no frame comes until it is back."""
+    """Why the camera is not there, in a few words; an empty string if it is there."""
 
 
 READY, NOTHING, ENDED = Awaited(ready=True), Awaited(), Awaited(ended=True)
@@ -55,50 +57,56 @@ READY, NOTHING, ENDED = Awaited(ready=True), Awaited(), Awaited(ended=True)
 
 
 class Source(Protocol):
-    """One camera. Frames come in order; the caller decides which are dropped. No call may block: the caller's heart beats."""
+    """One camera. Frames come in order; the caller decides which are dropped. All calls come from one thread.
+
+    That thread also sends the node's heartbeats. Once the node runs, the supervisor kills it if the thread sleeps in one call for
+    2 s, or works in it for 10 s. So ``fileno``, ``look`` and ``skip`` must return at once. ``read`` may take as long as a ready
+    frame takes to copy or decode. Only opening a source may take minutes.
+    """
 
     slot_bytes: int
     """Bytes of the largest frame."""
     size: tuple[int, int] | None
-    """Height and width of the frames where these are known before; None: each tells."""
+    """Height and width of the frames in px if known before the first; None: each ``SourceFrame`` gives its own."""
     fps: float | None
-    """Frames a second that the source has by itself, as a file has; None: none."""
+    """The source's own frame rate, frames a second, such as a video file has; None if it has none."""
     live: bool
-    """Whether frames come when the device sends them; else the caller sets their pace."""
+    """Whether the device sets the pace of the frames; else the caller does."""
 
     def fileno(self) -> int | None:
-        """A descriptor, the same all the time, that can be read when ``look`` may have news; None: there is none.
+        """A descriptor that becomes readable when ``look`` may answer something new, always the same one; None if there is none.
 
-        ``look`` is asked at least every 50 ms, but not before a worker is there, nor while the ring is full, nor after the end.
+        ``look`` is called at least every 50 ms, but not before a worker is there, while the ring is full, or after the end.
         """
         ...
 
     def look(self, frame: int) -> Awaited:
-        """What there is for frame number ``frame``; the same again until that frame was read or skipped, or something happens.
+        """What there is for frame number ``frame``. The answer stays until that frame is read or skipped, or something happens.
 
-        Raises ``LinepipeError`` when the source cannot work any more: the capture process ends, and another one tries.
+        Raises ``LinepipeError`` if the source cannot work any more: the capture process ends, and another one tries again.
         """
         ...
 
     def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
-        """Write frame number ``frame`` (it only grows) into ``into``, uint8 (slot_bytes,). None: there is no more.
+        """Write frame number ``frame`` (it only grows) into ``into``, uint8 (slot_bytes,) or more. None if there is no further frame.
 
-        Never raises for a single bad frame: that is a ``SourceFrame`` with a reason. Raises ``LinepipeError`` when no frame can
-        be read any more, before it has counted: a capture process that comes after reads it again.
+        Called only when ``look`` said that the frame is ready. Never raises for a single bad frame: that is a ``SourceFrame``
+        with a reason. Raises ``LinepipeError`` if no frame can be read any more; this frame has not been counted then, and a
+        later capture process reads it again.
         """
         ...
 
     def skip(self, frame: int) -> None:
-        """Frame number ``frame`` is dropped unread."""
+        """Frame number ``frame`` is dropped without being read."""
         ...
 
     def close(self) -> None:
-        """Let go of files, devices and threads."""
+        """Release files, devices and threads."""
         ...
 
 
 class NoSource:
-    """For a capture node that only finishes what an earlier one left in the ring: its source need not work any more."""
+    """A source without frames, for a capture node that only finishes what an earlier one left in the ring."""
 
     slot_bytes = 0
     size: tuple[int, int] | None = None
@@ -122,13 +130,15 @@ class NoSource:
 
 
 class CheckedSource:
-    """A source held to the protocol above: what it must not say ends the capture process with a sentence, before a frame counts.
+    """Wraps a source and checks each of its answers against the protocol above, before a frame is counted.
 
-    ``blame``: what to call a source of another package, whose every error is told as its own; empty: it is linepipe's.
+    ``blame`` names a source of another package in messages: each of its errors that is no ``LinepipeError``, and each answer
+    that breaks the protocol, is raised as ``NodeError`` with that name. An empty string means one of linepipe's own sources,
+    whose errors pass unchanged; there a broken protocol raises ``ValueError`` or ``TypeError``.
     """
 
     def __init__(self, open_source: Callable[[], Source], blame: str) -> None:
-        """Raises what ``open_source`` does, and ``NodeError``."""
+        """Calls ``open_source``. Raises what that raises, or ``NodeError`` in its place (see the class)."""
         self._blame = blame
         with self._blamed("open"):
             self._source = open_source()
@@ -157,7 +167,7 @@ class CheckedSource:
             self._source.skip(frame)
 
     def close(self) -> None:
-        """An error is told and no more: the process ends anyway, for a reason of its own perhaps."""
+        """Never raises ``NodeError``: an error of another package's source is only logged, because the process ends anyway."""
         try:
             with self._blamed("close"):
                 self._source.close()
@@ -177,12 +187,12 @@ class CheckedSource:
 
 
 MOST_BYTES = 1 << 34
-MOST_NAME = 4096  # characters of a frame's source, a file's name say, that are kept
-_MOST_TEXT = 500  # and of a device's or driver's text
+MOST_NAME = 4096  # characters that are kept of a frame's source, such as a file's name
+_MOST_TEXT = 500  # characters that are kept of a device's or driver's text
 
 
 def _checked(found: Any, room: int) -> SourceFrame:
-    """A frame that fits into ``room`` bytes. Raises ``ValueError``."""
+    """Check a frame that must fit into ``room`` bytes. Raises ``ValueError`` or ``TypeError``."""
     if not isinstance(found, SourceFrame):
         raise ValueError(f"{type(found).__name__} is no SourceFrame")
     length, shape = _whole("length", found.length, 0, room), None
@@ -206,17 +216,20 @@ def _whole(name: str, value: Any, least: int, most: int) -> int:
 
 
 def _line(text: str) -> str:
-    """A text of a device or a driver, which may hold anything, as a line that is not too long."""
+    """The text of a device or driver, which may contain anything, as one line of at most ``_MOST_TEXT`` characters."""
     return " ".join(text[:_MOST_TEXT].encode("utf-8", "replace").decode().split())
 
 
 T = TypeVar("T", bound=msgspec.Struct)
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
-"""No descriptors are left: that says nothing of a file or its folder."""
+"""Error numbers that mean that no descriptors are left; they say nothing about the file or its folder."""
 
 
 def recall(kept: Path, kind: type[T]) -> T | None:
-    """What an earlier capture process left; None: it is lost or damaged."""
+    """Read what an earlier capture process stored with ``remember``; None if it is missing or damaged.
+
+    Raises ``OSError`` only if no descriptors are left.
+    """
     try:
         with os.fdopen(open_plain(kept), "rb") as file:
             return msgspec.msgpack.decode(file.read(), type=kind)
@@ -229,6 +242,6 @@ def recall(kept: Path, kind: type[T]) -> T | None:
 
 
 def remember(kept: Path, what: Any) -> None:
-    """Replace the file. Raises ``OSError``; one of an earlier life is gone then too."""
+    """Store ``what`` as MessagePack in the file ``kept``, replacing it. Raises ``OSError``; the former content may be gone then."""
     kept.unlink(missing_ok=True)
     write_private(kept, msgspec.msgpack.encode(what))

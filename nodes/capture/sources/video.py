@@ -1,8 +1,8 @@
 """``video:``: the frames of a video file, decoded to grey, in display order.
 
 A frame is a packet of the video stream: the file is read through once at the start (packets only, nothing is decoded),
-so that frame numbers, times and the count are known before the first frame. What the decoder then does not give back,
-or gives back damaged, is invalid under its own number. A thread decodes a few frames ahead.
+so that frame numbers, times and the count are known before the first frame. A frame that the decoder then leaves out or
+returns damaged is invalid, under its own number. A thread decodes ``AHEAD`` frames ahead.
 """
 
 import itertools
@@ -25,18 +25,20 @@ from pipeline.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
 AHEAD = 4
-"""Frames that the decoder is ahead, each as large as a frame in the file's own format."""
+"""Decoded frames that wait in memory at most, each as large as a frame in the file's own pixel format."""
 _LUMA_FIRST = re.compile(r"(gray|yuvj?a?4\d\dp)(\d+)?(le|be)?")
 _LIMITED, _FULL = 1, 2  # FFmpeg's AVCOL_RANGE
 
 Decoded = tuple[int, Any | None]
-"""A frame's number and its picture; None: it is damaged."""
+"""A frame's number and its picture; None if it is damaged."""
 
 
 class VideoSource:
-    """Decodes from frame number ``first`` on. Raises ``ConfigError`` for a file that is no video, or too large.
+    """Decodes from frame number ``first`` on, as a ``Source``. Reads through the file and waits for that frame before it returns.
 
-    ``known``: the file of this run; of one that has grown since, the frames that it had are read, and another is refused.
+    ``known``: identity of the file with which the run began. If the file has grown since, only the frames it had then are read.
+    Raises ``ConfigError`` for a file that is no video, has more than ``max_pixels``, is not ``frame_px`` (width, height) large,
+    or is not ``known``. ``look`` and ``read`` raise it if the file was replaced before a further lap.
     """
 
     def __init__(
@@ -63,7 +65,7 @@ class VideoSource:
                 )
             index = VideoIndex.read(_packets(container, stream, path), stream, path)
         self.identity = known or index.identity(len(index))
-        """Of the frames that this run reads."""
+        """Identity of the frames that this run reads."""
         self._index = self._same(index)
         self.slot_bytes = width * height
         self.size: tuple[int, int] | None = (height, width)
@@ -87,11 +89,13 @@ class VideoSource:
         pass
 
     def has(self, frame: int) -> bool:
+        """Whether there is a frame ``frame``; always with ``loop``. Discards earlier pictures. Raises what the decoder raised."""
         while self._head[0] < frame and not self._ahead.empty():
-            self._take()  # dropped unseen: let the decoder go on
+            self._take()  # dropped without being read: let the decoder go on
         return self._loop or frame < len(self._index)
 
     def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
+        """See ``Source``; waits for the decoder thread, without a time limit. Raises what that thread raised."""
         if not self.has(frame):
             return None
         picture = self._seek(frame)
@@ -106,7 +110,7 @@ class VideoSource:
         return SourceFrame(shape=(height, width), length=height * width, source=source)
 
     def close(self) -> None:
-        """End the thread."""
+        """End the thread; waits for the frame that it decodes."""
         self._closing.set()
         while self._thread.is_alive():
             while not self._ahead.empty():
@@ -114,7 +118,7 @@ class VideoSource:
             self._thread.join(0.01)
 
     def _seek(self, frame: int) -> Any | None:
-        """Wait until the decoder is at ``frame``; its picture, or None."""
+        """Wait until the decoder is at ``frame``; its picture, None if damaged."""
         while self._head[0] < frame:
             self._take()
         return self._head[1]
@@ -122,7 +126,7 @@ class VideoSource:
     def _take(self) -> None:
         found = self._ahead.get()
         if isinstance(found, Exception):
-            self._ahead.put(found)  # the thread has ended: whoever asks again hears it again
+            self._ahead.put(found)  # the thread has ended: the next call raises it again
             raise found
         self._head = found
 
@@ -137,11 +141,11 @@ class VideoSource:
                     if self._closing.is_set():
                         return
                 lap, start = lap + 1, 0
-        except Exception as exc:  # raised again by whoever waits for the frame
+        except Exception as exc:  # raised again in ``_take``
             self._ahead.put(exc)
 
     def _lap(self, start: int) -> Iterator[Decoded]:
-        """Every frame from place ``start`` to the last, each once and in order; what the decoder leaves out is damaged."""
+        """Every frame from place ``start`` to the last, once and in order; frames that the decoder leaves out count as damaged."""
         place = start
         self._check()
         with self._open() as container:
@@ -153,16 +157,16 @@ class VideoSource:
         yield from ((lost, None) for lost in range(place, len(self._index)))
 
     def _frames(self, container: Any, key: int) -> Iterator[Decoded]:
-        """(place, frame or None if damaged) as the decoder gives them, from the key frame at place ``key``.
+        """(place, frame or None if damaged) as the decoder returns them, from the key frame at place ``key``.
 
-        A frame that cannot be decoded damages those behind it, up to the next key frame, however whole they look.
+        A frame that cannot be decoded damages those after it, up to the next key frame, even if they look intact.
         """
         stream = container.streams.video[0]
         context = stream.codec_context
         context.thread_type, context.thread_count = "NONE", 1  # frame threads cost latency; the other cores infer
         context.options = {"err_detect": "crccheck+explode", "max_pixels": str(self._max_pixels)}
         packets = _packets(container, stream)
-        if key:  # not by seeking: in some formats that ends elsewhere, or with other time stamps
+        if key:  # not by seeking, which in some formats ends elsewhere or gives other time stamps
             packets = itertools.dropwhile(lambda p: self._index.place(p.pts) != key, packets)
         bad: set[int] = set()
         broken, leading = False, 0
@@ -185,7 +189,7 @@ class VideoSource:
                     bad.discard(at)
 
     def _check(self) -> None:
-        """Raises ``ConfigError`` if another video lies there now, which is opened for the next lap."""
+        """Before a lap: raises ``ConfigError`` if the file was replaced by another video."""
         found = _which(self._path)
         if found != self._opened:
             with self._open() as container:
@@ -194,14 +198,14 @@ class VideoSource:
             self._opened = found
 
     def _same(self, index: VideoIndex) -> VideoIndex:
-        """The frames of this run. Raises ``ConfigError`` for another file's."""
+        """The index of this run's frames only. Raises ``ConfigError`` if ``index`` is that of another file."""
         frames = self.identity.frames
         if index.identity(frames) != self.identity:
-            raise ConfigError(f"video:{self._path}: is not the file that this run began with; put that one back, or start the line anew")
+            raise ConfigError(f"video:{self._path}: is not the file that this run began with; put that one back, or start the line again")
         return index if len(index) == frames else index.first(frames)
 
     def _open(self) -> Any:
-        """The file as a container. Only this file: a playlist in it cannot make FFmpeg open another, or a network address."""
+        """The file as a container. FFmpeg opens no other: a playlist in the file cannot name further files or network addresses."""
         options = {"protocol_whitelist": "file", "fflags": "+genpts"}
         path = self._path
         if not path.is_file() or path.stat().st_size == 0:
@@ -216,24 +220,25 @@ class VideoSource:
 def video_of_run(
     path: str, kept: Path, *, loop: bool, max_pixels: int, frame_px: tuple[int, int] | None, left_at: int | None
 ) -> VideoSource:
-    """Of the file that the run's first capture process finds; it keeps in the file ``kept`` what that is known by.
+    """Open a run's video. The run's first capture process stores the file's identity in ``kept``; later ones compare with it.
 
-    ``left_at``: the frame to go on with; None: this process is the first. Raises ``ConfigError`` if there is no such video any more.
+    ``left_at``: number of the frame to go on with; None if this process is the first. Raises what ``VideoSource`` raises, and
+    ``OSError`` if no descriptors are left. A lost or unwritable ``kept`` is only logged.
     """
     known = None if left_at is None else recall(kept, VideoIdentity)
     source = VideoSource(path, loop=loop, max_pixels=max_pixels, frame_px=frame_px, first=left_at or 0, known=known)
     if left_at is not None and known is None:
-        log.warning("%s, by which this run's video is known again, is lost: it cannot be told whether %s was replaced", kept, path)
+        log.warning("%s, the identity of this run's video, is lost: it cannot be checked whether %s was replaced since", kept, path)
     if known is None:
         try:
             remember(kept, source.identity)
         except OSError as exc:
-            log.warning("%s cannot be written (%s): if capture dies, it cannot be told whether %s was replaced", kept, exc.strerror, path)
+            log.warning("%s cannot be written (%s): if capture dies, it is not noticed when %s is replaced", kept, exc.strerror, path)
     return source
 
 
 def _which(path: Path) -> tuple[int, ...]:
-    """Changes when a file is replaced or written to; empty: it is not there."""
+    """Changes when a file is replaced or written to; () if there is no file."""
     try:
         found = path.stat()
     except OSError:
@@ -242,7 +247,7 @@ def _which(path: Path) -> tuple[int, ...]:
 
 
 def _picture_stream(container: Any, path: str) -> Any:
-    """The first video stream. Raises ``ConfigError``: none, a cover picture only, or no decoder for it."""
+    """The first video stream. Raises ``ConfigError`` if there is none, only a cover picture, or no decoder for it."""
     streams = container.streams.video
     if not streams or av.stream.Disposition.attached_pic in streams[0].disposition:
         raise ConfigError(f"video:{path}: has no video stream; name a video file")
@@ -254,10 +259,7 @@ def _picture_stream(container: Any, path: str) -> Any:
 
 
 def _packets(container: Any, stream: Any, path: str = "") -> Iterator[Any]:
-    """The packets of ``stream`` as far as the file can be read; the last is empty, which makes the decoder give all it has.
-
-    With ``path`` it says where reading ended early.
-    """
+    """The packets of ``stream`` that can be read, then an empty one to flush the decoder. With ``path``, logs an early end."""
     count = 0
     try:
         for packet in container.demux(stream):
@@ -265,12 +267,12 @@ def _packets(container: Any, stream: Any, path: str = "") -> Iterator[Any]:
             count += 1
     except (av.FFmpegError, OSError) as exc:
         if path:
-            log.warning("%s: cannot be read behind packet %d (%s)", path, count, exc.strerror)
+            log.warning("%s: cannot be read after packet %d (%s)", path, count, exc.strerror)
         yield av.Packet()
 
 
 def to_grey(frame: Any, into: NDArray[np.uint8]) -> None:
-    """Luma of a decoded frame into uint8 (H, W), full range 0..255; colour without a luma plane by ITU-R 601."""
+    """Write the luma of a PyAV frame into ``into``, uint8 (H, W), full range 0..255; formats without a luma plane by ITU-R 601."""
     name = frame.format.name
     match = _LUMA_FIRST.fullmatch(name)
     if match is None:

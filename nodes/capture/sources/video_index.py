@@ -1,4 +1,4 @@
-"""Which frames a video file has: their time stamps in display order, and where decoding can start. No pixels."""
+"""Which frames a video file has: their time stamps in display order, and where decoding can start. Nothing is decoded."""
 
 import hashlib
 import logging
@@ -16,22 +16,22 @@ log = logging.getLogger(__name__)
 
 
 UNSETTLED = 4
-"""The last packets of a file that is being written may be read otherwise later: cut short (MPEG-TS, FLV, MJPEG), or with other
-time stamps (AVI with B-frames). Measured: one and two."""
+"""Packets at the end of a file that do not count for its identity. In a file that is still being written they may later be read
+differently: cut short (MPEG-TS, FLV, MJPEG), or with other time stamps (AVI with B-frames). Measured: one and two packets."""
 
 
 class VideoIdentity(msgspec.Struct, frozen=True, kw_only=True):
-    """By what the file of a run is known again."""
+    """Identifies the video file of a run, also if frames have been appended since."""
 
     frames: int
     digest: bytes
-    """SHA-256 of time stamp and CRC-32 of each one's packet, in the file's order, but for the last ``UNSETTLED``."""
+    """SHA-256 over time stamp, key frame flag and CRC-32 of each frame's packet, in file order, without the last ``UNSETTLED``."""
 
 
 class VideoIndex:
-    """``place``: a frame's number within the file, from 0, in display order.
+    """The frames of one video file. A frame's ``place`` is its number within the file, from 0, in display order.
 
-    ``packets``: (N, 3), the time stamp of each in the file's order, whether it is a key frame, and its CRC-32.
+    ``packets``: int64 (N, 3), N >= 1, in file order: time stamp in units of ``unit_s`` seconds, 1 for a key frame else 0, CRC-32.
     """
 
     def __init__(self, packets: NDArray[np.int64], unit_s: float) -> None:
@@ -40,11 +40,14 @@ class VideoIndex:
         self._keys = np.sort(packets[packets[:, 1] > 0, 0])
         length_s = float(self._stamps[-1] - self._stamps[0]) * unit_s
         self.fps = (len(packets) - 1) / length_s if length_s > 0 else None
-        """Frames a second on average; None for a single frame."""
+        """Frames a second, on average; None for a single frame."""
 
     @classmethod
     def read(cls, packets: Iterable[Any], stream: Any, path: str) -> Self:
-        """Index ``packets``, all of ``stream``. Raises ``ConfigError`` for a stream whose frames cannot be told apart."""
+        """Index ``packets``, all packets of the PyAV ``stream``. Logs a warning if frames are missing.
+
+        Raises ``ConfigError`` if there is no frame, or if frames lack a time stamp of their own.
+        """
         found = [(p.pts, p.is_keyframe, zlib.crc32(p)) for p in packets if p.size and not p.is_discard]
         stamps = {stamp for stamp, _, _ in found}
         if not found:
@@ -57,30 +60,30 @@ class VideoIndex:
         steps = np.diff(index._stamps)
         if len(steps) and (jumps := np.flatnonzero(steps > 1.5 * np.median(steps))).size:
             at = index.seconds(int(jumps[0]))
-            log.warning("%s: at %d places, first behind %.3f s, frames are missing or came late", path, len(jumps), at)
+            log.warning("%s: at %d places, first after %.3f s, frames are missing or came late", path, len(jumps), at)
         return index
 
     def __len__(self) -> int:
         return len(self._stamps)
 
     def identity(self, frames: int) -> VideoIdentity:
-        """Of the first ``frames`` frames of the file."""
+        """The identity of the file's first ``frames`` frames, or of all if there are fewer."""
         settled = self._packets[: max(frames - UNSETTLED, 1)]
         return VideoIdentity(frames=min(frames, len(self)), digest=hashlib.sha256(settled.tobytes()).digest())
 
     def first(self, frames: int) -> Self:
-        """Without what lies behind the first ``frames`` frames of the file."""
+        """An index of only the first ``frames`` frames, in file order."""
         return type(self)(self._packets[:frames], self._unit_s)
 
     def place(self, stamp: int | None) -> int | None:
-        """Place of the frame with that time stamp; None if there is none."""
+        """Place of the frame with the time stamp ``stamp``; None if there is none, or ``stamp`` is None."""
         if stamp is None:
             return None
         found = int(np.searchsorted(self._stamps, stamp))
         return found if found < len(self) and self._stamps[found] == stamp else None
 
     def seconds(self, place: int) -> float:
-        """Time of the frame at ``place``, from the first frame's."""
+        """Seconds from the first frame to the one at ``place``."""
         return float(self._stamps[place] - self._stamps[0]) * self._unit_s
 
     def key_before(self, place: int) -> int:

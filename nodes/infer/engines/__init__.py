@@ -1,1 +1,1 @@
-"""What executes the model: with ``commands``, the only place among the nodes that knows ``ilcs_model``. One file an engine."""
+"""Engines, which execute the model; one file for each. Of the nodes, only this folder and ``nodes/offline`` import ``ilcs_model``."""

@@ -1,8 +1,8 @@
-"""Compiled code kept from one start to the next: whole, or made anew.
+"""Compiled code kept from one start to the next. Code that is not intact is compiled again.
 
-A process killed amid compiling leaves half-written files, a disk may damage others, and loading such a library can fail
-at every start or kill the process. So what is in the folder is sealed, with the digest of every file, once an engine made
-of it has answered rightly, and only what the seal says is ever loaded.
+A process killed while it compiles leaves half-written files, a disk may damage others, and loading such a library can fail
+at every start or kill the process. So the folder is sealed, with the digest of every file, once an engine made from it has
+answered correctly, and only files that match the seal are ever loaded.
 """
 
 import fcntl
@@ -24,9 +24,11 @@ log = logging.getLogger(__name__)
 
 
 def with_kept_code(folder: Path, make: Callable[[], T], forget: Callable[[], None]) -> T:
-    """What ``make`` makes with the code in ``folder``. If that fails it is tried once more with nothing kept.
+    """Call ``make``, which uses or writes compiled code in ``folder``, and seal the folder; returns what ``make`` returns.
 
-    ``forget``: lets go of what the process has loaded of it. Raises what the last ``make`` raises.
+    If ``make`` fails and the folder had code, it is called once more with an empty folder, after ``forget`` has unloaded that
+    code from this process; not after a ``ConfigError``. If it fails again, the code is put back. Waits, without a time limit,
+    while another process uses ``folder``. Raises what the last ``make`` raises, and ``OSError``.
     """
     folder.mkdir(parents=True, exist_ok=True)
     with alone(folder):
@@ -39,7 +41,7 @@ def with_kept_code(folder: Path, make: Callable[[], T], forget: Callable[[], Non
             if not kept:
                 clear(folder)
                 raise
-            log.warning("the compiled code in %s does not work and is made anew: %s", folder, exc)
+            log.warning("the compiled code in %s does not work and is compiled again: %s", folder, exc)
             forget()
             with _set_aside(folder):
                 made = make()
@@ -48,7 +50,7 @@ def with_kept_code(folder: Path, make: Callable[[], T], forget: Callable[[], Non
 
 
 def clear(folder: Path) -> None:
-    """Remove what a folder holds; it may be a link to another."""
+    """Remove the content of a folder, which may be a link to another; nothing if there is no folder. Raises ``OSError``."""
     for path in folder.iterdir() if folder.is_dir() else ():
         if path.is_dir() and not path.is_symlink():
             shutil.rmtree(path)
@@ -58,7 +60,7 @@ def clear(folder: Path) -> None:
 
 @contextmanager
 def _set_aside(folder: Path) -> Iterator[None]:
-    """Nothing is kept within; if that does not help, what was kept is not to blame and is put back."""
+    """Empty the folder while the block runs. If the block fails too, the code was not the cause and is put back; else it is removed."""
     aside = folder.with_name(f"{folder.name}.aside")
     shutil.rmtree(aside, ignore_errors=True)
     aside.mkdir()
@@ -79,16 +81,16 @@ def _move(source: Path, target: Path) -> None:
 
 
 def _only_sealed(folder: Path) -> bool:
-    """Leave in ``folder`` what its seal vouches for, or nothing; whether something is left."""
+    """Remove all files that the seal does not list; all files if it is missing or one does not match it. Whether any is left."""
     found = _digests(folder)
     try:
         sealed: dict[str, str] = json.loads(_seal_of(folder).read_bytes())
         whole = sealed.items() <= found.items()
-    except (OSError, ValueError, AttributeError):  # none: the process that compiled was killed; or damaged itself
+    except (OSError, ValueError, AttributeError):  # no seal: the compiling process was killed; or the seal is damaged
         sealed, whole = {}, False
     if not whole:
         if found:
-            log.warning("the compiled code in %s is not whole (half compiled, or damaged); it is made anew", folder)
+            log.warning("the compiled code in %s is not whole (half compiled, or damaged); it is compiled again", folder)
         clear(folder)
         return False
     for name in found.keys() - sealed.keys():
@@ -114,7 +116,10 @@ def _digests(folder: Path) -> dict[str, str]:
 
 @contextmanager
 def alone(folder: Path) -> Iterator[None]:
-    """Wait until no other process compiles into, or converts in, ``folder``, which must be there."""
+    """Hold the lock of ``folder``, which must exist, while the block runs: one process at a time compiles or converts there.
+
+    Waits without a time limit, and logs that it waits. Raises ``OSError``.
+    """
     fd = open_folder(folder)
     try:
         try:

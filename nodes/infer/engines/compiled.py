@@ -1,4 +1,4 @@
-"""The network through ``torch.compile``: what the CPU and CUDA forms share, and the one for the CPU."""
+"""The network through ``torch.compile``: what the engines for CPU and CUDA share, and the one for the CPU."""
 
 import os
 import shutil
@@ -22,11 +22,15 @@ from pipeline.core.tiles import Pixels
 KEPT = "inductor"
 """Folder of compiled code under ``cache``."""
 SMALLEST = 2
-"""Tiles in the smallest batch that runs: torch takes a batch of one for a case of its own and would compile it apart."""
+"""Tiles in the smallest batch that runs: torch treats a batch of one as a special case and would compile it separately."""
 
 
 def open_compiled(model: Path, cache: Path, max_batch: int) -> Engine:
-    """See ``OpenEngine``: on the GPU if torch can use one, else on the CPU. The code is kept once its answers were right."""
+    """See ``OpenEngine``: on the GPU if torch can use one, else on the CPU. Compiles for a minute or more at the first start.
+
+    The code is kept in ``cache / KEPT`` once its answers were right. Waits while another process compiles there. Also raises
+    ``WrongAnswerError``, and ``OSError`` if ``cache`` cannot be written.
+    """
     import torch
 
     def make() -> Engine:
@@ -44,11 +48,14 @@ def _forget() -> None:
     import torch
 
     torch._dynamo.reset()
-    torch._inductor.utils.clear_caches()  # libraries that are loaded, by name
+    torch._inductor.utils.clear_caches()  # loaded libraries, which torch keeps by name
 
 
 class CompiledEngine:
-    """On the CPU, in bfloat16 where the processor has it. The first start takes a minute or more, later ones seconds."""
+    """On the CPU, in bfloat16 if the processor has it. The first start takes a minute or more, later ones seconds.
+
+    Raises ``ConfigError`` for a model file that cannot be loaded, or without a compiler.
+    """
 
     gather = staticmethod(stack)
 
@@ -73,10 +80,11 @@ class CompiledEngine:
 
 
 def compile_network(eager: EagerEngine, device: str, bf16: bool, cache: Path) -> Callable[[Any], tuple[Any, Any]]:
-    """Compile once for every batch size: uint8 (N, S, S), contiguous, N >= ``SMALLEST`` -> logits and maps or None, float32.
+    """Compile once for every batch size: uint8 (N, S, S), contiguous, N >= ``SMALLEST`` -> logits (N, K) and maps (N, h, w) or None.
 
-    Changes ``eager``'s network: batch norms are folded (without that bfloat16 moves probabilities ten times as far), and
-    it goes to ``device``. The compiled code is kept under ``cache``. Raises ``ConfigError`` without a compiler.
+    Both are float32 tensors on ``device``. Changes ``eager``'s network: it moves to ``device``, and batch norms are folded
+    (without that, bfloat16 moves probabilities ten times as far). The code is kept under ``cache``; sets the environment
+    variable ``TORCHINDUCTOR_CACHE_DIR``. Raises ``ConfigError`` without a compiler, ``RuntimeError`` if compiling fails.
     """
     import torch
 
@@ -100,12 +108,12 @@ def compile_network(eager: EagerEngine, device: str, bf16: bool, cache: Path) ->
 
 
 def cpu_has_bf16() -> bool:
-    """Whether the processor multiplies bfloat16 itself."""
+    """Whether the processor has bfloat16 instructions (``avx512_bf16`` in ``/proc/cpuinfo``). Raises ``OSError`` without that file."""
     return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
 
 def need_compiler() -> None:
-    """Raises ``ConfigError`` if compiled code cannot be made here."""
+    """Raises ``ConfigError`` if g++ or Python's headers are missing, without which nothing can be compiled."""
     if shutil.which("g++") is None:
         lacks = "a C++ compiler (g++)"
     elif not Path(sysconfig.get_path("include"), "Python.h").is_file():
@@ -116,7 +124,7 @@ def need_compiler() -> None:
 
 
 class PackageNetwork:
-    """What ``ilcs_model.export.to_package`` wrote on this machine."""
+    """Runs the file that ``ilcs_model.export.to_package`` wrote on this machine. Raises ``RuntimeError`` if torch cannot load it."""
 
     gather = staticmethod(stack)
 
@@ -136,7 +144,7 @@ class PackageNetwork:
 
 
 def package_form() -> Conversion[PackageNetwork]:
-    """Code for this kind of processor or GPU. Raises ``ConfigError`` without a compiler."""
+    """Conversion to code for this kind of processor or GPU. Raises ``ConfigError`` without a compiler."""
     import torch
 
     need_compiler()
@@ -151,7 +159,7 @@ def _convert(path: Path, target: Path) -> None:
 
 
 def _here() -> tuple[str, bool]:
-    """Device, and whether it computes in bfloat16: what a line would take."""
+    """The device that a line would use here, and whether it computes in bfloat16."""
     import torch
 
     if torch.cuda.is_available():

@@ -1,4 +1,4 @@
-"""Models converted to another library's format, kept under a folder with their golden answers."""
+"""Models converted to another library's format, kept in a folder together with their golden answers."""
 
 import hashlib
 import logging
@@ -19,22 +19,26 @@ N = TypeVar("N", bound=Network)
 
 
 class Conversion(NamedTuple, Generic[N]):
-    """A format that a library runs."""
+    """A format that a library can run."""
 
     file: str
-    """Name of the file it is written to."""
+    """Name of the file to write."""
     version: str
-    """Of the library."""
+    """Name and version of the library."""
     convert: Callable[[Path, Path], None]
     """Model file -> file of this format. Needs torch."""
     open: Callable[[Path], N]
+    """File of this format -> the network, ready to run."""
 
 
 def open_converted(form: Conversion[N], path: Path, sha: str, side: int, cache: Path) -> tuple[N, Golden]:
-    """The model ``path`` (digest ``sha``, tiles of ``side`` pixels) in another form, tried on one golden tile.
+    """The model ``path`` (digest ``sha``, tiles of ``side`` px) converted to ``form``, checked with one golden tile.
 
-    Kept under ``cache`` by digest of weights and code and by version: converting takes seconds, and a node that was
-    killed must be back sooner than that. One that cannot be read or answers wrongly is made anew, once; then ``NodeError``.
+    Kept under ``cache`` by digest of weights and code and by version: converting takes seconds, and a node that was killed
+    must be back sooner than that. A kept one that cannot be read or answers wrongly is logged and converted again, once.
+    Waits, without a time limit, while another process converts in ``cache``. Raises, also from the second attempt:
+    ``ConfigError`` or ``ModelFileError`` for a model that cannot be loaded, ``WrongAnswerError`` for a wrong answer,
+    ``OSError`` if ``cache`` cannot be used, ``RuntimeError``, ``ValueError`` or ``EOFError`` if the library or a file fails.
     """
     from ilcs_model.info import code_digest
 
@@ -46,7 +50,7 @@ def open_converted(form: Conversion[N], path: Path, sha: str, side: int, cache: 
             return _open(form, folder, side)
         except (OSError, EOFError, ValueError, RuntimeError, NodeError) as exc:
             if folder.exists():
-                logging.getLogger(__name__).warning("the converted model in %s is damaged and made anew: %s", folder, exc)
+                logging.getLogger(__name__).warning("the converted model in %s is damaged and is converted again: %s", folder, exc)
             shutil.rmtree(folder, ignore_errors=True)
             _convert(form, path, folder)
             return _open(form, folder, side)
@@ -55,12 +59,12 @@ def open_converted(form: Conversion[N], path: Path, sha: str, side: int, cache: 
 def _open(form: Conversion[N], folder: Path, side: int) -> tuple[N, Golden]:
     golden = Golden(side, np.load(folder / "golden.npy"))
     network = form.open(folder / form.file)
-    golden.check(network, 1)  # whoever asked tries them all, in the largest batch
+    golden.check(network, 1)  # the caller tries all of them, in the largest batch
     return network, golden
 
 
 def _convert(form: Conversion[N], path: Path, folder: Path) -> None:
-    """The converted model and golden answers in ``folder``, which appears whole or not at all."""
+    """Write the converted model and golden answers to ``folder``, which appears complete or not at all."""
     from nodes.infer.engines.eager import EagerEngine
 
     golden = EagerEngine(path).golden

@@ -1,4 +1,4 @@
-"""The compiled network on an NVIDIA GPU: bfloat16, CUDA graphs for fixed batch sizes, copies beside the computing."""
+"""The compiled network on an NVIDIA GPU: bfloat16, CUDA graphs for fixed batch sizes, copies in parallel with computing."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -29,10 +29,12 @@ class _Step(NamedTuple):
 
 
 class CudaEngine:
-    """A batch runs in the next larger captured size; what is too much is cut off.
+    """Runs a batch in the smallest captured size that holds it, and returns only the batch's own rows.
 
     The graphs are captured here and replayed in whichever thread calls: ``torch.compile``'s own CUDA graphs belong to
     the thread that made them. Batches are copied to the device in a stream of their own while another one computes.
+    The constructor compiles, captures and checks each size. It raises ``ConfigError`` for a model file that cannot be loaded or
+    without a compiler, ``RuntimeError`` if the device fails, ``WrongAnswerError`` for a wrong answer.
     """
 
     def __init__(self, path: Path, cache: Path, max_batch: int) -> None:
@@ -46,7 +48,7 @@ class CudaEngine:
         self._copy, self._compute = torch.cuda.Stream(), torch.cuda.Stream()
         with torch.cuda.stream(self._compute):
             forward = compile_network(eager, "cuda", bf16, cache)
-        self._network = eager.network  # a graph does not own the weights it reads
+        self._network = eager.network  # kept here, because a graph does not own the weights it reads
         pool = torch.cuda.graph_pool_handle()
         sizes = batch_sizes(max_batch)
         # The largest first: the smaller ones find room in its memory. Results are copied out before the next replay.
@@ -70,9 +72,9 @@ class CudaEngine:
         return _Step(graph, tiles, found, host)
 
     def gather(self, tiles: Sequence[Any]) -> _Batch:
-        """Host tiles through pinned memory, without waiting; tiles on the device where they are.
+        """Start copying tiles to the device and return at once. Host tiles, uint8 (S, S), go through pinned memory.
 
-        Device tiles must be what the calling thread's current stream has made.
+        Tiles that are on the device already are stacked there; they must come from the calling thread's current CUDA stream.
         """
         torch = self._torch
         made = torch.cuda.current_stream()
@@ -103,6 +105,6 @@ class CudaEngine:
 
 
 def batch_sizes(max_batch: int) -> list[int]:
-    """Sizes that are captured: powers of two, and the largest batch."""
+    """The batch sizes that are captured, ascending: powers of two, and the largest batch."""
     powers = [1 << k for k in range(1, 11) if 1 << k < max_batch]
     return [*powers, max(SMALLEST, max_batch)]

@@ -1,4 +1,4 @@
-"""Plain PyTorch, float32, on the CPU: the reference that other engines are held against."""
+"""Plain PyTorch, float32, on the CPU: the reference with which other engines are compared."""
 
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from pipeline.core.tiles import Pixels
 
 
 class EagerEngine:
-    """Raises ``ConfigError`` for a model file that cannot be loaded."""
+    """The network of a model file, and its golden answers. Raises ``ConfigError`` for a file that cannot be loaded."""
 
     name = "eager-f32"
     gather = staticmethod(stack)
@@ -38,15 +38,15 @@ class EagerEngine:
 
 
 def open_eager(model: Path, cache: Path, max_batch: int) -> EagerEngine:
-    """See ``OpenEngine``; nothing is kept."""
+    """See ``OpenEngine``; writes nothing to ``cache``."""
     return EagerEngine(model)
 
 
 def planes(batch: Pixels) -> Pixels:
-    """Tiles (N, S, S), or (N, S, S, 3) of a colour model, as a network takes them: (N, 1 or 3, S, S)."""
+    """Tiles, uint8 (N, S, S), or (N, S, S, 3) for a colour model, as a network takes them: uint8 (N, 1 or 3, S, S)."""
     return batch[:, None] if batch.ndim == 3 else np.ascontiguousarray(batch.transpose(0, 3, 1, 2))
 
 
 def parts(found: Any) -> tuple[Any, Any]:
-    """Logits and maps of what a network returned: both, or logits alone."""
+    """(logits, maps) of what a network returned; maps are None if it returned logits alone."""
     return found if isinstance(found, tuple) else (found, None)

@@ -1,7 +1,7 @@
-"""Golden tiles: tiles whose answer is known, by which an engine that has gone wrong is found.
+"""Golden tiles: tiles whose answer is known. They show whether an engine answers correctly.
 
-They are noise of a seed, in grains and contrasts for which `ilcs-neu` gives every class, with probabilities far from 0
-and 1, where they move most when something is wrong, and a flat one. Their answer is that of the float32 network.
+They are noise from a fixed seed, and one flat tile. Grains and contrasts are such that `ilcs-neu` gives every class, with
+probabilities far from 0 and 1, which change most when something is wrong. Their answer is that of the float32 network.
 """
 
 from pathlib import Path
@@ -15,10 +15,10 @@ from pipeline.core.errors import NodeError
 from pipeline.core.tiles import Pixels
 
 TOLERANCE = 0.1
-"""How far a probability may lie from the reference's. bfloat16 moves those of the golden tiles by up to 0.01, those of
-NEU's images by up to 0.04, and none that was tried by 0.1."""
+"""Largest allowed difference of a probability from the reference. bfloat16 moves those of golden tiles by up to 0.01, those of
+NEU's images by up to 0.04, and none of those tried by 0.1."""
 _NOISE = ((75, 0, 256), (300, 100, 140), (20, 150, 152), (60, 0, 256), (15, 100, 140), (12, 100, 140), (8, 150, 152), (1, 150, 151))
-"""Grains along a tile's side, and the range of grey levels."""
+"""Grains along a tile's side, and the range of grey levels (end exclusive)."""
 
 
 class WrongAnswerError(NodeError):
@@ -26,14 +26,17 @@ class WrongAnswerError(NodeError):
 
 
 class Golden:
-    """The golden tiles of one model with their answer; ``scores``: (G, K), from the float32 network."""
+    """The golden tiles of one model, ``side`` px wide, with their answer ``scores``: float32 (G, K), from the float32 network."""
 
     def __init__(self, side: int, scores: NDArray[np.float32]) -> None:
         self.tiles, self.scores = golden_tiles(side), scores
         self._next = 0
 
     def check(self, engine: Network, count: int) -> None:
-        """Have ``engine`` judge the next ``count`` of them in one batch. Raises ``WrongAnswerError``."""
+        """Have ``engine`` judge the next ``count`` golden tiles, in turn, in one batch.
+
+        Raises ``WrongAnswerError`` if a probability differs by more than ``TOLERANCE``, and what ``engine`` raises.
+        """
         chosen = [(self._next + k) % len(self.tiles) for k in range(count)]
         self._next = (self._next + count) % len(self.tiles)
         logits = engine(engine.gather(list(self.tiles[chosen]))).logits
@@ -59,20 +62,20 @@ class Engine(Network, Protocol):
 
 
 class OpenEngine(Protocol):
-    """What the table of engines names."""
+    """A function that opens an engine, as the table of engines names it."""
 
     def __call__(self, model: Path, cache: Path, max_batch: int) -> Engine:
         """The network of the model file ``model``, ready for batches of 1 to ``max_batch`` tiles.
 
-        ``cache``: a folder for what takes long to make; it may be emptied at any time. Raises ``ConfigError`` if the model
-        cannot be used, or something must be installed; ``RuntimeError`` if the device does not work. The caller tries it on
-        its golden tiles.
+        ``cache``: a folder for files that take long to make; it may be emptied at any time. Raises ``ConfigError`` or
+        ``ModelFileError`` if the model cannot be used or something must be installed, ``RuntimeError`` if the device does not
+        work, ``WrongAnswerError`` for a wrong answer. The caller checks the engine with its golden tiles.
         """
         ...
 
 
 def golden_tiles(side: int) -> Pixels:
-    """uint8 (G, side, side), the same in every process."""
+    """The golden tiles: uint8 (G, side, side), the same in every process."""
     rng = np.random.default_rng(7)
     return np.stack([_noise(rng, side, *kind) for kind in _NOISE])
 

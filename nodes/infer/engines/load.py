@@ -1,4 +1,4 @@
-"""The configured model in the configured engine, tried on golden tiles before a line relies on it."""
+"""Opens the configured model in the configured engine, and checks it with golden tiles before a line relies on it."""
 
 import logging
 from pathlib import Path
@@ -14,7 +14,7 @@ from pipeline.system.cuda import has_cuda
 
 
 class Loaded:
-    """An engine with what the line must say of its model."""
+    """An engine, and the model that it runs. ``id``: name and digest of the model, as verdicts state them."""
 
     def __init__(self, engine: Engine, model: Model, digest: str) -> None:
         self.engine, self.model = engine, model
@@ -22,10 +22,10 @@ class Loaded:
 
 
 def load_engine(config: Config, began_with: str | None = None) -> Loaded:
-    """Load, run the smallest and the largest batch, and compare with the known answers.
+    """Load the line's model, run the smallest and the largest batch, and compare with the known answers.
 
-    ``began_with``: digest of the model with which the line began; None: any will do. Raises ``ConfigError`` for a model
-    that cannot be used, ``NodeError`` for another one than that, or an engine that does not work here.
+    ``began_with``: digest of the model with which the line began; None: any model is accepted. Compiled or converted files are
+    kept under ``state / "engines"``. Raises ``NodeError`` for a model other than ``began_with``, and what ``open_engine`` raises.
     """
     path, sha = model_of_line(config.infer.model, began_with)
     model = read_model(path)
@@ -34,9 +34,11 @@ def load_engine(config: Config, began_with: str | None = None) -> Loaded:
 
 
 def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
-    """The engine of that name on a model file, tried on golden tiles as ``load_engine`` says.
+    """Open the engine named ``kind`` on a model file, and check its answers for golden tiles in batches of 1 and ``max_batch``.
 
-    What an engine makes of the file is kept under ``cache``, where it finds it again. Raises what ``load_engine`` does.
+    Files that the engine makes are kept under ``cache``; after a wrong answer that folder is emptied. May take a minute or more.
+    Raises ``ConfigError`` for an unknown engine, a model that cannot be used or a missing library, ``NodeError`` if the engine
+    does not work here or answers wrongly, ``OSError``, ``ValueError`` or ``EOFError`` if files in ``cache`` cannot be used.
     """
     from ilcs_model.errors import ModelFileError
 
@@ -48,7 +50,7 @@ def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
     except ModelFileError as exc:
         raise ConfigError(str(exc)) from exc
     except WrongAnswerError:
-        clear(cache)  # what is kept there may be why: the next start makes it anew
+        clear(cache)  # the kept files may be the cause: the next start makes them again
         raise
     except RuntimeError as exc:  # torch's or OpenVINO's own: no memory, a broken driver, a compiler that fails
         raise NodeError(f"the model does not run here: {exc}. Look at the device, or choose another infer.engine") from exc
@@ -56,7 +58,7 @@ def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
 
 
 def _best() -> str:
-    """``compiled`` on CUDA, else ``openvino``, which needs no compiler. Looks before it imports torch: that takes a second."""
+    """``compiled`` on CUDA, else ``openvino``, which needs no compiler. Imports torch, which takes a second, only if there is a GPU."""
     if not has_cuda():
         return "openvino"
     import torch

@@ -15,7 +15,10 @@ _CUDA = "CUDAExecutionProvider"
 
 
 class OnnxEngine:
-    """The converted model is kept under ``cache``: a later start needs no torch. Raises ``ConfigError`` without the extra."""
+    """The converted model is kept under ``cache``: a later start needs no torch.
+
+    Raises ``ConfigError`` if onnx or onnxruntime is not installed, and what ``open_converted`` raises.
+    """
 
     gather = staticmethod(stack)
 
@@ -28,14 +31,17 @@ class OnnxEngine:
 
 
 def open_onnx(model: Path, cache: Path, max_batch: int) -> OnnxEngine:
-    """See ``OpenEngine``."""
+    """See ``OpenEngine``. Also raises what ``open_converted`` raises."""
     from ilcs_model.info import digest, read_info
 
     return OnnxEngine(model, digest(model), read_info(model).recipe.size_px, cache)
 
 
 class OnnxNetwork:
-    """An ONNX file with one input, tiles, and the outputs logits and, from a network that locates, maps."""
+    """Runs an ONNX file with the input tiles and the outputs logits and, from a network that locates, maps.
+
+    Constructor and call raise ``RuntimeError`` for any error of ONNX Runtime.
+    """
 
     gather = staticmethod(stack)
 
@@ -45,7 +51,7 @@ class OnnxNetwork:
         ort = import_onnxruntime()
         providers: list[Any] = ["CPUExecutionProvider"]
         if _CUDA in ort.get_available_providers() and has_cuda():
-            providers.insert(0, (_CUDA, {"use_tf32": 0}))  # TF32 keeps 10 bits: it would be less than the float32 we name
+            providers.insert(0, (_CUDA, {"use_tf32": 0}))  # TF32 keeps 10 bits, which is not the float32 that the name promises
         try:
             self._session: Any = ort.InferenceSession(file, providers=providers)
         except Exception as exc:  # its errors have no base but Exception
@@ -65,7 +71,7 @@ class OnnxNetwork:
 
 
 def onnx_form() -> Conversion[OnnxNetwork]:
-    """The ONNX format. Raises ``ConfigError`` if its libraries are not installed."""
+    """Conversion to ONNX. Raises ``ConfigError`` if onnx or onnxruntime is not installed."""
     if missing := [name for name in ("onnx", "onnxruntime") if importlib.util.find_spec(name) is None]:
         raise ConfigError(f"the engine onnx needs {' and '.join(missing)}: pip install 'linepipe[onnx]', or choose the engine openvino")
     from ilcs_model.no_telemetry import import_onnxruntime

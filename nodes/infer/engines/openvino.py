@@ -1,4 +1,4 @@
-"""OpenVINO on the CPU, bfloat16 where the processor has it."""
+"""OpenVINO on the CPU, in bfloat16 if the processor has it."""
 
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from pipeline.core.tiles import Pixels
 
 
 class OpenVinoEngine:
-    """The converted model is kept under ``cache``: a later start needs no torch."""
+    """The converted model is kept under ``cache``: a later start needs no torch. Raises what ``open_converted`` raises."""
 
     gather = staticmethod(stack)
 
@@ -24,14 +24,14 @@ class OpenVinoEngine:
 
 
 def open_openvino(model: Path, cache: Path, max_batch: int) -> OpenVinoEngine:
-    """See ``OpenEngine``."""
+    """See ``OpenEngine``. Also raises what ``open_converted`` raises."""
     from ilcs_model.info import digest, read_info
 
     return OpenVinoEngine(model, digest(model), read_info(model).recipe.size_px, cache)
 
 
 class OpenVinoNetwork:
-    """What ``ilcs_model.export.to_openvino`` wrote, as it runs on a line."""
+    """Runs the file that ``ilcs_model.export.to_openvino`` wrote, as a line does. Raises ``RuntimeError`` if it cannot be loaded."""
 
     gather = staticmethod(stack)
 
@@ -51,7 +51,7 @@ class OpenVinoNetwork:
 
 
 def openvino_form() -> Conversion[OpenVinoNetwork]:
-    """OpenVINO's own format."""
+    """Conversion to OpenVINO's own format."""
     from ilcs_model.no_telemetry import import_openvino
 
     return Conversion("model.xml", f"openvino {import_openvino().__version__}", _convert, OpenVinoNetwork)

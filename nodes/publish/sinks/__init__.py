@@ -1,1 +1,1 @@
-"""Where events go, each destination in its own time: the thread that feeds a sink, and the sinks."""
+"""Where events go: the sinks, and the thread that feeds each of them at its own pace."""

@@ -1,8 +1,8 @@
-"""``jsonl:PATH``: every event as a line of JSON in a file, which begins anew when it is full.
+"""``jsonl:PATH``: every event as a line of JSON in a file. A full file is put aside, and a new one begun.
 
-Beside its watermark the sink notes in the spool which file it wrote and how long that was. What lies behind is held against
-the events that come next: lines that are theirs stay (a kill came before they were confirmed), a torn beginning of the next
-one is cut off, and whatever else it is stays, because somebody else wrote it. Nothing is taken on trust, nothing of others is cut.
+With its watermark the sink stores in the spool which file it wrote and how long that was. What follows in the file is compared
+with the next events: lines equal to them stay (the process was killed before it confirmed them), and an incomplete line of the
+next event is cut off. Everything else stays, because somebody else wrote it.
 """
 
 import fcntl
@@ -25,20 +25,23 @@ from pipeline.system.user_path import here, look
 GROUP = 500
 MODE = 0o640  # the plant system's user reads it as a member of the group
 FIRST_LINE_BYTES = 1 << 20
-"""So long may the first line of a file be that is looked at."""
+"""Bytes of a file's first line that are examined at most."""
 
 
 class JsonLinesOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
-    """Of a file of JSON lines."""
+    """Options of ``jsonl:``."""
 
     max_mb: Annotated[int, Meta(ge=1, le=100_000, description="a whole number from 1")] = 100
     """Size, in MB, at which the file is put aside as ``PATH.1`` and a new one is begun."""
     keep: Annotated[int, Meta(ge=1, le=10_000, description="a whole number from 1")] = 10
-    """How many files are kept beside the one that is written; the oldest goes first."""
+    """How many files are kept beside the one being written; the oldest is deleted first."""
 
 
 class JsonLinesSink:
-    """A file and those put aside, as a ``Sink``. One process at a time writes it."""
+    """A file, and those put aside, as a ``Sink``. One process at a time writes it: it holds a lock on the file.
+
+    All methods raise ``LinepipeError`` or ``OSError`` if the file cannot be used, ``SpoolTroubleError`` and ``SpoolDamagedError``.
+    """
 
     def __init__(self, url: SinkUrl, opening: SinkOpening) -> None:
         self._given, self._feed = Path(url.path), opening.feed
@@ -46,11 +49,14 @@ class JsonLinesSink:
         self._max_bytes, self._keep = url.options.max_mb * 1_000_000, url.options.keep
         self._fd, self._size = -1, 0
         self._rights = (MODE, -1)
-        """Mode and group of the file: one that takes its place has the same."""
+        """Mode and group of the file; the next file gets the same. -1: the group stays as it is."""
         self._disks: dict[Path, int] = {}
 
     def connect(self) -> None:
-        """Open the file and see how far it came. Raises ``LinepipeError`` if it is not a file of events, or another writes it."""
+        """Open and lock the file, making it if it is missing, and find out how far it came.
+
+        Raises ``LinepipeError`` if it is not a file of events, on another disk than before, or another process has locked it.
+        """
         self._fd = self._open()
         found = os.fstat(self._fd)
         if found.st_ino == self._feed.note("inode"):
@@ -61,7 +67,7 @@ class JsonLinesSink:
         self._confirm([], os.fstat(self._fd).st_size)
 
     def turn(self) -> bool:
-        """Append a group and have the disk take it."""
+        """Append the next ``GROUP`` events and wait until the disk has them. Opens the file again if somebody moved it."""
         if self._moved():
             self.close()
             self.connect()
@@ -69,13 +75,14 @@ class JsonLinesSink:
             return False
         if os.fstat(self._fd).st_size >= self._max_bytes:
             self._put_aside()
-        if (size := os.fstat(self._fd).st_size) != self._size:  # somebody else wrote, or cut it
+        if (size := os.fstat(self._fd).st_size) != self._size:  # somebody else appended to it, or cut it
             self._confirm([], size)
         self._append(_begin_of_line(self._fd, size) + b"".join(map(_line, events)))
         self._confirm(events, os.fstat(self._fd).st_size)
         return True
 
     def close(self) -> None:
+        """Close the file, and so end the lock; does nothing if it is closed."""
         if self._fd >= 0:
             found = os.fstat(self._fd)
             self._rights = (stat.S_IMODE(found.st_mode), found.st_gid)
@@ -87,19 +94,19 @@ class JsonLinesSink:
         self._feed.confirm(events, {"inode": os.fstat(self._fd).st_ino, "size": size})
 
     def _find_own(self, place: int) -> None:
-        """What was written behind ``place`` and not confirmed."""
+        """Confirm the events that were written after ``place`` without being confirmed; cuts off an incomplete one."""
         for event in iter(lambda: next(iter(self._feed.unsent(1)), None), None):
             line = _line(event)
             there = os.pread(self._fd, len(line), place)
             if there != line:
-                if there and line.startswith(there):  # torn by a kill, and the last in the file
+                if there and line.startswith(there):  # cut short by a kill, and the last in the file
                     os.ftruncate(self._fd, place)
                 return
             place += len(line)
             self._confirm([event], place)
 
     def _append(self, data: bytes) -> None:
-        """All or nothing: after a failed fsync what was written may be gone although it can be read, so it is written again."""
+        """Append all or nothing. After a failed fsync the data may be lost although it can be read, so it is cut off and written again."""
         before, written = os.fstat(self._fd).st_size, 0
         try:
             while written < len(data):
@@ -115,7 +122,7 @@ class JsonLinesSink:
         self._path = Path(os.path.realpath(self._given))
         disk = os.stat(self._path.parent).st_dev
         if self._disks.setdefault(self._path.parent, disk) != disk:
-            raise LinepipeError(f"{self._path.parent} is on another disk than before; mount that one again, or start the line anew")
+            raise LinepipeError(f"{self._path.parent} is on another disk than before; mount that one again, or start the line again")
         new = not self._path.exists()
         fd = os.open(self._path, os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NONBLOCK | os.O_CLOEXEC | os.O_NOCTTY, MODE)
         try:
@@ -144,14 +151,14 @@ class JsonLinesSink:
             os.close(folder)
 
     def _moved(self) -> bool:
-        """Whether somebody moved or removed the file, or had a link lead elsewhere."""
+        """Whether somebody moved or removed the file, or changed the link to it."""
         try:
             return not os.path.samestat(os.stat(self._given), os.fstat(self._fd))
         except FileNotFoundError:
             return True
 
     def _put_aside(self) -> None:
-        """``PATH`` becomes ``PATH.1``, which becomes ``PATH.2``, ...; the last of ``keep`` goes."""
+        """Rename ``PATH`` to ``PATH.1``, that to ``PATH.2``, and so on; files beyond ``keep`` are deleted."""
         free = next((k for k in range(1, self._keep) if not self._aside(k).exists()), self._keep)
         self._may_go(self._aside(free))
         for k in range(free - 1, 0, -1):
@@ -165,7 +172,7 @@ class JsonLinesSink:
         self.connect()
 
     def _may_go(self, path: Path) -> bool:
-        """Whether it is there. Raises ``LinepipeError`` if it is not a file of events."""
+        """Whether there is a file. Raises ``LinepipeError`` if it is not a file of events: only those may be deleted."""
         try:
             fd = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
         except FileNotFoundError:
@@ -186,12 +193,12 @@ def _line(event: Spooled) -> bytes:
 
 
 def _begin_of_line(fd: int, size: int) -> bytes:
-    """What must be written before a line: nothing, or the end of somebody's unfinished one."""
+    """What must be written before a line: nothing, or a line end after somebody's unfinished line."""
     return b"" if not size or os.pread(fd, 1, size - 1) == b"\n" else b"\n"
 
 
 def begins_with_an_event(fd: int) -> bool:
-    """Whether the first line of a file is an event; also if it is empty."""
+    """Whether the first line of an open file is an event; also true for an empty file. Raises ``OSError``."""
     first = os.pread(fd, FIRST_LINE_BYTES, 0).removeprefix(b"\xef\xbb\xbf").lstrip().partition(b"\n")[0]
     try:
         return not first or bool(msgspec.json.decode(first, type=Event).id)
@@ -200,7 +207,7 @@ def begins_with_an_event(fd: int) -> bool:
 
 
 def _unusable(url: SinkUrl) -> str:
-    """Why no such file can be written here, and what to do; empty: nothing is known."""
+    """Why no such file can be written here, and what to do; an empty string if nothing is known against it."""
     path = Path(url.path)
     try:
         found, folder = look(path), look(path.parent)
@@ -223,4 +230,4 @@ def _unusable(url: SinkUrl) -> str:
 
 
 JSON_LINES = SinkKind(example="jsonl:PATH[?max_mb=N&keep=N]", open=JsonLinesSink, options=JsonLinesOptions, unusable=_unusable)
-"""A file with an event a line."""
+"""A file with one event on each line."""

@@ -1,6 +1,6 @@
-"""The sinks of a line, and the thread that feeds each: its own pauses, its own alarm. One that is away holds up no other.
+"""The sinks of a line, and the thread that feeds each, with pauses and an alarm of its own. One that is away delays no other.
 
-Whatever a sink raises, nothing moves: it is closed, and connected anew after a pause. Nothing is ever dropped.
+If a sink raises anything, its watermark stays: it is closed, and connected again after a pause. No event is ever dropped.
 """
 
 import logging
@@ -29,17 +29,18 @@ PAUSE_MIN_S, PAUSE_MAX_S = 0.05, 2.0
 LOOK_S = 1.0
 """How often a sink has its turn while there is nothing to send."""
 SETTLED_S = 3.0
-"""A sink must have taken events for so long before an outage counts as over."""
+"""How long a sink must have taken events before an outage counts as over."""
 STOP_S = 4.0
 HUNG_S = 10.0
-"""A sink that is in one call for so long counts as away."""
+"""A sink that has been in one call for so long counts as away."""
 OpenSink = Callable[[SinkOpening], Sink]
 
 
 class Sender:
-    """Feeds a sink until stopped. ``confirmed(events)`` and ``alarm(name, active, text)`` are called in its thread.
+    """Feeds a sink until stopped, in a thread of its own, which the constructor starts and which calls ``confirmed(events)``.
 
-    ``on``: alarms that an earlier process left on. ``where``: the destination, as it is told to people.
+    ``alarm(name, active, text)`` is called in that thread, and in the one that calls ``look``. ``on``: names of alarms that an
+    earlier process left on. ``where``: the destination, as messages name it.
     """
 
     def __init__(
@@ -59,39 +60,39 @@ class Sender:
         self._away_alarm = away_alarm(name)
         self._wake = threading.Event()
         self._stopping = self.ending = False
-        """The line is at its end: an outage that is over counts as over at once."""
+        """Whether the line is ending: then an outage counts as over at once."""
         self.state = "connecting"
         """``connecting``, ``up``, or ``away: <why>``."""
         self.trouble = ""
-        """Why the spool cannot be used by this thread just now; empty: it can."""
+        """Why this thread cannot use the spool now; an empty string if it can."""
         self.failed: BaseException | None = None
-        """What ended the thread, if anything did."""
+        """The exception that ended the thread; None if none did."""
         self._failures = 0
         self._up_since = 0.0
-        self._called_at: float | None = None  # since when the sink has been at work
+        self._called_at: float | None = None  # monotonic s at which the sink was called; None: it is not in a call
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
     @property
     def settled(self) -> bool:
-        """Whether no outage is on that has been told of."""
+        """Whether the alarm that the sink is away is off."""
         return self._away_alarm not in self._alarms
 
     def wake(self) -> None:
-        """There is something to send."""
+        """Have the thread look at once for events to send."""
         self._wake.set()
 
     def stop(self) -> None:
-        """Have the thread end; what is unsent stays in the spool."""
+        """Ask the thread to end, without waiting; unsent events stay in the spool."""
         self._stopping = True
         self._wake.set()
 
     def join(self, seconds: float = STOP_S) -> None:
-        """Wait for a thread that was told to stop, as long as a sink may take for its turn."""
+        """After ``stop``: wait for the thread to end, ``seconds`` at most."""
         self._thread.join(seconds)
 
     def look(self) -> None:
-        """From another thread: a sink that does not come back from a call counts as away."""
+        """Called from another thread: count a sink as away that has not returned from a call for ``HUNG_S``."""
         began = self._called_at
         if began is not None and time.monotonic() - began > HUNG_S and not self.state.startswith("away"):
             self._away(TimeoutError(f"it has not come back for {HUNG_S:.0f} s"))
@@ -111,7 +112,7 @@ class Sender:
                     raise
                 except SpoolTroubleError as exc:
                     self.trouble = str(exc)
-                except (Exception, SystemExit) as exc:  # whatever a destination, or another package's code, comes up with
+                except (Exception, SystemExit) as exc:  # anything that a destination, or another package's code, raises
                     self._away(exc)
                 else:
                     continue
@@ -154,19 +155,19 @@ class Sender:
             self._close(sink)
 
     def _close(self, sink: Sink) -> None:
-        """What closing raises says less than what led to it."""
+        """An error in closing is only logged: the one that led here says more."""
         try:
             sink.close()
         except (Exception, SystemExit) as exc:
             log.debug("sink %s: close: %r", self.name, exc)
 
     def _count(self, events: list[Spooled]) -> None:
-        """The sink has these."""
+        """The sink has confirmed these events."""
         self._well()
         self._confirmed(events)
 
     def _well(self) -> None:
-        """It has taken events, or has all: the one sign that an outage ends."""
+        """The sink has taken events, or has all: the only sign that an outage ends."""
         self._failures = 0
         self.state = "up"
         self._up_since = self._up_since or time.monotonic()
@@ -189,7 +190,7 @@ class Sender:
 
 
 def away_alarm(sink: str) -> str:
-    """Name of the alarm that a sink does not take events."""
+    """Name of the alarm that the sink ``sink`` does not take events."""
     return AlarmKind.REDIS_AWAY if sink == FIRST_SINK else AlarmKind.SINK_AWAY.of(sink)
 
 
@@ -198,7 +199,7 @@ GIVE_UP_EMBEDDED_NS = 18_000_000_000  # the supervisor replaces an embedded serv
 
 
 class Sinks:
-    """Starts a sender for each; of the thread that appends to the spool."""
+    """All sinks of a line: starts a sender for each. Used from the thread that appends to the spool."""
 
     def __init__(
         self, config: Config, login: Login, path: Path, spool: Spool, *, confirmed: Callable[[list[Spooled]], None], alarm: Alarm
@@ -224,11 +225,11 @@ class Sinks:
         self._all = [self.redis, *self._others]
         self.url = login.url
         self.backlog = {sender.name: 0 for sender in self._all}
-        """Events that each sink has not confirmed, when they were last counted."""
+        """Number of events that each sink has not confirmed, as last counted."""
         self._away_since_ns: dict[str, int] = {}
 
     def turn(self, *, ending: bool) -> None:
-        """Look after the threads. Raises what ended one of them."""
+        """Look after the threads. Raises the exception that ended one of them, ``SpoolDamagedError`` for instance."""
         for sender in self._all:
             if sender.failed is not None:
                 raise sender.failed
@@ -239,27 +240,27 @@ class Sinks:
             self._spool.raise_floor(self._lifted.get())
 
     def wake(self) -> None:
-        """There is something to send."""
+        """Have all threads look at once for events to send."""
         for sender in self._all:
             sender.wake()
 
     def count(self) -> None:
-        """Count what they have not confirmed. Raises ``SpoolTroubleError``."""
+        """Count the unconfirmed events into ``backlog``. Raises ``SpoolTroubleError`` and ``SpoolDamagedError``."""
         for name in self.backlog:
             self.backlog[name] = self._spool.count_behind(self._spool.watermark(name))
 
     @property
     def trouble(self) -> str:
-        """Why one of the threads cannot use the spool just now; empty: they can."""
+        """Why one of the threads cannot use the spool now; an empty string if all can."""
         return next((sender.trouble for sender in self._all if sender.trouble), "")
 
     @property
     def complete(self) -> bool:
-        """Whether each has everything, as last counted, and no outage is on."""
+        """Whether each sink has all events, as last counted, and none is away."""
         return not any(map(self._lacks, self._all))
 
     def given_up(self, now_ns: int) -> bool:
-        """At the end: whether those that lack something have been away too long to wait for them."""
+        """At the end: whether all sinks that lack events have been away too long to wait for. ``now_ns``: monotonic."""
         gone = [self._gone(sender, now_ns) for sender in self._all if self._lacks(sender)]
         return bool(gone) and all(gone)
 
@@ -274,11 +275,11 @@ class Sinks:
         return now_ns - self._away_since_ns.setdefault(sender.name, now_ns) > patience
 
     def facts(self) -> dict[str, SinkFacts]:
-        """Of those beside Redis, by name."""
+        """State and backlog of each sink beside Redis, by name."""
         return {s.name: SinkFacts(state=s.state, backlog=self.backlog[s.name]) for s in self._others}
 
     def stop(self) -> None:
-        """End the threads; what is unsent stays in the spool."""
+        """End the threads, waiting ``STOP_S`` at most for all; unsent events stay in the spool."""
         for sender in self._all:
             sender.stop()
         deadline = time.monotonic() + STOP_S

@@ -1,4 +1,4 @@
-"""What a sink is: one destination of the events, which gets them in order; and its place in the spool."""
+"""The protocol of a sink, one destination of the events, which gets them in order; and its place in the spool."""
 
 from collections.abc import Callable, Mapping
 from typing import NamedTuple, Protocol
@@ -7,18 +7,21 @@ from nodes.publish.spool.spool import MOST_SEQ, Spool, Spooled
 from pipeline.core.errors import LinepipeError
 from pipeline.runtime.supervisor import Alarms
 
-MOST_WORDS = 500  # characters of an error that are told
+MOST_WORDS = 500  # characters of an error that are shown
 
 
 class Feed:
-    """The events that one sink is to get, oldest first, and how far it has come. Of the sink's thread."""
+    """The events that one sink is to get, oldest first, and how far it has come. For the sink's thread only.
+
+    All but the constructor raise ``SpoolTroubleError`` and ``SpoolDamagedError``; a sink lets them through.
+    """
 
     def __init__(self, spool: Spool, sink: str, confirmed: Callable[[list[Spooled]], None] = lambda _: None) -> None:
         self.spool, self._sink, self._confirmed = spool, sink, confirmed
 
     @property
     def sent(self) -> int:
-        """``seq`` of the newest event that the sink has confirmed; 0: none."""
+        """``seq`` of the newest event that the sink has confirmed; 0 if none."""
         return self.spool.watermark(self._sink)
 
     @property
@@ -27,13 +30,13 @@ class Feed:
         return self.spool.count_between(self.sent, MOST_SEQ)
 
     def unsent(self, most: int) -> list[Spooled]:
-        """The oldest events that the sink has not confirmed, in order: what it is to take now."""
+        """The oldest events that the sink has not confirmed, in order, ``most`` at most: those to send next."""
         return self.spool.behind(self.sent, most)
 
     def confirm(self, events: list[Spooled], notes: Mapping[str, int] | None = None) -> None:
-        """The sink has these, the first of ``unsent``, and keeps them whatever happens; they are never handed out again.
+        """Confirm events, which must be the first ones of ``unsent``: the destination keeps them; ``unsent`` never returns them again.
 
-        ``notes`` are kept with that, in one transaction, for ``note``.
+        ``notes``: numbers by name that are stored in the same transaction; ``note`` reads them.
         """
         with self.spool.database.writing():
             for name, value in (notes or {}).items():
@@ -44,65 +47,64 @@ class Feed:
             self._confirmed(events)
 
     def note(self, name: str) -> int:
-        """What the sink noted under a name; 0: nothing."""
+        """The number that the sink stored under a name with ``confirm``; 0 if there is none."""
         return self.spool.fact(f"note/{self._sink}/{name}")
 
     def newest_sent(self) -> Spooled | None:
-        """The last event that the sink has confirmed, if the spool still has it."""
+        """The newest confirmed event that the spool still has; None if it has none."""
         return self.spool.newest_up_to(self.sent)
 
     def rewind(self, seq: int) -> int:
-        """Everything behind ``seq`` counts as unsent again; returns how many were sent."""
+        """Count all events after ``seq`` as unsent again; returns how many of them had been confirmed."""
         if lost := self.spool.count_between(seq, self.sent):
             self.move(seq)
         return lost
 
     def move(self, seq: int) -> None:
-        """The sink has everything up to ``seq``, and nothing behind."""
+        """Set the watermark: the sink has everything up to ``seq``, and nothing after it."""
         self.spool.set_watermark(self._sink, seq)
 
 
 class SinkOpening(NamedTuple):
-    """What a sink works with."""
+    """What a sink is opened with."""
 
     name: str
     """Its name in the configuration."""
     feed: Feed
     alarms: Alarms
-    """For what it has to tell beside being away, which is told for it. Names are ``sink_KIND:NAME``, with the sink's own name."""
+    """For alarms of its own, named ``sink_KIND:NAME`` with its own name. The alarm that it is away is raised for it."""
 
 
 class Sink(Protocol):
-    """One destination. All of it is called in one thread of its own, which may wait for the destination.
+    """One destination. All methods are called in one thread of its own, which may wait for the destination.
 
-    Whatever a method raises means that the destination is away: ``close``, a growing pause (0.05 to 2 s), ``connect``. An
-    alarm tells of it and of its end, and no event is lost: each stays in the spool until ``feed.confirm``.
+    Any exception means that the destination is away: ``close``, a growing pause (0.05 to 2 s) and ``connect`` follow, and an
+    alarm is raised until it is back. No event is lost: each stays in the spool until ``feed.confirm``.
     """
 
     def connect(self) -> None:
-        """Reach the destination; called first, and again after each failure."""
+        """Connect to the destination; called first, and again after each failure."""
         ...
 
     def turn(self) -> bool:
-        """Send some of ``feed.unsent``, and confirm what the destination keeps; called again at once if there was anything.
+        """Send some of ``feed.unsent``, and confirm the events that the destination keeps; returns whether there was anything to do.
 
-        Two seconds' work at most: a line that stops waits no longer than four.
-
-        If there was nothing: as soon as there is, or after a second.
+        If so it is called again at once, else when there are new events, or after a second. A turn should take two seconds at
+        most: a line that stops waits no longer than four, and after ten the sink counts as away.
         """
         ...
 
     def close(self) -> None:
-        """Let go of what ``connect`` holds; it may have failed half way. Called at the end, too."""
+        """Release what ``connect`` opened, which may have failed half way. Called after each failure and at the end."""
         ...
 
 
 def told(exc: BaseException) -> str:
-    """An error in words that can be sent: a server, or another package, decides what they are, and how many."""
+    """The text of an error, cut to ``MOST_WORDS`` and valid UTF-8: a server or another package may have written it. Never raises."""
     try:
         text = str(exc)
     except Exception:
-        text = "it cannot be told"
+        text = "its text cannot be read"
     if not (text and isinstance(exc, LinepipeError | OSError)):
         text = f"{type(exc).__name__}: {text}"
     return text[:MOST_WORDS].encode("utf-8", "backslashreplace").decode()

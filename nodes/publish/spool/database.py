@@ -1,7 +1,7 @@
-"""The door to SQLite: one connection to a spool's file, errors named by what a caller can do about them.
+"""The only module that uses SQLite: one connection to a spool's file. Its two errors differ in what a caller can do.
 
 ``SpoolTroubleError`` passes by itself (locked, disk full, I/O): nothing was changed, try again. ``SpoolDamagedError``
-does not: the file must be opened anew, which checks and repairs it.
+does not: the file must be opened again with ``salvage.open_spool``, which checks and repairs it.
 """
 
 import os
@@ -15,7 +15,7 @@ from urllib.parse import quote
 from pipeline.core.errors import ConfigError, LinepipeError, NodeError
 
 BUSY_S = 0.5
-"""How long one attempt waits for a lock: the work loop must turn meanwhile."""
+"""Seconds that one statement waits for a lock at most: the work loop must not stand still longer."""
 _FULL, _IO = 13, 10  # primary result codes of SQLite
 _PASSING = {
     5: "BUSY",
@@ -45,7 +45,13 @@ class SpoolDamagedError(NodeError):
 
 
 class Database:
-    """One connection, usable from the thread that holds it at the time."""
+    """One connection to the file ``path``. Threads may use it one after the other, not at the same time.
+
+    ``durable``: a transaction is on the disk when it ends, also after a power loss; else a power loss may undo the last ones.
+    ``create``: make the file if it is missing. Constructor and all methods that read or write the file raise
+    ``SpoolTroubleError`` (also for a missing file without ``create``) and ``SpoolDamagedError``, and wait up to ``BUSY_S`` for
+    a lock. The constructor also raises ``OSError`` if the file cannot be examined.
+    """
 
     def __init__(self, path: Path, *, durable: bool = True, create: bool = True) -> None:
         self.path = path
@@ -65,44 +71,44 @@ class Database:
         self._files = self._inodes()
 
     def rows(self, sql: str, args: Iterable[Any] = ()) -> list[Any]:
-        """Every row of a query."""
+        """All rows of a query, as tuples."""
         with self._named():
             return self._db.execute(sql, tuple(args)).fetchall()
 
     def row(self, sql: str, args: Iterable[Any] = ()) -> Any:
-        """The first row of a query, or None."""
+        """The first row of a query, a tuple; None if there is none."""
         with self._named():
             return self._db.execute(sql, tuple(args)).fetchone()
 
     def change(self, sql: str, args: Iterable[Any] = ()) -> sqlite3.Cursor:
-        """One statement that writes."""
+        """Run one statement that writes; by itself it is a transaction."""
         with self._named():
             return self._db.execute(sql, tuple(args))
 
     def changes(self, sql: str, args: Iterable[Iterable[Any]]) -> None:
-        """One statement for many rows."""
+        """Run one statement for many rows; each is a transaction of its own, except within ``writing``."""
         with self._named():
             self._db.executemany(sql, [tuple(a) for a in args])
 
     def script(self, sql: str) -> None:
-        """Several statements."""
+        """Run several statements, separated by semicolons."""
         with self._named():
             self._db.executescript(sql)
 
     def fact(self, name: str) -> int:
-        """A number kept under a name; 0 where there is none."""
+        """The number stored under a name; 0 if there is none. Raises ``SpoolDamagedError`` also if it is no number."""
         (value,) = self.row("SELECT value FROM facts WHERE name = ?", (name,)) or (0,)
         if not isinstance(value, int):
             raise SpoolDamagedError(f"{self.path}: {name} is no number")
         return value
 
     def set_fact(self, name: str, value: int) -> None:
-        """Keep a number under a name."""
+        """Store a number under a name, in place of the former one."""
         self.change("INSERT INTO facts VALUES (?, ?) ON CONFLICT DO UPDATE SET value = excluded.value", (name, value))
 
     @contextmanager
     def writing(self) -> Iterator[None]:
-        """One transaction: all of it or nothing."""
+        """Make one transaction of the block: all of it or, if it raises, nothing. Must not be nested."""
         with self._named():
             self._db.execute("BEGIN IMMEDIATE")
         try:
@@ -115,11 +121,11 @@ class Database:
             raise
 
     def tables(self) -> set[Any]:
-        """Tables and indexes with the statements that made them."""
+        """Rows (type, name, table, SQL) of all tables and indexes."""
         return set(self.rows(_TABLES))
 
     def problem(self) -> str:
-        """What SQLite finds wrong with the file; empty: nothing."""
+        """What SQLite finds wrong with the file, an empty string if nothing. Reads the whole file. Raises ``SpoolTroubleError``."""
         try:
             found = "; ".join(str(row[0]) for row in self.rows("PRAGMA quick_check(3)"))
         except SpoolDamagedError as exc:
@@ -127,11 +133,11 @@ class Database:
         return "" if found == "ok" else found
 
     def moved(self) -> bool:
-        """Whether somebody deleted or replaced the file (or what SQLite keeps beside it) under this connection."""
+        """Whether the file, or SQLite's -wal or -shm file beside it, was deleted or replaced since it was opened. Raises ``OSError``."""
         return self._inodes() != self._files
 
     def copy_to(self, path: Path) -> None:
-        """Everything as this connection sees it, into a new file that the disk has."""
+        """Write everything that this connection sees to the file ``path``, replacing it, and sync it. Also raises ``OSError``."""
         path.unlink(missing_ok=True)
         self.change("VACUUM INTO ?", (str(path),))
         sync(path)
@@ -153,16 +159,16 @@ class Database:
     def _named(self) -> Iterator[None]:
         try:
             yield
-        except (sqlite3.Error, UnicodeDecodeError) as exc:  # no UTF-8: in a name of a table that an error tells of
+        except (sqlite3.Error, UnicodeDecodeError) as exc:  # no UTF-8: in the name of a table that an error message quotes
             code = getattr(exc, "sqlite_errorcode", 0) & 0xFF
-            if code not in _PASSING:  # our statements are right: whatever else it is, the file is not as we left it
+            if code not in _PASSING:  # our statements are right, so any other error means that the file was changed
                 raise SpoolDamagedError(f"{self.path}: {exc}") from exc
             full = code == _FULL or (code == _IO and _no_room(self.path.parent))
             raise SpoolTroubleError("the disk of state_dir is full" if full else f"{self.path}: {exc}", full=full) from exc
 
 
 def tables_made_by(sql: str) -> set[Any]:
-    """What ``Database.tables`` tells of a new file in which these statements were run."""
+    """What ``Database.tables`` returns for a new file in which these statements were run."""
     with closing(sqlite3.connect(":memory:")) as fresh:
         fresh.executescript(sql)
         return set(fresh.execute(_TABLES))
@@ -176,13 +182,13 @@ def _no_room(folder: Path) -> bool:
 
 
 def free_bytes(folder: Path) -> int:
-    """Room that the disk of a folder has for this user."""
+    """Bytes that this user can still write to the disk of a folder. Raises ``OSError``."""
     found = os.statvfs(folder)
     return found.f_bavail * found.f_frsize
 
 
 def sync(path: Path) -> None:
-    """Have the disk take a file and its name."""
+    """Wait until the disk has a file's content and its name (fsync of file and folder). Raises ``OSError``."""
     for place in (path, path.parent):
         fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -204,12 +210,15 @@ CREATE TABLE IF NOT EXISTS lost (first INTEGER PRIMARY KEY, last INTEGER NOT NUL
 CREATE INDEX IF NOT EXISTS by_stream_id ON events (ms, n);
 CREATE TABLE IF NOT EXISTS facts (name TEXT PRIMARY KEY, value INTEGER NOT NULL) WITHOUT ROWID;
 """
-"""A new format has another text here: so a damaged number of the format can be told from a later one."""
+"""Another format must have another text here: the text shows whether the stored number of the format is later or damaged."""
 _FROM_1 = "UPDATE records SET at_ms = 0;"  # were moments of the wall clock
 
 
 def prepare(database: Database) -> None:
-    """Have the tables of this format. Raises ``ConfigError`` for a later one."""
+    """Make the tables of this format, or convert those of an earlier one.
+
+    Raises ``ConfigError`` for a later format, ``SpoolTroubleError`` and ``SpoolDamagedError``.
+    """
     found = _format(database)
     _refuse_later(database, found)
     if found < FORMAT:
@@ -217,9 +226,9 @@ def prepare(database: Database) -> None:
 
 
 def problem(database: Database) -> str:
-    """What is wrong with the tables, which SQLite does not know (a name in them may have changed); empty: nothing.
+    """What is wrong with the tables, an empty string if nothing. SQLite's own check does not find a changed name in them.
 
-    Raises ``ConfigError`` for a later format.
+    Raises ``ConfigError`` for a later format, ``SpoolTroubleError`` and ``SpoolDamagedError``.
     """
     found, tables, expected = _format(database), database.tables(), tables_made_by(TABLES)
     if found > FORMAT and tables != expected:

@@ -1,4 +1,4 @@
-"""A damaged spool, read as far as it can be."""
+"""Reads what can still be read of a damaged spool."""
 
 import shutil
 import struct
@@ -18,9 +18,10 @@ _BEGINNING = b"SQLite format 3\0" + _PAGE_BYTES.to_bytes(2, "big") + bytes([2, 2
 
 
 def readable(path: Path, patched: Path, fresh: Path) -> Database | None:
-    """A connection to a damaged spool, or to a copy of it with its log mended or its first bytes taken from a fresh one.
+    """Open a damaged spool, or a copy of it with a repaired log or with its first bytes replaced by those of a new spool.
 
-    ``patched``: where such a copy is, or may be made. None: nothing can be read.
+    ``patched``: where such a copy is, or may be made. ``fresh``: a new, empty spool. The caller closes the connection. None if
+    nothing can be read. Raises ``OSError``, ``SpoolTroubleError``, and ``ConfigError`` for a spool of a later format.
     """
     for file, first in ((patched, 0), (path, 0), (patched, _HEADER_BYTES), (patched, _PAGE_BYTES)):
         if file == path and not _tells_its_size(path):
@@ -32,7 +33,7 @@ def readable(path: Path, patched: Path, fresh: Path) -> Database | None:
         if _fits(database) and (first <= _HEADER_BYTES or next(events(database, 0), None) is not None):
             return database
         database.close()
-    return _opened(path)  # its tables are damaged, and lie elsewhere than in a fresh one: some can be read
+    return _opened(path)  # its tables are damaged, and in other pages than those of a fresh one: some can be read
 
 
 def _opened(path: Path) -> Database | None:
@@ -50,20 +51,23 @@ def _fits(database: Database) -> bool:
 
 
 def begins_right(path: Path) -> bool:
-    """Whether the part of a spool's header is right that never changes; part of it can make a file read-only, unseen by a check."""
+    """Whether the constant part of a spool's header is right. If it is wrong, the file may be read-only, and no check finds that.
+
+    Raises ``OSError``.
+    """
     with path.open("rb") as file:
         return file.read(len(_BEGINNING)) == _BEGINNING
 
 
 def _tells_its_size(path: Path) -> bool:
-    """Whether the header tells how long the file is; beside a log it need not."""
+    """Whether the header states the file's true length, or there is a log, beside which it need not."""
     with path.open("rb") as file:
         told = int.from_bytes(file.read(32)[28:], "big") * _PAGE_BYTES
     return told == path.stat().st_size or path.with_name(path.name + "-wal").exists()
 
 
 def _patch(path: Path, patched: Path, fresh: Path, size: int) -> None:
-    """A copy of a spool whose first ``size`` bytes, at least the header, are those of a fresh one; all tables are there."""
+    """Copy a spool, with its first ``size`` bytes, at least the header, replaced by those of a fresh one that has all tables."""
     shutil.copyfile(path, patched)
     with fresh.open("rb") as file:
         head = bytearray(file.read(size))
@@ -74,7 +78,10 @@ def _patch(path: Path, patched: Path, fresh: Path, size: int) -> None:
 
 
 def events(source: Database, last: int) -> Iterator[tuple[Any, ...]]:
-    """Every event that can be read and is one, by seq; over bad pages one by one."""
+    """Rows of ``events`` that can be read and contain an event, in the order of ``seq``; around bad pages one by one.
+
+    ``last``: reads at least up to this ``seq``, also if the newest one cannot be determined. Raises ``SpoolTroubleError``.
+    """
     try:
         last = max(last, source.row("SELECT max(seq) FROM events")[0] or 0)
     except SpoolDamagedError:
@@ -107,6 +114,7 @@ def _is_event(row: tuple[Any, ...]) -> bool:
 
 
 def is_part(data: Any) -> bool:
+    """Whether ``data`` is a readable part of a defect: the JSON of a ``DefectEvent``, bytes."""
     try:
         msgspec.json.decode(data, type=DefectEvent)
     except (msgspec.MsgspecError, ValueError, TypeError):
@@ -115,7 +123,7 @@ def is_part(data: Any) -> bool:
 
 
 def keyed(source: Database, table: str, key: str) -> Iterator[tuple[Any, ...]]:
-    """Rows of a table from both ends, as far as they can be read: up to the bad row itself."""
+    """Rows of ``table`` that can be read, from both ends of its key up to the first bad row. Raises ``SpoolTroubleError``."""
     for order, beyond in (("ASC", ">"), ("DESC", "<")):
         where, args, count = "", tuple[Any, ...](), CHUNK
         while True:
@@ -138,7 +146,12 @@ Sums = tuple[int, int]
 
 
 def mend_log(source: Path, target: Path) -> int:
-    """Write the good frames of a log to ``target``; returns how many were left out."""
+    """Write the frames of the SQLite log ``source`` whose checksums are right to ``target``; returns how many frames of
+    this log were left out.
+
+    Format and checksums: sqlite.org/fileformat2.html, "WAL File Format". Writes nothing if there is not even a header. Raises
+    ``OSError``.
+    """
     data = source.read_bytes()
     if len(data) < _HEADER.size:
         return 0

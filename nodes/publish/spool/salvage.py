@@ -1,8 +1,8 @@
-"""Opening a spool: checked first, repaired where it is damaged, and what was lost is told.
+"""Opens a spool: checks it, repairs it if it is damaged, and reports what was lost.
 
-A damaged file is set aside under a name; what can be read is carried over into a new one. The progress file beside the spool
-says how far it was: what is missing from there is lost, also where SQLite itself notices nothing (a log cut short by a
-bad checksum after a kill, a file that was deleted).
+A damaged file is renamed; what can be read of it is copied to a new one. The progress file beside the spool says how far the
+spool was: events up to there that are missing are lost, also if SQLite itself notices nothing (a log cut short by a bad
+checksum after a kill, a file that was deleted).
 """
 
 import shutil
@@ -18,8 +18,8 @@ from nodes.publish.spool.read_damaged import begins_right, events, is_part, keye
 from nodes.publish.spool.spool import Spool
 
 SMALL_BYTES, CHECK_AGAIN_MS = 256 << 20, 3_600_000
-_COMPLETE = "salvaged"  # fact of a copy that lacks nothing any more
-_TABLES: dict[str, tuple[str, type, type]] = {  # beside the events: their key, and what the two columns hold
+_COMPLETE = "salvaged"  # fact of a copy that is complete
+_TABLES: dict[str, tuple[str, type, type]] = {  # beside the events: their key, and the types of the two columns
     "records": ("key", str, int),
     "held": ("id", str, bytes),
     "facts": ("name", str, int),
@@ -29,9 +29,11 @@ _TABLES: dict[str, tuple[str, type, type]] = {  # beside the events: their key, 
 
 
 def open_spool(path: Path) -> tuple[Spool, str]:
-    """The spool, fit for use, and what a person must know of damage or loss (empty: nothing).
+    """Open the spool, repaired if need be; returns it, and what a person must know of damage or loss, else an empty string.
 
-    Raises ``SpoolTroubleError`` while the disk is full or the file locked: try again later.
+    May rename and copy files in the spool's folder. The caller must hold ``lock_spool``. Raises ``SpoolTroubleError`` or
+    ``OSError`` while the disk is full, the file locked or a file cannot be read: try again later. Raises ``ConfigError`` for a
+    spool of a later format, ``SpoolDamagedError`` for damage that shows only now: see ``flag_path``.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     _remove(_patched(path))
@@ -46,7 +48,7 @@ def open_spool(path: Path) -> tuple[Spool, str]:
         if parts:
             news.append(f"{parts} parts of defects that go over several frames cannot be read and are LOST")
     elif not path.exists() and reached.commits:
-        news.append("the spool's file was gone, a new one was begun")
+        news.append("the spool's file was missing, a new one was made")
     spool = Spool(path, durable=True)
     flag_path(path).unlink(missing_ok=True)
     if loss := _loss(spool, reached, repaired=bool(news)):
@@ -55,7 +57,10 @@ def open_spool(path: Path) -> tuple[Spool, str]:
 
 
 def rescue(spool: Spool, path: Path) -> None:
-    """The file was deleted or replaced while the spool is open: have all of it ready for the next ``open_spool``."""
+    """Save the whole content of an open spool whose file was deleted or replaced, ready for the next ``open_spool``.
+
+    Raises ``OSError``, ``SpoolTroubleError`` and ``SpoolDamagedError``.
+    """
     copy = _copy_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     spool.copy_to(copy)
@@ -65,12 +70,12 @@ def rescue(spool: Spool, path: Path) -> None:
 
 
 def flag_path(path: Path) -> Path:
-    """Where this file lies, a running spool was found damaged: the next opening repairs it whatever a check says."""
+    """Path of a mark beside the spool. If that file exists, ``open_spool`` repairs the spool even if the check finds nothing."""
     return path.with_suffix(".damaged")
 
 
 def _problem(path: Path, reached: Progress) -> str:
-    """What is wrong with a spool's file; a log that was cut short is copied before anything is written to it."""
+    """What is wrong with a spool's file, else an empty string; a log that was cut short is copied before anything is written to it."""
     try:
         database = Database(path, create=False)
     except SpoolDamagedError as exc:
@@ -91,7 +96,7 @@ def _problem(path: Path, reached: Progress) -> str:
 
 
 def _checked(database: Database, path: Path) -> str:
-    """What a check of the whole file finds; a large one is not read through again within an hour of running."""
+    """What a check finds, else an empty string. A file over ``SMALL_BYTES`` is read through only once in an hour of running."""
     if found := schema.problem(database):
         return found
     if not begins_right(path):
@@ -119,14 +124,14 @@ def _is_complete(copy: Path) -> bool:
 
 
 def _take_copy(path: Path, copy: Path, aside: Path | None = None) -> str:
-    """Put the copy in the spool's place, after setting aside what lies there."""
-    said = "the spool's file had been deleted and was written anew"
+    """Put the copy in the spool's place, after renaming the file that is there; returns what happened."""
+    said = "the spool's file had been deleted and was written again"
     if path.exists():
         replaced, aside = aside is None, aside or _set_aside_name(path)
         path.rename(aside)
-        said = f"; it lies in {aside.name}, what could be read was carried over"
+        said = f"; the damaged file is kept as {aside.name}, what could be read was copied to a new one"
         if replaced:
-            said = f"another file had taken the place of the spool's, which was written anew; the other lies in {aside.name}"
+            said = f"another file was in the place of the spool's, which was written again; the other one is kept as {aside.name}"
     for end in ("-wal", "-shm"):
         left = path.with_name(path.name + end)
         if left.exists() and aside is not None:
@@ -141,7 +146,7 @@ def _take_copy(path: Path, copy: Path, aside: Path | None = None) -> str:
 
 
 def _carry_over(path: Path, copy: Path, reached: Progress) -> int:
-    """What can be read of a damaged spool, into a new file. Number of held parts that are there and cannot be read."""
+    """Copy what can be read of a damaged spool to a new file. Returns the number of held parts that are there but unreadable."""
     unread = 0
     _remove(copy)
     new = Spool(copy, durable=True)
@@ -172,7 +177,7 @@ def _carry_over(path: Path, copy: Path, reached: Progress) -> int:
 
 
 def _loss(spool: Spool, reached: Progress, *, repaired: bool) -> str:
-    """what the progress file knows and the spool does not; new events are numbered behind it."""
+    """What the spool lacks according to the progress file, else an empty string. New events get numbers after it."""
     behind = reached.commits - spool.fact("commits")
     missing = spool.missing(reached.seq) if repaired or behind > 0 else []
     if behind <= 0 and not missing:
@@ -182,7 +187,7 @@ def _loss(spool: Spool, reached: Progress, *, repaired: bool) -> str:
     until = datetime.fromtimestamp(reached.wall_ms / 1000, UTC).isoformat(timespec="seconds")
     if not unsent:
         count = sum(b - a + 1 for a, b in missing)
-        return f"{count} events, none that Redis has not confirmed, and {max(behind, 0)} transactions are missing, up to {until}"
+        return f"{count} events, all of them confirmed by Redis, and {max(behind, 0)} transactions are missing, written until {until}"
     spans = ", ".join(f"{a} to {b}" for a, b in unsent[:5]) + (" and more" if len(unsent) > 5 else "")
     count = sum(b - a + 1 for a, b in unsent)
     return f"{count} events that Redis had not confirmed are LOST: numbers {spans}, written until {until}"

@@ -1,9 +1,8 @@
 """The spool: a SQLite file that holds every event until long after each sink has it.
 
-A record (a frame's verdict, a gap, ...) is accepted once by its key; a second one for the same key is refused and the
+A record (a frame's verdict, a gap, ...) is accepted once by its key; a second one with the same key is refused and the
 first stays. ``append`` returns when the disk has it (WAL, synchronous=FULL, one fsync for the group) and fixes stamps: a
-retry cannot change them. How far a sink has come (its watermark) is kept without fsync: forgetting it costs a look at what
-the destination has.
+retry cannot change them. A sink's watermark is stored without fsync: if it is lost, the sink compares with its destination.
 """
 
 import fcntl
@@ -23,21 +22,24 @@ from nodes.publish.spool.progress_file import Progress, ProgressFile
 from pipeline.core.errors import NodeError
 from pipeline.core.events import AlarmEvent, DefectEvent, Event, encode
 
-COUNTED = 10_000  # events are counted one by one up to here
+COUNTED = 10_000  # up to this many, events are counted exactly
 MOST_SEQ = (1 << 63) - 1
 FIRST_SINK = "redis"
-"""Its watermark alone has a name of its own: once there was no other."""
+"""The name of its watermark has no suffix: it was the only sink once."""
 Stamp = tuple[int, int]
-"""Milliseconds of the wall clock, and a counter: grows with each event, whatever the clock does."""
+"""Wall clock in ms, and a counter. Grows with each event, also if the clock is set back."""
 
 
 def lock_spool(path: Path) -> int:
-    """Become the one publisher of this spool; the kernel ends that with the process. Raises ``NodeError``."""
+    """Lock the spool ``path`` for this process; returns a descriptor. Closing it, or the end of the process, ends the lock.
+
+    Does not wait. Raises ``NodeError`` if another process has the lock, or the spool's folder cannot be used.
+    """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as exc:
-        text = f"{path.parent}: cannot be used as the spool's folder: {exc.strerror}; if something else lies there, move it away"
+        text = f"{path.parent}: cannot be used as the spool's folder: {exc.strerror}; if something else is there, move it away"
         raise NodeError(text) from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -48,7 +50,7 @@ def lock_spool(path: Path) -> int:
 
 
 class Spooled(msgspec.Struct, frozen=True, array_like=True):
-    """One event as it lies in the spool; ``ms``-``n`` is its stamp, which Redis uses as the id in the stream."""
+    """One event as it is stored in the spool. ``seq``: its number in the spool; ``data``: its JSON; ``ms``-``n``: its stamp."""
 
     seq: int
     id: str
@@ -59,11 +61,18 @@ class Spooled(msgspec.Struct, frozen=True, array_like=True):
 
     @property
     def stamp(self) -> Stamp:
+        """(ms, n), which Redis uses as the entry's id in the stream."""
         return self.ms, self.n
 
 
 class Spool:
-    """One connection to the file. The publish node's main thread appends, each sink's thread reads and marks."""
+    """One connection to the spool ``path``. The publish node's main thread appends; each sink's thread reads, and moves its watermark.
+
+    Each thread needs a ``Spool`` of its own. ``durable``, ``create``: see ``Database``. ``wall_ms``, ``clock_ms``: wall clock and
+    monotonic clock, ms. The constructor makes folder and tables; it raises ``ConfigError`` for a spool of a later format, and
+    ``OSError``. Constructor and all methods that read or write raise ``SpoolTroubleError`` (nothing was changed, try again) and
+    ``SpoolDamagedError`` (open it again with ``open_spool``), and wait up to ``BUSY_S`` for a lock.
+    """
 
     def __init__(
         self,
@@ -92,9 +101,10 @@ class Spool:
     def append(
         self, group: Iterable[tuple[str, list[Event]]], held: Mapping[str, list[DefectEvent]] | None = None
     ) -> list[list[Spooled] | None]:
-        """Make records durable: for each (key, events) its spooled events, or None where the key was already there.
+        """Make records durable, all or none; returns for each (key, events) its spooled events, or None if the key was there already.
 
-        ``held``: by key, parts of defects that are no events yet; ``settle`` makes events of them.
+        An event whose id is in the spool already is left out of its list. ``held``: by key, parts of defects that are no events
+        yet; ``settle`` makes events of them. Blocks until the disk has it.
         """
         age, results = self.ages.now_ms, list[list[Spooled] | None]()
         with self._writing():
@@ -108,7 +118,7 @@ class Spool:
         return results
 
     def settle(self, done: Iterable[tuple[Event, Iterable[str]]]) -> list[Spooled | None]:
-        """Spool events in place of the held parts, given by id, that they are made of; None: it was there already."""
+        """Spool events in place of the held parts (ids) that they are made of, all or none; None for an event that was there already."""
         spooled = list[Spooled | None]()
         with self._writing():
             for event, parts in done:
@@ -117,7 +127,7 @@ class Spool:
         return spooled
 
     def held(self) -> list[DefectEvent]:
-        """Parts that were made durable and have not been settled. Raises ``SpoolDamagedError``."""
+        """Parts of defects that were made durable and have not been settled."""
         try:
             return [msgspec.json.decode(data, type=DefectEvent) for (data,) in self.database.rows("SELECT data FROM held")]
         except (msgspec.MsgspecError, ValueError, TypeError) as exc:
@@ -152,21 +162,21 @@ class Spool:
         return Spooled(cursor.lastrowid, event.id, kind, *place, data)
 
     def known(self, key: str) -> bool:
-        """Whether a record with this key has been accepted."""
+        """Whether a record with this key has been accepted and is still remembered."""
         return self.database.row("SELECT 1 FROM records WHERE key = ?", (key,)) is not None
 
     def present(self, ids: Iterable[str]) -> set[str]:
-        """Which of these events the spool has."""
+        """Those of these event ids that the spool has."""
         wanted = tuple(ids)
         marks = ",".join("?" * len(wanted))
         return {row[0] for row in self.database.rows(f"SELECT id FROM events WHERE id IN ({marks})", wanted)}
 
     def behind(self, seq: int, most: int) -> list[Spooled]:
-        """The oldest events behind ``seq``, ``most`` at most."""
+        """The oldest events after ``seq``, in order, ``most`` at most."""
         return self._spooled("SELECT * FROM events WHERE seq > ? ORDER BY seq LIMIT ?", seq, most)
 
     def newest_up_to(self, seq: int) -> Spooled | None:
-        """The newest event up to ``seq``, if one is still kept."""
+        """The newest event up to ``seq``; None if none is kept."""
         return next(iter(self._spooled("SELECT * FROM events WHERE seq <= ? ORDER BY seq DESC LIMIT 1", seq)), None)
 
     def _spooled(self, sql: str, *args: int) -> list[Spooled]:
@@ -176,30 +186,31 @@ class Spool:
             raise SpoolDamagedError(f"{self.database.path}: an event cannot be read ({exc})") from exc
 
     def count_between(self, seq: int, last: int) -> int:
-        """Events behind ``seq``, up to ``last``."""
+        """Number of events after ``seq``, up to ``last``."""
         return int(self.database.row("SELECT count(*) FROM events WHERE seq > ? AND seq <= ?", (seq, last))[0])
 
     def count_behind(self, seq: int) -> int:
-        """Events behind ``seq``; of very many about as many."""
+        """Number of events after ``seq``. Above ``COUNTED`` it is the difference of the numbers, which may be too large."""
         return self._seq - seq if self._seq - seq > COUNTED else self.count_between(seq, MOST_SEQ)
 
     def watermark(self, sink: str) -> int:
-        """``seq`` up to which a sink has confirmed; 0: it has nothing."""
+        """``seq`` of the newest event that a sink has confirmed; 0 if it has none."""
         return self.fact(_watermark(sink))
 
     def set_watermark(self, sink: str, seq: int) -> None:
+        """Store that a sink has confirmed all events up to ``seq`` and none after it; of Redis also in the progress file."""
         self.set_fact(_watermark(sink), seq)
         if sink == FIRST_SINK:
             self._progress.note_sent(seq)
 
     def raise_floor(self, stamp: Stamp) -> None:
-        """Events appended from now on have stamps behind this one."""
+        """Give events appended from now on stamps after this one. For the thread that appends; raises nothing."""
         self._last = max(self._last, stamp)
 
     def begin_run(self, run: int) -> tuple[int, str]:
-        """Note a run; returns the ``seq`` before its first event and the first stamp it can have, as text.
+        """Store that the run ``run`` begins; returns the ``seq`` before its first event, and its first possible stamp as ``ms-n``.
 
-        The same run again (its publish node was restarted) returns the same.
+        For a run that has begun already (its publish node was restarted) it returns the same again.
         """
         if self.fact("run") != run:
             with self.database.writing():
@@ -210,11 +221,14 @@ class Spool:
         return self.fact("run_seq"), f"{self.fact('run_ms')}-{self.fact('run_n')}"
 
     def counts_since(self, seq: int) -> dict[str, int]:
-        """Events by type behind ``seq``."""
+        """Number of events after ``seq``, by type."""
         return dict(self.database.rows("SELECT type, count(*) FROM events WHERE seq > ? GROUP BY type", (seq,)))
 
     def missing(self, last: int) -> list[tuple[int, int]]:
-        """Stretches of ``seq`` up to ``last`` without an event that were not told of yet; without any event, all that was unsent."""
+        """(first, last) of each stretch of ``seq`` up to ``last`` that has no event and is not written off yet.
+
+        If the spool has no event at all: everything that Redis has not confirmed.
+        """
         if self.database.row("SELECT 1 FROM events LIMIT 1") is None:
             first = max(self.watermark(FIRST_SINK), self.database.row("SELECT coalesce(max(last), 0) FROM lost")[0])
             return [(first + 1, last)] if first < last else []
@@ -223,7 +237,7 @@ class Spool:
         return [(a + 1, b - 1) for a, b in self.database.rows(f"SELECT a, b FROM ({gaps}) WHERE b > a + 1", (last + 1,)) if a < last]
 
     def write_off(self, missing: list[tuple[int, int]], reached: Progress) -> None:
-        """These events are lost, and it is told; what is appended from now on has a ``seq`` behind what was reached."""
+        """Store that these stretches of events are lost, so that they are reported once; new events get a ``seq`` after ``reached``."""
         with self.database.writing():
             self.database.changes("INSERT OR REPLACE INTO lost VALUES (?, ?)", missing)
             if self._seq < reached.seq:
@@ -235,15 +249,15 @@ class Spool:
 
     @property
     def progress_trouble(self) -> str:
-        """Why the note beside the spool has fallen behind; empty: it has not."""
+        """Why the progress file could not be written last time; an empty string if it could."""
         return self._progress.trouble
 
     def moved(self) -> bool:
-        """Whether the file was deleted or replaced while this spool is open."""
+        """Whether the file was deleted or replaced while this spool is open. Raises ``OSError`` if that cannot be seen."""
         return self.database.moved()
 
     def copy_to(self, path: Path) -> None:
-        """All of it into a new file."""
+        """Write the whole spool to the file ``path``, replacing it, and sync it. Also raises ``OSError``."""
         self.database.copy_to(path)
 
     def close(self) -> None:
@@ -251,10 +265,11 @@ class Spool:
         self._progress.close()
 
     def fact(self, name: str) -> int:
-        """A number kept under a name; 0 where there is none."""
+        """The number stored under a name; 0 if there is none."""
         return self.database.fact(name)
 
     def set_fact(self, name: str, value: int) -> None:
+        """Store a number under a name, in place of the former one."""
         self.database.set_fact(name, value)
 
     def _last_seq(self) -> int:
@@ -263,5 +278,5 @@ class Spool:
 
 
 def _watermark(sink: str) -> str:
-    """Name of the fact."""
+    """Name of the fact that holds a sink's watermark."""
     return "sent" if sink == FIRST_SINK else f"sent/{sink}"

@@ -1,7 +1,7 @@
 """The simulated strip: texture, harmless marks, planted defects and their truth, all from one seed.
 
-``VERSION`` names what is drawn. A model trained on it names it in its metadata, so whoever changes a picture here
-changes the version too.
+``VERSION`` names what is drawn, and models trained on it store it in their metadata. So a change to any picture here needs a
+new version.
 """
 
 VERSION = "strip-1"

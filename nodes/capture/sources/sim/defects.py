@@ -1,8 +1,8 @@
-"""How the six defects of hot-rolled strip look, after the NEU images of each class, and what only looks like a defect.
+"""Draws the six defects of hot-rolled strip, after the NEU images of each class, and harmless marks that resemble defects.
 
-Each returns a stamp: the change of grey it makes, float32 (h, w), scaled so that its strong parts are near -1 (darker)
-or +1 (brighter). Where the change is strong is the defect; its box is the box of that. What is harmless (water, oil, drips,
-dust) is set apart by its soft edges.
+Each function returns a stamp: the change of grey that it makes, float32 (h, w), with strong parts near -1 (darker) or +1
+(brighter). The pixels where the change is at least ``STRONG`` are the defect, and its box is their box. Harmless marks (water,
+oil, drips, dust) differ from defects by their soft edges.
 """
 
 from collections.abc import Callable
@@ -123,7 +123,7 @@ HARMLESS_CONTRAST = (0.06, 0.25)
 
 
 def water_mark(rng: np.random.Generator) -> Stamp:
-    """A dried puddle, 80-260 px: a faint inside, a somewhat stronger soft rim, brighter or darker."""
+    """A dried puddle, 80-260 px: faint inside, with a somewhat stronger soft rim, brighter or darker."""
     w, h = (int(s) for s in rng.integers(80, 260, 2))
     inside = _soft_blob(rng, w, h, 9.0)
     rim = np.clip(4 * inside * (1 - inside), 0, 1)
@@ -137,7 +137,7 @@ def oil(rng: np.random.Generator) -> Stamp:
 
 
 def drip(rng: np.random.Generator) -> Stamp:
-    """A bright or dark run along the strip, 16-40 px wide, 120-280 px long."""
+    """A bright or dark run along the strip, in a stamp 30-59 px wide and 120-279 px long."""
     w, h = int(rng.integers(30, 60)), int(rng.integers(120, 280))
     return _soft_blob(rng, w, h, 6.0) * np.float32(rng.choice([-1, 1]))
 

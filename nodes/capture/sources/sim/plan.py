@@ -1,4 +1,4 @@
-"""What lies where on the strip: decided block by block from the seed, so that any part can be drawn by itself. Pure."""
+"""Which defects and marks are where on the strip. Planned block by block from the seed, so that any part can be drawn alone. Pure."""
 
 from functools import lru_cache
 
@@ -12,23 +12,23 @@ from nodes.capture.sources.sim.texture import motion_blur
 BLOCK_ROWS = 1500
 """The strip is planned in blocks of this many rows."""
 APART_PX = 320
-"""No two defects lie nearer to each other than this."""
+"""Least distance of two planted defects, px, across or along the strip."""
 DEFECTS_PER_MEGAPIXEL = 2.2
 HARMLESS_PER_MEGAPIXEL = 2.6
 CONTRAST = (0.10, 0.60)
-"""Range of a defect's change of grey, as a share of the grey level around it; log-uniform."""
+"""Range of a defect's change of grey, as a share of the grey level around it; drawn log-uniformly."""
 STATED_CONTRAST = 0.20
-"""Smallest contrast, and"""
+"""Smallest contrast of the defects that are counted when recall is measured."""
 STATED_PX = 20
-"""smallest length of the longer side, of the defects that are counted when recall is measured."""
+"""Smallest longer side, px, of the defects that are counted when recall is measured."""
 _TRIES = 40
 
 
 class Thing(msgspec.Struct, frozen=True):
-    """Something on the strip; ``x`` and ``y`` (row of the whole strip) of its stamp's corner."""
+    """A defect or harmless mark on the strip. ``x`` and ``y``: upper left corner of its stamp, px; ``y`` counts rows of the whole strip."""
 
     label: str
-    """Empty: harmless."""
+    """The class; an empty string for a harmless mark."""
     x: int
     y: int
     contrast: float
@@ -36,26 +36,26 @@ class Thing(msgspec.Struct, frozen=True):
 
     @property
     def box(self) -> tuple[int, int, int, int]:
-        """x, y, width, height of its strong part."""
+        """x, y, width, height of its strong part in px, counted as ``x`` and ``y`` are. There must be a strong pixel."""
         rows, columns = (np.flatnonzero(strong(self.stamp).any(axis)) for axis in (1, 0))
         x, y = int(columns[0]), int(rows[0])
         return self.x + x, self.y + y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
 
 
 def strong(stamp: Stamp) -> np.ndarray:
-    """Which pixels of a stamp belong to the defect: bool (h, w)."""
+    """Which pixels of a stamp, float32 (h, w), belong to the defect: bool (h, w)."""
     return np.asarray(np.abs(stamp) >= STRONG)
 
 
 class Plan:
-    """Everything on a strip ``width`` px wide between ``left`` and ``right``."""
+    """Everything on a strip between the columns ``left`` and ``right`` (exclusive), px. The same ``seed`` gives the same plan."""
 
     def __init__(self, seed: int, left: int, right: int) -> None:
         self._seed, self._left, self._right = seed, left, right
         self.block = lru_cache(maxsize=4)(self._block)
 
     def between(self, first: int, end: int) -> list[Thing]:
-        """What touches rows ``first`` to ``end``, harmless things first. Stamps reach at most one block on."""
+        """The things that touch rows ``first`` to ``end`` (exclusive) of the strip, harmless ones first."""
         blocks = range(max(0, (first - BLOCK_ROWS) // BLOCK_ROWS), (end - 1) // BLOCK_ROWS + 1)
         found = [t for b in blocks for t in self.block(b) if t.y < end and t.y + t.stamp.shape[0] > first]
         return sorted(found, key=lambda t: t.label != "")
@@ -79,7 +79,7 @@ class Plan:
         return tuple(t for t in (*things, *planted) if t.x >= 0)
 
     def _place(self, rng: np.random.Generator, number: int, label: str, stamp: Stamp, contrast: tuple[float, float]) -> Thing:
-        """At random within the strip's edges; what is wider than the strip gets x = -1."""
+        """Place a stamp at random within the strip's edges; one wider than the strip gets x = -1."""
         if rng.random() < 0.5:
             stamp = stamp[:, ::-1]
         height, width = stamp.shape
@@ -91,7 +91,7 @@ class Plan:
 
 
 def _scaled(stamp: Stamp) -> Stamp:
-    """A stamp whose strong parts are near -1 or 1: nine tenths of what can be seen at all lie below that."""
+    """Scale a stamp so that 90 % of its visible pixels (above 0.1) stay within -1..1."""
     size = np.abs(stamp)
     return np.asarray(stamp / max(0.1, float(np.percentile(size[size > 0.1], 90))), np.float32)
 

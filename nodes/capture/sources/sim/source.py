@@ -13,10 +13,14 @@ from pipeline.core.errors import NodeError
 
 
 class TruthFile:
-    """``{"epoch", "frame", "label", "box_px", "contrast", "position_m"}`` a line; places as in defect events."""
+    """The simulator's truth, one planted defect a line: ``{"epoch", "frame", "label", "box_px", "contrast", "position_m"}``.
+
+    ``box_px`` and ``position_m`` are as in defect events. ``height``: rows of a frame; ``mm_along``: length of a pixel along the
+    strip, None if unknown (then ``position_m`` is null). ``append`` keeps what the file has, else it is emptied.
+    """
 
     def __init__(self, path: Path, epoch: str, height: int, mm_along: float | None, log: logging.Logger, *, append: bool) -> None:
-        """Raises ``NodeError`` where the file cannot be written."""
+        """Makes the file and its folder. Raises ``NodeError`` if they cannot be written."""
         self._path, self._epoch, self._height, self._mm, self._log = path, epoch, height, mm_along, log
         self._incomplete = False
         try:
@@ -25,7 +29,7 @@ class TruthFile:
             raise NodeError(f"{path}: the simulator's truth cannot be written: {exc.strerror}") from exc
 
     def add(self, planted: list[Truth]) -> None:
-        """Append. Trouble with the file later on ends no camera; that the file is not complete is said once."""
+        """Append these defects. Never raises for the file: the first time it cannot be written, a warning is logged."""
         if not planted:
             return
         try:
@@ -54,10 +58,10 @@ class TruthFile:
 
 
 class StripSource:
-    """The strip passes at one frame's height a frame, without end. ``truth`` is told what each frame brings.
+    """A strip without end as a ``Source``: each frame shows the next ``height`` rows. ``truth`` gets the defects of each frame.
 
-    ``repeat``: after so many frames the strip begins again. They are drawn once and kept, so that a frame costs a copy;
-    the truth is that of the first pass.
+    ``repeat``: number of frames after which the strip begins again. Those are drawn once and kept in memory, so that a frame
+    costs one copy; the truth is that of the first pass.
     """
 
     def __init__(self, seed: int, width: int, height: int, truth: TruthFile | None = None, repeat: int | None = None) -> None:
@@ -82,7 +86,7 @@ class StripSource:
     def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
         np.copyto(into[: self.slot_bytes].reshape(self._shape), self._picture(frame))
         if self._truth is not None and (self._repeat is None or frame < self._repeat):
-            begin = frame if self._told is None else self._told  # frames that were dropped unread are told too
+            begin = frame if self._told is None else self._told  # also the truth of frames that were dropped
             for number in range(begin, frame + 1):
                 self._truth.add(self._strip.truth(number))
             self._told = frame + 1

@@ -1,4 +1,4 @@
-"""``sim:strip``: frames of a moving strip, each put together from loops rendered ahead and the things planned for it."""
+"""``sim:strip``: frames of a moving strip, each composed of textures rendered ahead and the things planned for it."""
 
 import cv2
 import msgspec
@@ -15,18 +15,18 @@ _SLACK = 257  # the noise is cut from a larger field, at a new place each frame
 
 
 class Truth(msgspec.Struct, frozen=True, kw_only=True):
-    """A planted defect: where a perfect inspection would report it."""
+    """A planted defect, as a perfect inspection would report it."""
 
     frame: int
     """The frame in which it begins."""
     label: str
     box: tuple[int, int, int, int]
-    """x, y, width, height in pixels of that frame; it may reach beyond its lower end into the next."""
+    """x, y, width, height in pixels of that frame; it may reach beyond the frame's lower edge into the next."""
     contrast: float
 
 
 class Strip:
-    """The picture of each frame, and what is planted there. The same seed and size give the same, bit by bit."""
+    """Pictures and truth of a strip in frames of ``width`` x ``height`` px. The same seed and size give the same bits."""
 
     def __init__(self, seed: int, width: int, height: int) -> None:
         rng = np.random.default_rng((seed, 0))
@@ -43,7 +43,7 @@ class Strip:
         self._plan = Plan(seed, self._edge + 2, width - self._edge - 2)
 
     def render(self, frame: int) -> NDArray[np.uint8]:
-        """Frame number ``frame``, uint8 (height, width)."""
+        """The picture of frame number ``frame``: uint8 (height, width)."""
         height, first, shift = self._height, frame * self._height, self.shift(frame)
         rows = self._rows(first)
         start = 2 * WANDER_PX - shift
@@ -68,7 +68,7 @@ class Strip:
         return mask.astype(np.uint8)
 
     def truth(self, frame: int) -> list[Truth]:
-        """The defects that begin in a frame."""
+        """The defects whose upper edge is in a frame."""
         first, shift = frame * self._height, self.shift(frame)
         found = []
         for thing in self._plan.between(first, first + self._height):
@@ -79,7 +79,7 @@ class Strip:
         return found
 
     def labels(self, frame: int) -> list[tuple[str, tuple[int, int, int, int], float]]:
-        """Label, box and contrast of every defect that touches a frame; the box in its pixels (it may reach beyond)."""
+        """Label, box (x, y, width, height) and contrast of every defect that touches a frame, in its pixels; a box may reach beyond it."""
         first, shift = frame * self._height, self.shift(frame)
         things = [t for t in self._plan.between(first, first + self._height) if t.label]
         return [(t.label, (t.box[0] + shift, t.box[1] - first, *t.box[2:]), t.contrast) for t in things]
@@ -91,8 +91,8 @@ class Strip:
         return np.take(self._grain, np.arange(at, at + self._height) % texture.GRAIN_ROWS, axis=0)
 
     def shift(self, frame: int) -> int:
-        """How far to the right the strip runs in this frame: a slow wander and a trembling, whole pixels."""
-        tremble = (frame * 2654435761 + self._seed * 40503) >> 7 & 3  # 0..3, the same whenever it is asked
+        """How far to the right the strip is in this frame, in whole pixels (negative: to the left): a slow wander and a tremble."""
+        tremble = (frame * 2654435761 + self._seed * 40503) >> 7 & 3  # 0..3, the same at every call
         return round((WANDER_PX - 2) * np.sin(2 * np.pi * (frame / 117 + self._phases[3]))) + int(tremble) - 1
 
     def _gain(self, first: int) -> NDArray[np.float32]:
@@ -106,7 +106,7 @@ class Strip:
 
     @staticmethod
     def _paste(onto: NDArray[np.float32], change: NDArray[np.float32], thing: Thing, first: int, shift: int) -> None:
-        """Add a stamp's part that lies within the frame."""
+        """Add the part of a stamp that is within the frame."""
         height, width = onto.shape
         y, x = thing.y - first, thing.x + shift
         top, left = max(0, y), max(0, x)

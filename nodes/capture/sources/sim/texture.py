@@ -1,4 +1,4 @@
-"""Hot-rolled steel without anything on it: grain, scale, uneven light, the roll table beside it. Rendered ahead, in loops."""
+"""Hot-rolled steel without defects or marks: grain, scale, uneven light, and the roll table beside it."""
 
 import cv2
 import numpy as np
@@ -7,8 +7,9 @@ from numpy.typing import NDArray
 LEVEL = 130.0
 """Mean grey level of clean steel in even light."""
 GRAIN_ROWS = 2053
+"""Rows after which the grain repeats."""
 CELL = 20
-"""Light and clouds are held at one value for each CELL x CELL pixels and interpolated."""
+"""Light and clouds have one value for each CELL x CELL pixels; between them they are interpolated."""
 CLOUD_ROWS = 263  # cells; with GRAIN_ROWS, which it shares no factor with, the strip repeats after 10,800 m of 1 mm rows
 SHUTTER_ROWS = 3  # the material moves this far while the shutter is open
 
@@ -16,7 +17,7 @@ Picture = NDArray[np.float32]
 
 
 def grain(rng: np.random.Generator, width: int) -> Picture:
-    """Texture of the surface, (GRAIN_ROWS, width), grey levels; its ends fit together.
+    """Texture of the surface in grey levels: float32 (GRAIN_ROWS, width); its last row fits its first.
 
     Fine grain, streaks along the rolling direction, mottled scale and its dark specks, blurred by the motion.
     """
@@ -30,14 +31,15 @@ def grain(rng: np.random.Generator, width: int) -> Picture:
 
 
 def clouds(rng: np.random.Generator, width: int) -> Picture:
-    """Slow changes of scale, (CLOUD_ROWS, cells across), mean 0, as a share of the grey level."""
+    """Slow changes of scale, mean 0, as a share of the grey level: float32 (CLOUD_ROWS, cells(width))."""
     return 0.05 * _noise(rng, (CLOUD_ROWS, cells(width)), 2.5, 2.5)
 
 
 def light(first_row: int, rows: int, width: int, phases: NDArray[np.float64]) -> Picture:
-    """Brightness over (cells along, cells across) of a frame, mean near 1.
+    """Brightness of ``rows`` rows from ``first_row`` of the strip on, mean near 1: float32 (cells(rows), cells(width)).
 
-    The lamps' spot wanders across, their strength drifts, and the rolls leave a faint chatter along the strip.
+    The lamps' spot wanders across, their strength drifts, and the rolls leave a faint chatter along the strip. ``phases``: at
+    least three numbers, 0..1, where these periods begin.
     """
     y = first_row + np.linspace(0.5 / rows, 1 - 0.5 / rows, cells(rows))[:, None] * rows
     x = np.linspace(-1, 1, cells(width))[None, :]
@@ -47,18 +49,19 @@ def light(first_row: int, rows: int, width: int, phases: NDArray[np.float64]) ->
 
 
 def table(rng: np.random.Generator, rows: int, width: int) -> NDArray[np.uint8]:
-    """The roll table as the camera sees it where no strip lies, uint8 (rows, width): rolls across, dark between them."""
+    """The roll table beside the strip as the camera sees it, bright rolls with dark between them: uint8 (rows, width)."""
     y = np.arange(rows)[:, None]
     rolls = 26 + 34 * np.clip(np.sin(2 * np.pi * y / 150 + rng.uniform(0, 6)), -0.2, 1) ** 2
     return np.asarray(np.clip(rolls + 3 * rng.standard_normal((rows, width)), 0, 255), np.uint8)
 
 
 def cells(pixels: int) -> int:
+    """Number of ``CELL`` px wide cells for a length in px, at least 2."""
     return max(2, round(pixels / CELL))
 
 
 def motion_blur(picture: Picture, *, wrap: bool = False) -> Picture:
-    """Blur along the strip by the way it moves in one exposure."""
+    """Blur float32 (H, W) along the strip by ``SHUTTER_ROWS``, the way it moves in one exposure. ``wrap``: the ends fit together."""
     above, below = SHUTTER_ROWS // 2, SHUTTER_ROWS - 1 - SHUTTER_ROWS // 2
     padded = np.pad(picture, ((above, below), (0, 0)), mode="wrap" if wrap else "constant")
     blurred = cv2.blur(padded, (1, SHUTTER_ROWS), borderType=cv2.BORDER_REPLICATE)

@@ -1,8 +1,8 @@
-"""What Redis has, held against what the spool knows that it had: before every group that is sent, and every second.
+"""Compares what Redis has with what, by the spool, it had confirmed: before every group that is sent, and every second.
 
-The last confirmed event must still be there. Where it is not, Redis lost data (emptied, restored from a backup, its
-newest entries deleted): everything behind what is left counts as unsent again. Entries missing at the old end are no
-loss: streams are trimmed there, by us or by a person.
+The last confirmed event must still be there. If it is not, Redis lost data (emptied, restored from a backup, its newest
+entries deleted): all events after the newest one that is left count as unsent again. Entries missing at the old end are no
+loss: streams are trimmed there, by linepipe or by a person.
 """
 
 from collections.abc import Iterator
@@ -22,33 +22,33 @@ StreamId = tuple[int, int]
 
 
 class StreamIds:
-    """The spool, asked by stream id."""
+    """Looks up events of the spool by stream id. All methods raise ``SpoolTroubleError`` and ``SpoolDamagedError``."""
 
     def __init__(self, feed: Feed) -> None:
         self._feed, self._db = feed, feed.spool.database
 
     def confirmed_at(self, place: StreamId, identity: str) -> int:
-        """``seq`` of the confirmed event with this stream id and id; 0: none."""
+        """``seq`` of the confirmed event with this stream id and event id; 0 if there is none."""
         row = self._db.row("SELECT seq FROM events WHERE ms = ? AND n = ? AND id = ? AND seq <= ?", (*place, identity, self._feed.sent))
         return int(row[0]) if row else 0
 
     def first_confirmed_from(self, place: StreamId) -> int:
-        """``seq`` of the first confirmed event at or behind a stream id; behind all: the next."""
+        """``seq`` of the first confirmed event at or after a stream id; if there is none, the ``seq`` after the last confirmed one."""
         sql, sent = "SELECT seq FROM events WHERE (ms, n) >= (?, ?) AND seq <= ? ORDER BY ms, n LIMIT 1", self._feed.sent
         row = self._db.row(sql, (*place, sent))
         return int(row[0]) if row else sent + 1
 
     def first_confirmed_behind(self, seq: int) -> StreamId | None:
-        """Stream id of the first confirmed event behind ``seq``."""
+        """Stream id of the first confirmed event after ``seq``; None if there is none."""
         row = self._db.row("SELECT ms, n FROM events WHERE seq > ? AND seq <= ? ORDER BY seq LIMIT 1", (seq, self._feed.sent))
         return (row[0], row[1]) if row else None
 
     def holds(self, place: StreamId) -> bool:
-        """Whether a stream id is that of an event of ours."""
+        """Whether an event in the spool has this stream id."""
         return self._db.row("SELECT 1 FROM events WHERE ms = ? AND n = ?", place) is not None
 
     def lift(self, events: list[Spooled], behind: StreamId) -> list[Spooled]:
-        """The same events with stream ids that grow, all behind ``behind``; whose id is large enough keeps it."""
+        """Give the events growing stream ids, all after ``behind``, and store them; an id that is large enough stays."""
         lifted, last = [], behind
         for event in events:
             last = event.stamp if event.stamp > last else (last[0], last[1] + 1)
@@ -59,47 +59,49 @@ class StreamIds:
 
 
 def parse_id(text: bytes | str) -> StreamId:
-    """``b"12-3"`` -> ``(12, 3)``."""
+    """``b"12-3"`` -> ``(12, 3)``. Raises ``ValueError``."""
     ms, n = (text.decode() if isinstance(text, bytes) else text).split("-")
     return int(ms), int(n)
 
 
 PAGE = 500
 DELETED_AGAIN = 3
-"""So often may entries be deleted that had been sent again; then they are not sent any more."""
+"""How often entries may be deleted after they were sent again; then they are not sent any more."""
 
 
 class Top(msgspec.Struct, frozen=True):
-    """A stream at one moment. ``last``: the last id it ever had; entries: (stream id, event id)."""
+    """A stream at one moment. ``last``: the largest id it ever had; ``first``: the id of its oldest entry; ``newest``: its newest entry."""
 
     last: StreamId
     first: StreamId | None
     newest: tuple[StreamId, str] | None
+    """Stream id and event id; None, like ``first``, for an empty stream."""
 
 
 class Finding(msgspec.Struct, frozen=True):
     """What a comparison found."""
 
     top: Top | None
+    """None if there is no stream."""
     confirmed: list[Spooled]
-    """Sent earlier, and only now known to be there."""
+    """Events that were sent earlier, and are only now known to be there."""
     seen: Spooled | None = None
-    """The newest confirmed event, seen to be there; None: none is expected."""
+    """The newest confirmed event, which was found there; None if none is expected."""
     lost: int = 0
     """Confirmed events that Redis no longer has; they count as unsent now."""
     unwanted: int = 0
-    """Events that were deleted again after they had been sent again: somebody wants them gone."""
+    """Events that were deleted again after they had been sent again: somebody does not want them there."""
 
 
 class Reconciler:
-    """Holds a stream against a spool, for the length of a connection."""
+    """Compares a stream with the spool; one for each connection. Methods raise what ``StreamReader`` raises, and the spool's errors."""
 
     def __init__(self, feed: Feed, ids: StreamIds) -> None:
         self._feed, self._spool, self._ids = feed, feed.spool, ids
         self._first: StreamId | None = None
 
     def compare(self, stream: "StreamReader") -> Finding:
-        """Move the spool's watermark to where it is true."""
+        """Compare, and move the spool's watermark to what the stream really has; returns what was found."""
         top, newest, seen, lost, unwanted = stream.top(), self._feed.newest_sent(), None, 0, 0
         if newest is not None and top is not None and _has(stream, top, newest):
             seen = newest
@@ -111,16 +113,16 @@ class Reconciler:
                 unwanted = newest.seq - kept
             else:
                 lost = self._feed.rewind(kept)
-        confirmed = [] if lost else self._already_there(stream, top)  # behind a loss they prove nothing
+        confirmed = [] if lost else self._already_there(stream, top)  # after a loss they prove nothing
         return Finding(top, confirmed, confirmed[-1] if confirmed else seen, lost, unwanted)
 
     def unchanged(self, stream: "StreamReader") -> bool:
-        """Whether what was confirmed is still there; all that must be known while there is nothing to send."""
+        """Whether the newest confirmed event is still there. That is enough while there is nothing to send."""
         newest = self._feed.newest_sent()
         return newest is None or stream.between(newest.stamp, newest.stamp, 1) == [(newest.stamp, newest.id)]
 
     def _already_there(self, stream: "StreamReader", top: Top | None) -> list[Spooled]:
-        """Events whose confirmation was lost, by a broken connection or a kill."""
+        """Confirm events that are there already: their confirmation was lost with a connection or a killed process."""
         found: list[Spooled] = []
         while top is not None and _growing(self._feed.unsent(1), top.last):
             events = _growing(self._feed.unsent(PAGE), top.last)
@@ -134,7 +136,7 @@ class Reconciler:
         return found
 
     def _kept(self, stream: "StreamReader", newest: Spooled) -> int:
-        """``seq`` of the newest confirmed event that is still there; 0: none."""
+        """``seq`` of the newest confirmed event that is still there; 0 if there is none."""
         last: StreamId | None = newest.stamp
         while last is not None:
             page = stream.before(last, PAGE)
@@ -145,9 +147,9 @@ class Reconciler:
         return 0
 
     def _deleted_on_purpose(self, kept: int) -> bool:
-        """The stream is the same, its newest entries were deleted by a command, and after they were sent again, again.
+        """Whether somebody deletes the newest entries on purpose: ``DELETED_AGAIN`` times after they had been sent again.
 
-        A consumer that deletes what it has read would otherwise get everything without end.
+        Without this, a consumer that deletes what it has read would get the same events for ever.
         """
         again = self._spool.fact("deleted_again") + (kept < self._spool.fact("sent_again"))
         self._spool.set_fact("deleted_again", again)
@@ -157,7 +159,7 @@ class Reconciler:
         return False
 
     def _note_head(self, top: Top) -> None:
-        """Remember where the stream begins: what lies before was trimmed."""
+        """Store where the stream begins: entries before that were trimmed."""
         if top.first is not None and top.first != self._first:
             self._first = top.first
             self._spool.set_fact("head", self._ids.first_confirmed_from(top.first))
@@ -170,7 +172,7 @@ def _has(stream: "StreamReader", top: Top, event: Spooled) -> bool:
 
 
 def _growing(events: list[Spooled], last: StreamId) -> list[Spooled]:
-    """The first of these that can be in a stream up to ``last``, as long as their ids grow."""
+    """The leading events whose ids grow and are not larger than ``last``: those that can be in the stream."""
     count = next((k for k, (a, b) in enumerate(pairwise(events), 1) if b.stamp <= a.stamp), len(events))
     return list(takewhile(lambda e: e.stamp <= last, events[:count]))
 
@@ -187,7 +189,7 @@ _LARGEST = (1 << 63) - 2
 
 @contextmanager
 def open_reader(client: Any, pipe: Any, key: str) -> Iterator["StreamReader"]:
-    """A look through the connection that a pipeline watches with, or through any of the client's."""
+    """A reader of the stream ``key`` for the block, on the connection that ``pipe`` watches with, or on another of the client's."""
     if pipe.watching:
         yield StreamReader(pipe.connection, key)
         return
@@ -199,12 +201,17 @@ def open_reader(client: Any, pipe: Any, key: str) -> Iterator["StreamReader"]:
 
 
 class StreamReader:
-    """What the comparison asks. Raises what redis-py does, ``OSError``, ``RefusedError``, and anything for odd replies."""
+    """Reads a stream, in bounded memory. Each method sends one request and waits for the reply.
+
+    They raise what redis-py raises, ``OSError``, ``RefusedError`` if the server refuses, and any exception for a malformed reply;
+    except after ``RefusedError`` the connection is closed then.
+    """
 
     def __init__(self, connection: Any, key: str) -> None:
         self._connection, self._key = connection, key
 
     def top(self) -> Top | None:
+        """Both ends of the stream; None if there is no stream. Raises ``LinepipeError`` if its last id leaves no room for more."""
         try:
             told = self._ask("XINFO", "STREAM", self._key)
         except RefusedError as exc:
@@ -218,9 +225,11 @@ class StreamReader:
         return Top(last, parse_id(first[0]) if first else None, _entry(newest) if newest else None)
 
     def between(self, first: StreamId, last: StreamId, count: int) -> list[tuple[StreamId, str]]:
+        """(stream id, event id) of the oldest ``count`` entries from ``first`` to ``last``, inclusive, oldest first."""
         return self._entries("XRANGE", "{}-{}".format(*first), "{}-{}".format(*last), count)
 
     def before(self, last: StreamId, count: int) -> list[tuple[StreamId, str]]:
+        """(stream id, event id) of the newest ``count`` entries up to ``last``, inclusive, newest first."""
         return self._entries("XREVRANGE", "{}-{}".format(*last), "-", count)
 
     def _entries(self, command: str, start: str, end: str, count: int) -> list[tuple[StreamId, str]]:
@@ -231,7 +240,7 @@ class StreamReader:
         try:
             return Replies(self._connection._sock).read()
         except Exception as exc:
-            problem = exc.with_traceback(None)  # which would keep the reader, and so the socket, open
+            problem = exc.with_traceback(None)  # a traceback would keep the reader, and so the socket, open
         if not isinstance(problem, RefusedError):
             self._connection.disconnect()  # the rest of the reply may still come
         try:

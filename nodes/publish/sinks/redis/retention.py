@@ -1,7 +1,7 @@
-"""How much of the stream stays in Redis: what is younger than ``keep_ms``, and what a consumer group has not read.
+"""Trims the stream in Redis: entries younger than ``keep_ms`` stay, and entries that a consumer group has not read.
 
-Trimming is by the age that the spool counts, never by the wall clock, and stops behind every consumer group. A group
-that stands still for ``GROUP_IDLE_MS`` holds nothing back any more. ``keep_bytes`` bounds the stream whatever groups do.
+Ages are those that the spool counts, never the wall clock's. Entries of a group that has not moved for ``GROUP_IDLE_MS`` are
+trimmed all the same. ``keep_bytes`` limits the size of the stream whatever groups have read.
 """
 
 from typing import Any
@@ -12,18 +12,21 @@ from pipeline.core.events import AlarmKind
 from pipeline.runtime.supervisor import Alarms
 
 GROUP_IDLE_MS = 86_400_000
-_ROOM = 0.9  # of keep_bytes: how much is left after trimming for size
+_ROOM = 0.9  # share of keep_bytes that is left after trimming for size
 
 
 class Retention:
-    """Trims one stream, about once a minute."""
+    """Trims one stream. ``keep_ms``: age in ms; ``keep_bytes``: memory that it may take, None: no limit."""
 
     def __init__(self, stream: str, feed: Feed, ids: StreamIds, *, keep_ms: int, keep_bytes: int | None, alarms: Alarms) -> None:
         self._feed, self._spool, self._ids = feed, feed.spool, ids
         self._stream, self._keep_ms, self._keep_bytes, self._alarms = stream, keep_ms, keep_bytes, alarms
 
     def trim(self, client: Any) -> None:
-        """Trim what is old, then what is too much. Raises what redis-py raises."""
+        """Trim old entries, then those over ``keep_bytes``, and set the alarms of consumer groups. Called about once a minute.
+
+        Does nothing if there is no stream. Raises what redis-py raises, ``SpoolTroubleError`` and ``SpoolDamagedError``.
+        """
         if not client.exists(self._stream):
             return
         groups = {_text(g["name"]): self._position(client, g) for g in client.xinfo_groups(self._stream)}
@@ -41,12 +44,15 @@ class Retention:
         self._tell(groups)
 
     def _tell(self, groups: dict[str, StreamId]) -> None:
-        """Which groups have lost entries, and which are gone."""
+        """Set the alarms of groups that lost unread entries, and end those of groups that are gone."""
         for name, place in groups.items():
-            lost = place < (self._spool.fact(f"lost:{name}/ms"), self._spool.fact(f"lost:{name}/n"))  # up to where it was trimmed unread
+            lost = place < (
+                self._spool.fact(f"lost:{name}/ms"),
+                self._spool.fact(f"lost:{name}/n"),
+            )  # where the last trimming of unread entries ended
             slow = "reads too slowly: entries were trimmed unread, as the stream had grown to publish.keep_mib"
             self._alarms.set(
-                AlarmKind.GROUP_LOST.of(name), lost, f"consumer group {name} {slow if lost else 'has passed what was trimmed'}"
+                AlarmKind.GROUP_LOST.of(name), lost, f"consumer group {name} {slow if lost else 'has read past the trimmed entries'}"
             )
         for alarm in self._alarms.named("group_"):
             if (group := alarm.split(":", 1)[1]) not in groups:
@@ -56,7 +62,7 @@ class Retention:
         client.xtrim(self._stream, minid=f"{place[0]}-{place[1]}", approximate=True)
 
     def _position(self, client: Any, group: dict[str, Any]) -> StreamId:
-        """First entry that a group still needs."""
+        """Stream id of the first entry that a group still needs."""
         pending = client.xpending(self._stream, group["name"])
         if pending["pending"]:
             return parse_id(pending["min"])
@@ -68,12 +74,12 @@ class Retention:
         newest, now = self._feed.newest_sent(), self._spool.ages.now_ms
         waits = newest is not None and place <= newest.stamp
         still = self._spool.ages.unchanged_ms(f"group:{name}", (*place, 0 if waits else now)) >= GROUP_IDLE_MS
-        idle = "has read nothing for a day: it no longer keeps entries from being trimmed; delete it if nobody uses it"
+        idle = "has read nothing for a day: old entries are trimmed now though it has not read them; delete it if nobody uses it"
         self._alarms.set(AlarmKind.GROUP_IDLE.of(name), still, f"consumer group {name} {idle if still else 'reads again'}")
         return still
 
     def _too_much(self, client: Any) -> StreamId | None:
-        """The first entry that may stay where the stream takes more memory than it may; None: it does not."""
+        """Stream id of the first entry that may stay if the stream takes more memory than allowed; None if it does not."""
         if self._keep_bytes is None:
             return None
         used, length = client.memory_usage(self._stream) or 0, client.xlen(self._stream)

@@ -1,10 +1,10 @@
-"""The events into Redis: in order, one group at a time, the same ids however often.
+"""Sends the events to Redis: in order, one group at a time, with the same ids each time.
 
-A group is sent only onto a stream that was just compared with the spool (``reconcile``): WATCH, look, MULTI ... EXEC.
-If anything touches the stream in between, nothing of the group is written, and it is looked at again. Beside somebody who
-writes all the time nothing is watched: the group itself asks whether the last confirmed event is there, and gets ids far
-ahead, of which the server takes all or none. If the server refuses one entry it refuses the group. So nothing overtakes
-what was refused, and nothing is written behind a loss. No EVAL is needed.
+A group is sent only to a stream that was just compared with the spool (``reconcile``): WATCH, compare, MULTI ... EXEC. If
+anybody changes the stream in between, nothing of the group is written, and the stream is compared again. If another client
+writes all the time, WATCH would always fail. Then the group goes without it: it first reads the last confirmed event in the same
+transaction, and its ids are so far ahead that the server takes all entries or none. If the server refuses one entry, it refuses
+the group. So no event overtakes a refused one, and none is written after a loss. No EVAL is needed.
 """
 
 import random
@@ -30,17 +30,18 @@ GROUP = 200
 TIMEOUT_S = 2.0
 TRIM_S = 60.0
 CONTENDED = 5
-"""So often may somebody else write between look and group; then a group goes without WATCH, which needs no quiet moment."""
-AHEAD_MS = 1000  # how far ahead of such a writer stream ids are put
-LEAST_STEP, MOST_STEP, LARGEST = 1 << 32, 1 << 40, 1 << 62  # and, within one millisecond, how far ahead in their second part
-FOREIGN_S = 60.0  # nobody else having written for so long ends that alarm
-_TOO_SMALL = "equal or smaller"  # of an id, behind somebody else's
+"""How often another client may write between comparing and sending; after that a group goes without WATCH."""
+AHEAD_MS = 1000  # how far stream ids are put ahead of such a client's
+LEAST_STEP, MOST_STEP, LARGEST = 1 << 32, 1 << 40, 1 << 62  # the same within one millisecond: steps of the id's second part
+FOREIGN_S = 60.0  # time without another client's entries after which their alarm ends
+_TOO_SMALL = "equal or smaller"  # in the server's reply: another client's id is larger
 
 
 class RedisSink:
-    """The line's Redis, as a ``Sink``. ``lifted(id)`` is told how far the ids of the stream have come.
+    """The line's Redis, as a ``Sink``. Calls ``lifted(id)`` with the stream id after which new events must be stamped.
 
-    ``keep_bytes``: how much memory the stream may take there; None: it is not looked at.
+    ``keep_ms``: age up to which entries stay in the stream. ``keep_bytes``: memory that the stream may take in the server; None:
+    no limit. ``turn`` raises ``LinepipeError`` if Redis is away, ``SpoolTroubleError`` and ``SpoolDamagedError``.
     """
 
     def __init__(
@@ -66,7 +67,7 @@ class RedisSink:
         self._trim_at = time.monotonic() + TRIM_S
 
     def connect(self) -> None:
-        """Begin with a connection of which nothing is believed."""
+        """Make a client; it connects at the first ``turn``, which compares stream and spool from the beginning."""
         self._compared = False
         self._reconciler = Reconciler(self._feed, self._ids)
         self._client = redis.Redis.from_url(
@@ -84,7 +85,7 @@ class RedisSink:
             self._client = None
 
     def turn(self) -> bool:
-        """Trim, compare, send a group: whether there may be more to do at once. Raises what says why Redis is away."""
+        """Trim, compare, send a group; returns whether there may be more to do at once. Each request waits ``TIMEOUT_S`` at most."""
         try:
             return self._turn(self._client)
         except (redis.RedisError, OSError, RefusedError) as exc:
@@ -92,7 +93,7 @@ class RedisSink:
         except LinepipeError:
             raise
         except Exception as exc:
-            raise LinepipeError(f"it answers as no Redis does ({type(exc).__name__}: {exc})") from exc
+            raise LinepipeError(f"its replies are not those of a Redis server ({type(exc).__name__}: {exc})") from exc
 
     def _turn(self, client: Any) -> bool:
         if time.monotonic() > self._trim_at:
@@ -110,7 +111,7 @@ class RedisSink:
                 if (events := self._feed.unsent(GROUP)) and found is not None and not found.lost:
                     sent = self._send(pipe, found, events)
         except redis.WatchError as exc:
-            if isinstance(exc.__context__, redis.RedisError):  # so redis-py tells of a connection lost while watching
+            if isinstance(exc.__context__, redis.RedisError):  # how redis-py reports a connection that was lost while watching
                 raise exc.__context__ from exc
             self._contended += 1
             return True
@@ -121,7 +122,7 @@ class RedisSink:
         return bool(events)
 
     def _compare(self, reader: StreamReader) -> Finding:
-        """Hold the stream against the spool, and say what was found."""
+        """Compare the stream with the spool, and raise alarms for what was found."""
         new = self._feed.spool.fact("head") == 0
         found = self._reconciler.compare(reader)
         if found.confirmed:
@@ -131,15 +132,15 @@ class RedisSink:
             text = f"somebody deletes the newest entries of {self._stream} again and again; they are not sent any more"
             self._alarms.set(AlarmKind.ENTRIES_DELETED, True, text)
         if found.top is not None and new:
-            self._lifted(found.top.last)  # a stream from an earlier spool: stay behind it
+            self._lifted(found.top.last)  # a stream from an earlier spool: new ids must be larger
         return found
 
     def _send(self, pipe: Any, found: Finding, events: list[Spooled]) -> list[Spooled]:
-        """One group, all or nothing. Raises ``redis.WatchError`` if the stream is not as it was when it was looked at."""
+        """Send one group, all or nothing. Raises ``redis.WatchError`` if the stream has changed since it was compared."""
         top, seen = found.top, found.seen
         if top is None and not pipe.watching:
             self._contended = 0
-            raise redis.WatchError("nobody writes to a stream that is not there")
+            raise redis.WatchError("the stream is missing, so nobody writes to it: use WATCH again")
         if top is not None:
             events = self._behind(events, top.last, watched=pipe.watching)
         if pipe.watching:
@@ -152,7 +153,7 @@ class RedisSink:
         replies = pipe.execute(raise_on_error=False)
         for reply in replies:
             if isinstance(reply, Exception):
-                raise redis.WatchError("others were faster") if _TOO_SMALL in str(reply) else reply
+                raise redis.WatchError("another client wrote first") if _TOO_SMALL in str(reply) else reply
         if None in replies or (seen is not None and [fields.get(b"id") for _, fields in replies[0]] != [seen.id.encode()]):
             raise redis.WatchError("the stream is gone, or another one")
         self._calm_down()
@@ -171,7 +172,7 @@ class RedisSink:
             self._alarms.set(
                 AlarmKind.FOREIGN_ENTRIES,
                 True,
-                f"somebody else writes to {self._stream}; events get new stream ids behind {last[0]}-{last[1]}",
+                f"somebody else writes to {self._stream}; events get new stream ids after {last[0]}-{last[1]}",
             )
         return lifted
 
@@ -179,7 +180,7 @@ class RedisSink:
         self._contended = max(0, self._contended - 1)
 
     def _tell_listeners(self, client: Any, events: list[Spooled]) -> None:
-        """Pub/Sub, for those who only listen."""
+        """Publish the events with PUBLISH too, for clients that only listen."""
         if not events:
             return
         pipe = client.pipeline(transaction=False)
@@ -205,7 +206,7 @@ class RedisSink:
 
 
 def _far_ahead(events: list[Spooled], last: StreamId) -> StreamId:
-    """A place far ahead of a stream's end: whatever somebody else adds meanwhile, all ids behind it are taken or none."""
+    """A stream id far after the stream's end: whatever another client adds meanwhile, the server takes all ids after it or none."""
     (ms, n), step = last, random.randrange(LEAST_STEP, MOST_STEP)
     if LEAST_STEP <= n < LARGEST and all(e.stamp <= (ms, n + step) for e in events):
         return ms, n + step
