@@ -1,17 +1,31 @@
 # make run    install into .venv and run the demo line; ARGS="--for 20s --summary s.json" passes options on
-# make test   install what the tests need and run them
+# make test   install what the tests need and run them: every promise once
+# make test-all  every promise by all its tests, the long ones too; ARGS="-m long" only those
 # make check  lint, types, import contracts, spelling, workflows
+# make docs   the documentation as a site, in .site; fails on a link that leads nowhere
+# make cover  how much of the code the short tests run, in lines and branches
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt
 
-.PHONY: run install test check clean
+.PHONY: run install test test-all check docs cover clean
 run: .venv/installed
 	@.venv/bin/linepipe run deploy/line1.yaml $(ARGS)
 
 install: .venv/installed
 
+# One worker more than there are processors: tests of lines wait for half of their time.
+TEST := .venv/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadgroup
 test: .venv/installed-test
-	.venv/bin/python -m pytest $(ARGS)
+	$(TEST) -m "not long" $(ARGS)
+
+test-all: .venv/installed-test
+	$(TEST) $(ARGS)
+
+cover: .venv/installed-test
+	$(TEST) -m "not long" --cov --cov-report=term:skip-covered $(ARGS)
+
+docs: .venv/installed-docs
+	.venv/bin/sphinx-build -q -W --keep-going -c docs -b html . .site
 
 check: .venv/installed-check
 	.venv/bin/ruff check .
@@ -35,4 +49,4 @@ check: .venv/installed-check
 	@touch $@
 
 clean:
-	rm -rf .venv .linepipe
+	rm -rf .venv .linepipe .site

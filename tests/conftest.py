@@ -1,4 +1,4 @@
-"""What tests share: where real data lies, small images, a model, servers. A missing service skips at home and fails in CI."""
+"""What tests share: the real images, small images, servers. A test that needs something missing skips."""
 
 import os
 import shutil
@@ -17,22 +17,33 @@ from pipeline.redis.server import server_program
 ROOT = Path(__file__).resolve().parents[1]
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs that tests start find the package in ``tests/installed``, as pytest itself does (``pythonpath``)."""
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "installed"), os.environ.get("PYTHONPATH"))))
+    if hasattr(config, "workerinput"):  # tests run side by side: threads of OpenMP would spin while they wait for each other
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of the variants of a test that runs whole lines or commands, all but the first are ``long``."""
+    seen: set[str] = set()
+    for item in items:
+        name, _, variant = item.nodeid.partition("[")
+        if name in seen and name.startswith(("tests/system/", "tests/chaos/")):
+            item.add_marker(pytest.mark.long)
+        seen.add(name if variant else "")
+
+
 @pytest.fixture(scope="session", autouse=True)
 def no_nohup_for_lines() -> None:
-    """A suite that was started by ``nohup`` keeps that to itself: a line that inherits an ignored SIGHUP respects it."""
+    """Lines that tests start do not inherit the ignored SIGHUP of a suite started by ``nohup``, which they would respect."""
     if signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
         signal.signal(signal.SIGHUP, lambda *_: None)  # programs that are started get the default
 
 
-@pytest.fixture(scope="session", autouse=True)
-def tiny_network_in_every_process() -> None:
-    """Programs that tests start find the package in ``tests/installed``, as pytest itself does (``pythonpath``)."""
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (str(ROOT / "tests" / "installed"), os.environ.get("PYTHONPATH"))))
-
-
 @pytest.fixture(scope="session")
 def neu_dir() -> Path:
-    """The NEU images; tests that need them skip where they are not."""
+    """Folder of the NEU images; tests that need them skip where they are missing."""
     path = Path(os.environ.get("LINEPIPE_NEU_DIR", ROOT.parent / "shared" / "data" / "neu-det"))
     if not (path / "split.csv").is_file():
         pytest.skip("needs the NEU images: put them at ../shared/data/neu-det or name their folder in LINEPIPE_NEU_DIR")
@@ -55,7 +66,7 @@ def make_images() -> Callable[..., list[Path]]:
 
 
 class Server:
-    """A real Redis-compatible server that tests may kill and start again on the same port and data."""
+    """A real Redis-compatible server on 127.0.0.1 that tests may kill and start again with the same port and data."""
 
     def __init__(self, program: str, folder: Path) -> None:
         self._program, self._folder = program, folder
@@ -66,7 +77,7 @@ class Server:
         self._process: subprocess.Popen[bytes] | None = None
 
     def start(self, *options: str) -> None:
-        """Start and wait until it answers."""
+        """Start and wait until it answers. Raises ``AssertionError`` with its log if it ends instead."""
         args = ["--port", str(self.port), "--bind", "127.0.0.1", "--dir", str(self._folder), "--appendonly", "yes", "--save", ""]
         log = ["--logfile", str(self._folder / "server.log")]
         self._process = subprocess.Popen([self._program, *args, *log, *options], stdout=subprocess.DEVNULL)
@@ -81,13 +92,13 @@ class Server:
         raise AssertionError((self._folder / "server.log").read_text())
 
     def kill(self) -> None:
-        """SIGKILL, and wait until it is gone."""
+        """Send SIGKILL and wait until it is gone; nothing happens if it was never started."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
 
     def pause(self, seconds: float) -> None:
-        """Hang: alive, and answers nothing for a while."""
+        """Stop the server for ``seconds`` by SIGSTOP: it is alive and answers nothing. Blocks for that time."""
         assert self._process is not None
         self._process.send_signal(signal.SIGSTOP)
         try:
@@ -96,12 +107,14 @@ class Server:
             self._process.send_signal(signal.SIGCONT)
 
     def wipe(self) -> None:
-        """Forget everything it had on disk."""
+        """Remove what the server has on disk."""
         shutil.rmtree(self._folder / "appendonlydir", ignore_errors=True)
         (self._folder / "appendonly.aof").unlink(missing_ok=True)  # where Redis 6.2 keeps it
 
 
-@pytest.fixture(params=["valkey", "redis", *(["other"] if "LINEPIPE_REDIS_SERVER" in os.environ else [])])
+@pytest.fixture(
+    params=["valkey", pytest.param("redis", marks=pytest.mark.long), *(["other"] if "LINEPIPE_REDIS_SERVER" in os.environ else [])]
+)
 def server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """The embedded Valkey and Debian's Redis 7.0, one after the other, and what LINEPIPE_REDIS_SERVER names (6.2, say)."""
     if request.param == "valkey":

@@ -12,9 +12,13 @@ SIDE = 32
 
 
 def write_tiny_model(folder: Path) -> Path:
-    """``folder/tiny.safetensors``, untrained, always the same: three classes, grey tiles of ``SIDE`` pixels."""
-    torch.manual_seed(0)
+    """``folder/tiny.safetensors``: dark tiles of ``SIDE`` pixels are ``a``, middling ones ``b``, bright ones ``c``; not black is defect."""
     network = create("tiny", 3, locate=True)
+    with torch.no_grad():
+        network.get_parameter("conv.weight").fill_(1 / 16)
+        network.get_parameter("conv.bias").zero_()
+        network.get_parameter("fc.weight").copy_(torch.tensor([-4.0, 0.0, 4.0])[:, None].expand(3, 8))
+        network.get_parameter("fc.bias").copy_(torch.tensor([10.0, 0.0, -20.0]))
     info = ModelInfo(
         name="tiny",
         architecture="tiny",

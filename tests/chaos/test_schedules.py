@@ -1,7 +1,7 @@
 """Seeded schedules of faults on a running line: whatever happens to its processes and its Redis, the promises hold.
 
 A seed gives the same faults in the same order; when they come depends on the machine. After a failure, run the seed again:
-``LINEPIPE_CHAOS_SEEDS=17 make test ARGS=tests/chaos``.
+``LINEPIPE_CHAOS_SEEDS=17 make test-all ARGS=tests/chaos``.
 """
 
 import random

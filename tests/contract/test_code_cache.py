@@ -1,4 +1,4 @@
-"""Compiled code is kept whole or made anew, whatever was left of it."""
+"""Compiled code is kept whole or made again, whatever was left of it."""
 
 import os
 import shutil
@@ -69,7 +69,7 @@ def garble(path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["a/library", "index", "../inductor.seal"])
 @pytest.mark.parametrize("damage", [truncate, garble, Path.unlink])
-def test_what_is_damaged_is_made_anew(code: Code, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture) -> None:
+def test_what_is_damaged_is_made_again(code: Code, name: str, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture) -> None:
     code.open()
     damage(code.folder / name)
 
@@ -91,7 +91,7 @@ def test_what_a_killed_compiler_left_is_not_loaded(code: Code, caplog: pytest.Lo
     assert code.compiled == 1
 
 
-def test_code_that_is_whole_and_does_not_work_is_made_anew_once(code: Code, caplog: pytest.LogCaptureFixture) -> None:
+def test_code_that_is_whole_and_does_not_work_is_made_again_once(code: Code, caplog: pytest.LogCaptureFixture) -> None:
     """It was compiled on another machine, say."""
     code.open()
 
@@ -103,7 +103,7 @@ def test_code_that_is_whole_and_does_not_work_is_made_anew_once(code: Code, capl
 
     assert code.open() == code.open() == "engine"
 
-    assert "does not work and is made anew: invalid ELF header" in caplog.text
+    assert "does not work and is compiled again: invalid ELF header" in caplog.text
     assert code.compiled == 2
 
 
@@ -139,6 +139,7 @@ def as_a_new_process() -> None:
 
 
 @COMPILES
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_damaged_cache_does_not_keep_the_compiled_engine_from_working(
     opened: Callable[[], np.ndarray], tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -158,6 +159,7 @@ def test_a_damaged_cache_does_not_keep_the_compiled_engine_from_working(
 
 
 @COMPILES
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_killed_compilation_does_not_keep_the_next_from_working(opened: Callable[[], np.ndarray], tmp_path: Path) -> None:
     program = (

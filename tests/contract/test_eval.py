@@ -45,10 +45,9 @@ def model(tmp_path: Path) -> Path:
     path = write_tiny_model(tmp_path)
     network, info = load_model(path)
     with torch.no_grad():
-        network.get_parameter("conv.weight").abs_()
-        network.get_parameter("fc.weight").copy_(torch.tensor([[-6.0], [0.0], [6.0]]).expand(3, 8))
+        network.get_parameter("fc.weight").copy_(torch.tensor([[-3.0], [0.0], [3.0]]).expand(3, 8))
         grey = torch.full((1, 1, 32, 32), 128, dtype=torch.uint8)
-        network.get_parameter("fc.bias").copy_(-network(grey)[0][0] + torch.tensor([0.0, 0.3, 0.0]))
+        network.get_parameter("fc.bias").sub_(network(grey)[0][0] - torch.tensor([0.0, 1.0, 0.0]))
     save_model(path, network, info)
     return path
 

@@ -29,23 +29,12 @@ from pipeline.config.model_file import find_model
 from tests.tiny import SIDE, write_tiny_model
 
 COMPILES = [
+    pytest.mark.long,
+    pytest.mark.xdist_group("compiled export"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++: apt-get install g++"),
     pytest.mark.timeout(600),
 ]
 ENGINES = ["onnx", "openvino", pytest.param("compiled", marks=COMPILES)]
-
-
-def write_model(folder: Path) -> Path:
-    """Tells dark, middling and bright tiles apart, and takes what is not black for the defect."""
-    path = write_tiny_model(folder)
-    network, info = load_model(path)
-    with torch.no_grad():
-        network.get_parameter("conv.weight").fill_(1 / 16)
-        network.get_parameter("conv.bias").zero_()
-        network.get_parameter("fc.weight").copy_(torch.tensor([-4.0, 0.0, 4.0])[:, None].expand(3, 8))
-        network.get_parameter("fc.bias").copy_(torch.tensor([10.0, 0.0, -20.0]))
-    save_model(path, network, info)
-    return path
 
 
 def write_images(folder: Path) -> Path:
@@ -60,7 +49,7 @@ def write_images(folder: Path) -> Path:
 
 @pytest.fixture
 def model(tmp_path: Path) -> Path:
-    return write_model(tmp_path)
+    return write_tiny_model(tmp_path)
 
 
 @pytest.fixture
@@ -88,7 +77,7 @@ class Made(NamedTuple):
 def made(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Made:
     folder = tmp_path_factory.mktemp("made")
     with redirect_stdout(io.StringIO()) as said:
-        path, data = write_model(folder), write_images(folder / "data")
+        path, data = write_tiny_model(folder), write_images(folder / "data")
         assert linepipe("export", path, "--engine", request.param, "--out", folder / "out", "--data", data, "--json") == 0
         return Made(request.param, folder / "out", EagerEngine(path), json.loads(said.getvalue()))
 

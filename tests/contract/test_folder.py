@@ -113,7 +113,7 @@ def test_the_first_capture_of_a_run_never_uses_a_list_that_lies_there(top: Camer
 
 
 @pytest.mark.parametrize("harm", ["gone", "cut", "empty", "pipe"])
-def test_a_lost_list_is_made_anew_and_it_is_said_what_that_means(top: Camera1, harm: str, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_list_is_made_again_and_it_is_said_what_that_means(top: Camera1, harm: str, caplog: pytest.LogCaptureFixture) -> None:
     top.add(b"a.jpg", b"b.jpg")
     top.open()
     data = top.kept.read_bytes()
@@ -201,7 +201,7 @@ def test_a_folder_that_goes_ends_capture_as_at_a_start_without_it(top: Camera1, 
 
 
 def test_a_folder_that_is_empty_now_ends_capture_as_one_that_is_gone(top: Camera1) -> None:
-    """What a mount leaves behind, on whatever device, and a folder that was removed and made anew: nobody can tell these apart."""
+    """What a mount leaves behind, on whatever device, and a folder that was removed and made again: nobody can tell these apart."""
     top.add(b"a.jpg", b"b.jpg")
     source = top.open()
     away = top.images.rename(top.images.with_name("away"))

@@ -1,4 +1,4 @@
-"""An engine that answers wrongly does not go on: damaged at the start it is made anew or refused, later the node ends."""
+"""An engine that answers wrongly does not go on: damaged at the start it is made again or refused, later the node ends."""
 
 import re
 import select
@@ -17,10 +17,13 @@ from nodes.infer.engines.contract import Output
 from nodes.infer.engines.load import load_engine
 from nodes.infer.engines.openvino import OpenVinoEngine
 from pipeline.config import Camera, Config, Infer
-from pipeline.config.model_file import find_model
 from pipeline.core.errors import NodeError
+from tests.tiny import SIDE, write_tiny_model
 
-MODEL = find_model("ilcs-neu")
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_tiny_model(tmp_path_factory.mktemp("model"))
 
 
 def flip(weights: Path) -> None:
@@ -33,7 +36,7 @@ def flip(weights: Path) -> None:
 
 
 def cut(weights: Path) -> None:
-    weights.write_bytes(weights.read_bytes()[:100_000])
+    weights.write_bytes(weights.read_bytes()[: weights.stat().st_size // 2])
 
 
 def empty(weights: Path) -> None:
@@ -44,22 +47,22 @@ def garble(weights: Path) -> None:
     weights.with_suffix(".xml").write_text("damaged")
 
 
-def test_a_converted_model_is_used_again(tmp_path: Path) -> None:
-    OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
+def test_a_converted_model_is_used_again(model: Path, tmp_path: Path) -> None:
+    OpenVinoEngine(model, "sha256:x", SIDE, tmp_path)
     (kept,) = tmp_path.glob("*/model.xml")
     stamp = kept.stat().st_mtime_ns
 
-    OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
+    OpenVinoEngine(model, "sha256:x", SIDE, tmp_path)
 
     assert kept.stat().st_mtime_ns == stamp
 
 
 @pytest.mark.timeout(120)
-def test_processes_that_convert_the_same_at_once_all_get_it(tmp_path: Path) -> None:
+def test_processes_that_convert_the_same_at_once_all_get_it(model: Path, tmp_path: Path) -> None:
     program = (
         "import sys; from pathlib import Path; from nodes.infer.engines.openvino import OpenVinoEngine;"
-        " from pipeline.config.model_file import find_model; print('ready', flush=True); sys.stdin.readline();"
-        " OpenVinoEngine(find_model('ilcs-neu'), 'sha256:x', 300, Path(sys.argv[1]))"
+        " print('ready', flush=True); sys.stdin.readline();"
+        f" OpenVinoEngine(Path({str(model)!r}), 'sha256:x', {SIDE}, Path(sys.argv[1]))"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "engines")]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -74,22 +77,22 @@ def test_processes_that_convert_the_same_at_once_all_get_it(tmp_path: Path) -> N
 
 
 @pytest.mark.parametrize("damage", [flip, cut, empty, garble])
-def test_a_damaged_conversion_is_made_anew_and_that_is_said(
-    tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
+def test_a_damaged_conversion_is_made_again_and_that_is_said(
+    model: Path, tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
+    first = OpenVinoEngine(model, "sha256:x", SIDE, tmp_path)
     right = first(first.golden.tiles).logits
     del first
     (weights,) = tmp_path.glob("*/model.bin")
     damage(weights)
 
-    second = OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path)
+    second = OpenVinoEngine(model, "sha256:x", SIDE, tmp_path)
 
     assert (second(second.golden.tiles).logits == right).all()
-    assert "is damaged and made anew" in caplog.text
+    assert "is damaged and is converted again" in caplog.text
 
 
-def test_an_engine_that_is_wrong_even_when_made_anew_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_engine_that_is_wrong_even_when_made_again_is_refused(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     convert = ilcs_model.export.to_openvino
 
     def badly(path: Path, target: Path) -> None:
@@ -100,7 +103,7 @@ def test_an_engine_that_is_wrong_even_when_made_anew_is_refused(tmp_path: Path, 
     config = Config(
         line="l",
         cameras={"top": Camera(source="folder:x")},
-        infer=Infer(model="ilcs-neu", engine="openvino"),
+        infer=Infer(model=str(model), engine="openvino"),
         state_dir=str(tmp_path),
     )
 
@@ -124,8 +127,8 @@ class Failing:
 
 
 @pytest.fixture(scope="module")
-def real(tmp_path_factory: pytest.TempPathFactory) -> OpenVinoEngine:
-    return OpenVinoEngine(MODEL, "sha256:x", 300, tmp_path_factory.mktemp("engines"))
+def real(model: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenVinoEngine:
+    return OpenVinoEngine(model, "sha256:x", SIDE, tmp_path_factory.mktemp("engines"))
 
 
 def wait(runner: EngineRunner, count: int) -> list[Any]:
@@ -146,7 +149,7 @@ def device_lost(logits: np.ndarray) -> np.ndarray:
     [
         (lambda logits: -logits, "answers wrongly"),
         (lambda logits: logits * np.nan, "answers wrongly"),
-        (lambda logits: logits[:, :3], "shape"),
+        (lambda logits: logits[:, :2], "shape"),
         (device_lost, "failed: CUDA error"),
     ],
 )

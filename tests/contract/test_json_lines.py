@@ -51,7 +51,7 @@ def test_a_forgotten_watermark_costs_a_look_and_no_second_line(file: FileSink) -
 
 
 @pytest.mark.parametrize("torn", [1, 9, 60])
-def test_a_line_that_was_torn_by_a_kill_is_written_anew(file: FileSink, torn: int) -> None:
+def test_a_line_that_was_torn_by_a_kill_is_written_again(file: FileSink, torn: int) -> None:
     file.add(10)
     file.wait_sent()
     file.stop()
@@ -227,7 +227,7 @@ def test_what_is_full_is_put_aside_and_the_oldest_goes(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("act", ["moved", "deleted", "moved and another put there"])
-def test_a_file_that_somebody_takes_away_is_begun_anew(file: FileSink, act: str) -> None:
+def test_a_file_that_somebody_takes_away_is_begun_again(file: FileSink, act: str) -> None:
     file.add(10)
     file.wait_sent()
     if act == "deleted":

@@ -211,7 +211,7 @@ def test_a_second_loss_waits_until_the_end_of_the_first_is_durable(line: Line, s
     assert [g[1:] for g in line.gaps() if g[2] == "camera_lost"] == [(None, "camera_lost")] * 3
 
 
-def test_numbers_of_a_device_that_count_anew_are_a_loss_and_not_a_million_frames(line: Line, start: Callable[..., LiveCamera]) -> None:
+def test_numbers_of_a_device_that_count_again_are_a_loss_and_not_a_million_frames(line: Line, start: Callable[..., LiveCamera]) -> None:
     start(first=10)
     line.wait(lambda: len(line.frames) >= 5)
     line.records.clear()

@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 
 
 def rewrite(path: Path, change: Callable[[Tensors], object] = lambda _: None, **facts: Any) -> None:
-    """Write the file anew with other weights, or other facts in its metadata."""
+    """Write the file again with other weights, or other facts in its metadata."""
     info = msgspec.to_builtins(read_info(path))
     tensors = load_file(path)
     change(tensors)

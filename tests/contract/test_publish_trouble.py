@@ -233,7 +233,7 @@ def test_a_lock_on_the_spool_is_waited_for(make: Callable[[Path], Publisher], tm
         assert [a for a in publisher.alarms() if a[0] == "spool_stuck"] == [("spool_stuck", True), ("spool_stuck", False)]
 
 
-def test_a_spool_deleted_while_the_line_runs_is_written_anew(make: Callable[[Path], Publisher], tmp_path: Path) -> None:
+def test_a_spool_deleted_while_the_line_runs_is_written_again(make: Callable[[Path], Publisher], tmp_path: Path) -> None:
     publisher = make(tmp_path / "state")
     records = [verdict(k) for k in range(20)]
     publisher.submit(*records[:10])

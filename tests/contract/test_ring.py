@@ -176,7 +176,7 @@ state.commit(state.free(table.slots[1]), state.ended_as("corrupt"))
 
 
 @pytest.mark.parametrize("call", ["ftruncate", "posix_fallocate", "pwrite"])
-def test_a_ring_that_was_being_made_is_made_anew(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_ring_that_was_being_made_is_made_again(call: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Capture is killed at its first system calls; the one after it needs a ring of another size."""
     fd = new_memfd("test")
     with monkeypatch.context() as patch:

@@ -279,7 +279,7 @@ def emptied(folder: Path) -> None:
 
 
 @pytest.mark.parametrize("harm", [moved_away, copied, emptied, shutil.rmtree])
-def test_a_server_whose_folder_is_not_the_one_that_is_there_starts_anew_in_it(watched: Watched, harm: Callable[[Path], None]) -> None:
+def test_a_server_whose_folder_is_not_the_one_that_is_there_starts_again_in_it(watched: Watched, harm: Callable[[Path], None]) -> None:
     harm(watched.server.folder)
 
     watched.until_it_runs_again()
@@ -308,7 +308,7 @@ def test_a_folder_that_cannot_be_looked_at_costs_no_server(watched: Watched, num
 def test_a_server_ends_in_order_though_its_folder_takes_no_change(
     watched: Watched, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    """The disk was mounted anew, to be read only; unlike that, a changed mode would not stop root."""
+    """The disk was mounted again, to be read only; unlike that, a changed mode would not stop root."""
 
     def read_only(path: Path, **_: object) -> None:
         raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))

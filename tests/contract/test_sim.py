@@ -120,7 +120,7 @@ def test_the_truth_file_tells_each_defect_once_whatever_frames_were_read(tmp_pat
 def test_a_truth_file_that_cannot_be_written_any_more_ends_no_camera(
     tmp_path: Path, strip: Strip, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Its folder moves away: it is made anew. Something else lies there: that is said once."""
+    """Its folder moves away: it is made again. Something else lies there: that is said once."""
     folder = tmp_path / "truth"
     truth = TruthFile(folder / "top.jsonl", "e", HEIGHT, 0.25, LOG, append=False)
     planted = next(t for frame in range(100) if (t := strip.truth(frame)))

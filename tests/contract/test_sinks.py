@@ -81,7 +81,7 @@ class UntellableError(Exception):
     ("error", "says"),
     [
         (OSError("no \udcff name"), "no \\udcff name"),
-        (UntellableError(), "UntellableError: it cannot be told"),
+        (UntellableError(), "UntellableError: its text cannot be read"),
         (OSError(), "OSError: "),
         (ValueError("x" * 9999), "ValueError: xxx"),
         (SystemExit(3), "SystemExit: 3"),

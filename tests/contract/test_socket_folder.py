@@ -41,15 +41,15 @@ def test_a_cleaner_that_holds_the_new_folder_is_waited_for(folder: RunFolder, mo
     os.close(cleaner[0])
     third, fourth = folder.turn(), folder.turn()
 
-    assert "cannot be made anew" in first and first == second
-    assert "it is made anew" in third and fourth == ""
+    assert "cannot be created again" in first and first == second
+    assert "it is created again" in third and fourth == ""
     assert is_running(folder.path)
 
 
-def test_a_folder_that_is_moved_away_is_made_anew(folder: RunFolder) -> None:
+def test_a_folder_that_is_moved_away_is_made_again(folder: RunFolder) -> None:
     folder.path.rename(away := folder.path.with_name("away"))
 
-    assert "it is made anew" in folder.turn() and folder.turn() == ""
+    assert "it is created again" in folder.turn() and folder.turn() == ""
     assert is_running(folder.path)
     shutil.rmtree(away)
 
@@ -58,6 +58,6 @@ def test_a_folder_that_another_took_the_place_of_is_locked_and_told(folder: RunF
     folder.path.rename(away := folder.path.with_name("away"))
     folder.path.mkdir(mode=0o700)
 
-    assert "it is made anew" in folder.turn() and folder.turn() == ""
+    assert "it is created again" in folder.turn() and folder.turn() == ""
     assert is_running(folder.path)
     shutil.rmtree(away)

@@ -48,7 +48,7 @@ def test_removed_files_come_back_as_they_were(held: StateFolder, state: Path) ->
     for name in FILES:
         (state / name).unlink()
 
-    assert held.turn() == f"model.safetensors, line.json, run.json in {state}: removed or changed by somebody, and written anew"
+    assert held.turn() == f"model.safetensors, line.json, run.json in {state}: removed or changed by somebody, and written again"
     assert content(state) == before
     assert held.turn() == ""
     held.close()
@@ -91,7 +91,7 @@ def test_files_that_are_changed_in_place_come_back_too(held: StateFolder, state:
     (state / name).write_bytes(bytes([data[0] ^ 1]) + data[1:])
     os.utime(state / name, ns=(found.st_atime_ns, found.st_mtime_ns))
 
-    assert held.turn() == f"{name} in {state}: removed or changed by somebody, and written anew"
+    assert held.turn() == f"{name} in {state}: removed or changed by somebody, and written again"
     assert content(state) == before
     os.utime(state / name)
     assert held.turn() == ""
@@ -103,7 +103,7 @@ def test_a_folder_in_place_of_a_file_is_named_until_it_is_gone(held: StateFolder
     (state / "line.json").unlink()
     (state / "line.json").mkdir()
 
-    assert "cannot be written anew: [Errno 21] Is a directory" in held.turn()
+    assert "cannot be written again: [Errno 21] Is a directory" in held.turn()
     (state / "line.json").rmdir()
     held.turn()
 
@@ -151,8 +151,8 @@ def test_a_backup_is_brought_up_to_date_as_soon_as_that_can_be(held: StateFolder
 
     with monkeypatch.context() as patch:
         patch.setattr(state_folder, "write_private", full)
-        assert "cannot be written anew: [Errno 28]" in held.turn()
-        assert "cannot be written anew: [Errno 28]" in held.turn()
+        assert "cannot be written again: [Errno 28]" in held.turn()
+        assert "cannot be written again: [Errno 28]" in held.turn()
     held.turn()
 
     assert content(state) == before

@@ -124,7 +124,7 @@ def use_up(folder: Path) -> list[Path]:
         made.append(path)
 
 
-def test_a_deleted_spool_that_cannot_be_written_anew_is_held_until_it_can(few_files: Path) -> None:
+def test_a_deleted_spool_that_cannot_be_written_again_is_held_until_it_can(few_files: Path) -> None:
     shop = Shop(few_files / "state")
     shop.offer(*[gap(2 * k) for k in range(50)])
     shop.turn()
@@ -132,14 +132,14 @@ def test_a_deleted_spool_that_cannot_be_written_anew_is_held_until_it_can(few_fi
     files = use_up(few_files)
 
     shop.turn()
-    assert "cannot be written anew" in shop.store.trouble or shop.alarms == [("disk_full", True)]
+    assert "cannot be written again" in shop.store.trouble or shop.alarms == [("disk_full", True)]
     late = [gap(2 * k) for k in range(50, 60)]
     shop.offer(*late)
     assert shop.turn() == set()  # nobody is told, so the senders hold them too
     assert shop.store.waiting == 10
     for file in files:
         file.unlink()
-    with pytest.raises(NodeError, match="was written anew"):
+    with pytest.raises(NodeError, match="was written again"):
         shop.turn()
     shop.spool.close()
 

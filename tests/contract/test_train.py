@@ -82,7 +82,7 @@ def test_training_may_start_from_a_model_and_other_classes_begin_a_new_last_laye
     started = msgspec.structs.replace(once, init=str(path), seed=1)
     second = train(open_dataset(folder), tmp_path / "second", started, report=lambda r: said.append(str(r.get("remark", ""))))
 
-    assert f"starts from {path}; begin anew: fc2" in said
+    assert f"starts from {path}; with new random weights: fc2" in said
     (before, _), (after, info) = load_model(path), load_model(second)
     assert info.classes == ("bright", "dark")
     assert isinstance(before, ILCS) and isinstance(after, ILCS)

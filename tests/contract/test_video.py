@@ -135,7 +135,7 @@ def test_missing_time_is_said(tmp_path: Path, open_video: Open, caplog: pytest.L
     found = read_from(open_video(path))
 
     assert found[4][0].source == "a.mkv#0.320s"
-    assert "at 1 places, first behind 0.120 s, frames are missing" in caplog.text
+    assert "at 1 places, first after 0.120 s, frames are missing" in caplog.text
 
 
 @pytest.mark.timeout(30)
@@ -325,14 +325,14 @@ def test_a_capture_that_comes_again_refuses_a_video_cut_short(tmp_path: Path) ->
         of_run(clip, 3)
 
 
-def test_a_lost_mark_of_the_run_is_said_and_made_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_lost_mark_of_the_run_is_said_and_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     clip = write_video(tmp_path / "clip.mkv", moving(COUNT))
     of_run(clip).close()
     (tmp_path / "files-top").write_bytes(b"\x93")
 
     of_run(clip, 3).close()
 
-    assert "cannot be told whether" in caplog.text
+    assert "cannot be checked whether" in caplog.text
     caplog.clear()
     of_run(clip, 3).close()
     assert caplog.text == ""

@@ -226,6 +226,7 @@ def test_defects_across_frames_are_joined_and_no_piece_is_lost_or_told_twice(mak
     assert len(told) < frames // 2
 
 
+@pytest.mark.long
 def test_a_hung_embedded_redis_is_replaced(make_line: Callable[..., Line]) -> None:
     line = make_line(cameras={"top": LIVE}, preprocess={"layout": "grid"})
     line.start()
@@ -263,6 +264,7 @@ def test_a_stranger_on_the_embedded_redis_s_port_gets_no_event(line: Line, serve
         assert list(stream.read()) == []
 
 
+@pytest.mark.long
 def test_a_redis_that_hangs_at_the_end_gets_everything(make_line: Callable[..., Line]) -> None:
     """The line is told to stop just then: publish waits until the server that hangs has been replaced."""
     line = make_line(cameras={"top": LIVE}, preprocess={"layout": "grid"})
@@ -303,6 +305,7 @@ def wait_told(line: Line, count: int) -> None:
     line.wait_until(lambda s: s["events"].get("gap", 0) >= count, f"{count} events")
 
 
+@pytest.mark.long
 def test_a_stream_deleted_under_a_running_line_is_complete_at_its_end(light: Callable[..., Line], server: Server) -> None:
     line = light(publish={"redis": server.url})
     line.start()
@@ -315,6 +318,7 @@ def test_a_stream_deleted_under_a_running_line_is_complete_at_its_end(light: Cal
     assert "redis_lost" in {e.get("name") for e in line.events()}
 
 
+@pytest.mark.long
 def test_a_spool_that_is_locked_and_then_deleted_ends_no_line(light: Callable[..., Line]) -> None:
     """What was accepted arrives, and the spool is there again."""
     line = light()

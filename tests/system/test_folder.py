@@ -62,7 +62,7 @@ def test_a_changed_folder_and_a_killed_capture_skip_and_repeat_no_file(make_line
     assert [e["source"] for e in sorted(gaps(line), key=lambda e: e["first"])] == NAMES
 
 
-def test_a_list_that_a_cleaner_took_is_made_anew_and_said(make_line: Callable[..., Line], images: Path) -> None:
+def test_a_list_that_a_cleaner_took_is_made_again_and_said(make_line: Callable[..., Line], images: Path) -> None:
     line = make_line(cameras={"top": {**REPLAY, "source": f"folder:{images}?fps=60"}})
     line.start()
     wait_told(line, 20)

@@ -116,6 +116,7 @@ def test_another_model_does_not_judge_in_place_of_the_one_the_line_began_with(
     assert "model.safetensors in" in line.log
 
 
+@pytest.mark.long
 def test_a_line_stops_with_an_inspect_node_that_cannot_come_back(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -159,6 +160,7 @@ def test_a_supervisor_killed_at_any_moment_of_a_start_leaves_nothing(
     assert list(runtime_dir(load(line.config)).iterdir()) == []
 
 
+@pytest.mark.long
 def test_nodes_are_not_killed_because_their_supervisor_stood_still(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
@@ -179,7 +181,7 @@ def test_nodes_are_not_killed_because_their_supervisor_stood_still(
     assert balanced(summary["cameras"]["top"])
 
 
-def test_sockets_that_a_cleaner_removed_are_made_anew(
+def test_sockets_that_a_cleaner_removed_are_made_again(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:
     """A node that dies afterwards finds the others."""
@@ -203,10 +205,11 @@ def test_sockets_that_a_cleaner_removed_are_made_anew(
     summary = told_to_stop(line)
 
     assert balanced(summary["cameras"]["top"])
-    assert "was removed; it is made anew" in line.log
+    assert "was removed; it is created again" in line.log
     assert alarms(line, "sockets_removed")[:2] == [True, False]
 
 
+@pytest.mark.long
 def test_a_capture_node_that_never_comes_back_does_not_hold_up_the_stop(
     make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
 ) -> None:

@@ -1,6 +1,7 @@
 """Cameras, sinks, engines and networks of another package: found by name once it is installed, and no file of linepipe is touched."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -81,7 +82,7 @@ def test_a_line_runs_a_camera_a_sink_an_engine_and_a_network_of_another_package(
     monkeypatch: pytest.MonkeyPatch,
     posted: tuple[str, list[dict[str, Any]]],
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(extras))
+    monkeypatch.setenv("PYTHONPATH", str(extras), prepend=os.pathsep)
     rng = np.random.default_rng(0)
     for k in range(24):
         folder = tmp_path / "images" / ("dark", "light")[k % 2]
@@ -116,7 +117,7 @@ def test_a_line_runs_a_camera_a_sink_an_engine_and_a_network_of_another_package(
 def test_a_line_runs_a_camera_of_another_package_that_dies_and_comes_back(
     make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(extras))
+    monkeypatch.setenv("PYTHONPATH", str(extras), prepend=os.pathsep)
     device = LiveCamera(tmp_path / "camera", skipped=(7, 8))
     try:
         line = make_line(cameras={"top": {"source": f"raw:{tmp_path / 'camera'}", "frame_px": [SIZE[1], SIZE[0]], "slots": 256}})
@@ -142,7 +143,7 @@ def test_a_line_runs_a_camera_of_another_package_that_dies_and_comes_back(
 def test_a_line_whose_camera_is_lost_stops_in_order(
     make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(extras))
+    monkeypatch.setenv("PYTHONPATH", str(extras), prepend=os.pathsep)
     line = make_line(cameras={"top": {"source": f"raw:{tmp_path / 'camera'}", "frame_px": [40, 30]}})
     line.start()
     line.wait_until(lambda _: "camera top is lost" in line.log, "a word about the camera that is not there")
@@ -157,7 +158,7 @@ def test_a_line_whose_camera_is_lost_stops_in_order(
 def test_what_a_camera_of_another_package_lacks_is_said(
     make_line: Callable[..., Line], extras: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setenv("PYTHONPATH", str(extras))
+    monkeypatch.setenv("PYTHONPATH", str(extras), prepend=os.pathsep)
 
     for source, says in (("raw:x", "frame_px: is needed by a raw: source"), ("raw:x?a=1", "no option 'a'; raw: takes none")):
         line = make_line(cameras={"top": {"source": source}})
@@ -210,7 +211,7 @@ def test_a_faulty_camera_of_another_package_touches_no_other_and_is_told_in_sent
     project = OFFERS.format(name="faulty", engine="faulty") + '[project.entry-points."linepipe.sources"]\nfaulty = "faulty:KIND"\n'
     (tmp_path / "faulty").mkdir()
     install(tmp_path / "faulty", tmp_path / "installed", project, {"faulty.py": FAULTS})
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"), prepend=os.pathsep)
     healthy = {"source": "sim:strip?seed=1&fps=10", "frame_px": [300, 300]}
     line = make_line(cameras={"top": healthy, "raises": {"source": "faulty:raises"}, "reason": {"source": "faulty:reason"}})
     line.start("--for", "6s")
@@ -260,13 +261,14 @@ KIND = SinkKind(example="faulty:HOW", open=Faulty, unusable=unusable)
 """
 
 
+@pytest.mark.long
 def test_a_faulty_sink_of_another_package_touches_no_other_and_is_told_in_sentences(
     make_line: Callable[..., Line], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     project = OFFERS.format(name="faulty", engine="faulty") + '[project.entry-points."linepipe.sinks"]\nfaulty = "faulty:KIND"\n'
     (tmp_path / "faulty").mkdir()
     install(tmp_path / "faulty", tmp_path / "installed", project, {"faulty.py": FAULTY_SINKS})
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"), prepend=os.pathsep)
     faults = ("made", "leaves", "raises", "spins", "takes_nothing")
     sinks = {fault: f"faulty:{fault}" for fault in faults}
     line = make_line(
@@ -296,7 +298,7 @@ def test_a_camera_whose_package_is_broken_ends_no_process_that_does_not_need_it(
     project = OFFERS.format(name="torn", engine="torn") + '[project.entry-points."linepipe.sources"]\ntorn = "torn:KIND"\n'
     (tmp_path / "torn").mkdir()
     install(tmp_path / "torn", tmp_path / "installed", project, {"torn.py": "raise OSError('half an upgrade')"})
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"), prepend=os.pathsep)
     line = make_line(cameras={"top": {"source": "torn:x"}})
 
     assert "has never run" in linepipe("status", str(line.config), code=1).stderr
@@ -305,7 +307,7 @@ def test_a_camera_whose_package_is_broken_ends_no_process_that_does_not_need_it(
 
 def test_the_schema_lists_what_is_installed(extras: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     before = json.loads(linepipe("schema", "config").stdout)["$defs"]["Infer"]["properties"]["engine"]["enum"]
-    monkeypatch.setenv("PYTHONPATH", str(extras))
+    monkeypatch.setenv("PYTHONPATH", str(extras), prepend=os.pathsep)
     after = json.loads(linepipe("schema", "config").stdout)["$defs"]["Infer"]["properties"]["engine"]["enum"]
 
     assert before == ["auto", "openvino", "onnx", "compiled", "eager"]
@@ -349,7 +351,7 @@ def test_a_plug_in_that_does_not_work_is_refused_in_a_sentence(
     for name, code in offered:
         (tmp_path / name).mkdir()
         install(tmp_path / name, tmp_path / "installed", OFFERS.format(name=name, engine=engine), {f"{name}.py": code})
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"), prepend=os.pathsep)
     line = make_line(infer={"model": "ilcs-neu", "engine": engine})
 
     assert says in linepipe("validate", str(line.config), code=2).stderr
@@ -362,7 +364,7 @@ def test_a_source_that_is_none_and_a_network_that_does_not_load_are_refused_in_a
     project += '[project.entry-points."linepipe.models"]\nodd = "odd:Missing"\n'
     (tmp_path / "odd").mkdir()
     install(tmp_path / "odd", tmp_path / "installed", project, {"odd.py": "class Odd: pass"})
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"), prepend=os.pathsep)
     rng = np.random.default_rng(0)
     for k in range(8):
         (tmp_path / "images" / f"c{k % 2}").mkdir(parents=True, exist_ok=True)
@@ -383,7 +385,7 @@ def test_a_name_of_ours_cannot_be_taken(make_line: Callable[..., Line], tmp_path
     install(
         tmp_path / "thief", tmp_path / "installed", OFFERS.format(name="thief", engine="eager"), {"thief.py": "raise SystemExit('taken')"}
     )
-    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"))
+    monkeypatch.setenv("PYTHONPATH", str(tmp_path / "installed"), prepend=os.pathsep)
     (tmp_path / "images").mkdir()
     cv2.imwrite(str(tmp_path / "images" / "a.png"), np.zeros((300, 300), np.uint8))
 

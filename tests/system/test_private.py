@@ -158,7 +158,7 @@ def test_a_runtime_folder_that_cannot_be_entered_any_more_ends_nothing(other: pw
 
     said, heard = become(other, call)
 
-    assert "cannot be made anew" in said and heard == []
+    assert "cannot be created again" in said and heard == []
 
 
 def test_another_user_s_folder_or_a_shared_one_is_refused(line: Line, open_folder: Path, other: pwd.struct_passwd) -> None:

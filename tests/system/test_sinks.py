@@ -99,7 +99,7 @@ def test_what_lies_in_the_state_folder_is_no_file_for_events(make_line: Callable
     (tmp_path / "images").mkdir()
     line = make_line(publish={"sinks": {"plant": f"jsonl:{tmp_path / 'state' / name}"}})
 
-    assert "lies in state_dir" in line.cli("validate", code=2).stderr
+    assert "is in state_dir" in line.cli("validate", code=2).stderr
 
 
 def test_the_summary_is_no_file_for_events(make_line: Callable[..., Line], make_images: MakeImages, tmp_path: Path) -> None:
@@ -117,7 +117,7 @@ def test_the_summary_is_no_file_for_events(make_line: Callable[..., Line], make_
         ("plant", "jsnl:x", "is not a known sink, or its package is not installed; write jsonl:PATH"),
         ("plant", "jsonl:", "write jsonl:PATH"),
         ("plant", "jsonl:x?keep=0", "keep=0 should be a whole number from 1"),
-        ("plant", "jsonl:x?keep=1&keep=2", "an option stands twice"),
+        ("plant", "jsonl:x?keep=1&keep=2", "an option is given twice"),
         ("plant", f"jsonl:{__file__}", "is no file of events; move it away, or name another"),
         ("plant", "jsonl:x?mode=7", "no option 'mode'; jsonl: takes max_mb, keep"),
         ("plant", "jsonl:/dev/null", "/dev/null is no file"),

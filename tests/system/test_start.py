@@ -104,7 +104,9 @@ def test_a_tmp_that_cannot_be_written_is_said(name: str, mount: str, why: str) -
     finally:
         shutil.rmtree(state)
 
-    assert f"/tmp/linepipe-{os.getuid()}, where the line's sockets must lie, cannot be made: {why}; have a /tmp that can be written" in said
+    assert (
+        f"/tmp/linepipe-{os.getuid()}, where the line's sockets must be, cannot be created: {why}; have a /tmp that can be written" in said
+    )
     assert "remove what is there" not in said
 
 

@@ -65,7 +65,7 @@ def wait_there(path: Path) -> None:
 
 
 @pytest.mark.parametrize("line", ["external"], indirect=True)
-def test_what_nodes_need_to_start_again_is_written_anew(line: Line) -> None:
+def test_what_nodes_need_to_start_again_is_written_again(line: Line) -> None:
     line.start()
     line.wait_until(lambda s: acquired(s) > 10, "frames")
     for name in ("line.json", "model.safetensors", "run.json"):
@@ -80,7 +80,7 @@ def test_what_nodes_need_to_start_again_is_written_anew(line: Line) -> None:
 
     assert summary["restarts"] == {"capture.top": 1, "inspect": 1, "publish": 1}
     assert gaps(line) == list(range(summary["cameras"]["top"]["acquired"]))
-    assert f"in {line.state}: removed or changed by somebody, and written anew" in line.log
+    assert f"in {line.state}: removed or changed by somebody, and written again" in line.log
 
 
 @pytest.mark.parametrize("line", ["external"], indirect=True)

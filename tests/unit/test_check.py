@@ -67,5 +67,5 @@ def test_a_folder_of_another_user_in_the_place_of_the_sockets_is_named(tmp_path:
     (folder := tmp_path / f"linepipe-{os.getuid()}").mkdir(mode=0o700)
     os.chown(folder, STRANGER, -1)
 
-    with pytest.raises(ConfigError, match=f"{folder}.* belongs to user {STRANGER}; have it removed"):
+    with pytest.raises(ConfigError, match=f"{folder}.* belongs to user {STRANGER}; ask that user or root"):
         make_private(folder / "run")

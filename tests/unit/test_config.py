@@ -92,7 +92,7 @@ def test_what_is_left_out_has_its_documented_default(tmp_path: Path) -> None:
         ("state_dir: state", "state_dir: state\nplacement: {gpu: [infer]}", 10, "placement: must place preprocess once and infer once"),
         ("state_dir: state", "state_dir: state\npreprocess: {tile_px: 100, overlap_px: 100}", 10, "overlap_px: must be smaller"),
         ("line: line1", "line: Line 1", 1, "line: expected `str` matching"),
-        ("line: line1", "line: line1\nline: line2", 2, "line: stands twice"),
+        ("line: line1", "line: line1\nline: line2", 2, "line: is given twice"),
         ("line: line1", "line: &a line1", 1, "anchors, aliases and tags"),
         ("line: line1", "line: !!python/object:os.system x", 1, "anchors, aliases and tags"),
         ("state_dir: state", "state_dir: [", 9, "not valid YAML"),

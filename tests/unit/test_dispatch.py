@@ -210,7 +210,7 @@ def test_a_worker_that_lives_is_not_replaced_by_whoever_takes_its_name() -> None
     assert desk.take() == [(0, 1), (1, 1)]
 
     for _ in range(3):
-        with pytest.raises(ProtocolError, match="somebody else says to be it"):
+        with pytest.raises(ProtocolError, match="another process uses its name"):
             desk.ready(boot="impostor", credits=16)
 
     assert desk.take() == []
