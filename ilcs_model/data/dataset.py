@@ -46,7 +46,7 @@ class Dataset(msgspec.Struct, frozen=True, kw_only=True):
     """What a user of the data should know: what was left out, what is missing."""
 
     names_split: bool = True
-    """False: the folder names no splits, and every tenth image was held out. A COCO set that names none has True all the same."""
+    """False: the folder names no splits, and every tenth image was held out."""
 
     @property
     def locates(self) -> bool:

@@ -100,11 +100,13 @@ def _forget_after(epochs: int, metrics: Path) -> None:
     """Remove the lines of epochs after the checkpoint's: these epochs are trained again."""
     if not metrics.exists():
         return
-    whole = [line for line in metrics.read_text(errors="replace").splitlines(True) if line.endswith("\n")]
-    try:
-        kept = [line for line in whole if json.loads(line)["epoch"] <= epochs]
-    except (ValueError, KeyError, TypeError) as exc:
-        raise DataError(f"{metrics}: damaged ({exc}); remove the damaged line and go on with --resume") from exc
+    kept = []
+    for number, line in enumerate(metrics.read_text(errors="replace").splitlines(True), start=1):
+        try:
+            if line.endswith("\n") and json.loads(line)["epoch"] <= epochs:
+                kept.append(line)
+        except (ValueError, KeyError, TypeError) as exc:
+            raise DataError(f"{metrics}:{number}: damaged ({exc}); remove the line and go on with --resume") from exc
     metrics.write_text("".join(kept))
 
 

@@ -221,7 +221,7 @@ class Trainer:
 
 @torch.no_grad()
 def recompute_norms(model: nn.Module, batches: Iterator[Tensor]) -> None:
-    """Set the statistics of every ``BatchNorm2d`` to the plain mean over ``batches``: tiles (N, C, S, S) on the network's device.
+    """Set the statistics of every batch norm to the plain mean over ``batches``: tiles (N, C, S, S) on the network's device.
 
     Leaves evaluation mode on. Without a batch they are those of an untrained network. What the layers averaged while the weights
     moved does not fit the averaged weights, and a large linear layer magnifies the error: 93.3 % against 98.1 % Top-1 on NEU.

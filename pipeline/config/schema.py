@@ -144,7 +144,7 @@ class Limits(_Tree, frozen=True, kw_only=True):
     """What a single frame may cost; beyond it the frame is invalid."""
 
     max_pixels: Annotated[
-        Size, Meta(description="larger images are `invalid(too_large)`, which their header decides; a video of larger frames is refused")
+        Size, Meta(description="larger images are `invalid(too_large)`, as their header says; a video of larger frames is refused")
     ] = 50_000_000
     max_file_bytes: Annotated[Size, Meta(description="likewise for files")] = 32 << 20
 

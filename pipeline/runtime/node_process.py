@@ -22,9 +22,9 @@ STOPPED_S = 2.0
 one call."""
 SILENT_S = 10.0
 """A node is killed if its work loop has not turned for this long, even if its main thread runs, waits for a disk, or waits for another
-thread before it ends. A large image, a slow fsync, or a call that such a thread finishes takes less."""
+thread before it ends. These take less: a large image, a slow fsync, a call in another thread."""
 START_S = 600.0
-"""The same before its work loop has turned, while it loads; compiling the network takes minutes on a small, busy machine."""
+"""A node that loads is killed if its work loop has not turned after this long; compiling takes minutes on a small, busy machine."""
 LOOK_S = 0.5
 """After two missed heartbeats the supervisor looks at the node's main thread itself."""
 MOST_WORDS = 1000

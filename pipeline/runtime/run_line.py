@@ -33,8 +33,8 @@ TURN_MS = 50.0
 STATUS_NS = 500_000_000
 STOP_S = DRAIN_S + 10.0
 LAST_WORDS_S = 2.0
-COMES_BACK_S = 5.0
-"""Back-off and start of a publish process that died just before the end."""
+OUTBOX_S = 5.0
+"""The longest that publish is kept running at the end for alarms of the supervisor that it has not confirmed."""
 Say = Callable[[str], None]
 
 
@@ -69,7 +69,7 @@ class LineRun:
         self._stages = _stop_order(self._children)
         self._time = RunTime()
         self._next_status_ns = 0
-        self._stop_at_ns = 0
+        self._stop_at_ns = self._waits_since_ns = 0
         self._signals = StopSignals()
         self._said_all: set[str] = set()
         self._folder_news: dict[str, str] = {}
@@ -201,9 +201,10 @@ class LineRun:
 
     def _publish_must_wait(self, awake: int) -> bool:
         """Whether publish, the next to end, has yet to take what the supervisor itself has to say."""
-        following = self._stages[1][0] if self._stages[1:] else None
-        takes = following is not None and following.name == PUBLISH and following.down_s(awake) < COMES_BACK_S
-        return takes and len(self._outbox) > 0 and awake < self._stop_at_ns
+        if not self._stages[1:] or self._stages[1][0].name != PUBLISH or not len(self._outbox):
+            return False
+        self._waits_since_ns = self._waits_since_ns or awake
+        return awake - self._waits_since_ns < OUTBOX_S * 1e9
 
     def _finite(self, child: NodeProcess) -> bool:
         return self._frames is not None or is_finite(self.config.cameras[child.process.camera or ""])

@@ -119,7 +119,7 @@ def test_a_run_may_not_lie_in_its_data(folder: Path) -> None:
 
 def test_one_training_at_a_time_writes_into_a_folder(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
-    options = ["--data", str(folder), "--out", str(run), "--model", "tiny", "--epochs", "24", "--batch", "4"]
+    options = ["--data", str(folder), "--out", str(run), "--model", "tiny", "--epochs", "10000", "--batch", "4"]
     with subprocess.Popen([*PYTHON, *options], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         next(line for line in process.stdout if line.startswith("epoch 1:"))
@@ -150,7 +150,7 @@ def test_a_run_does_not_go_on_with_other_images(folder: Path, tmp_path: Path) ->
 def test_two_processes_train_one_network(folder: Path, tmp_path: Path) -> None:
     run = tmp_path / "run"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "pipeline", "train"]
-    options = ["--data", str(folder), "--out", str(run), "--model", "tiny", "--epochs", "1", "--batch", "4"]
+    options = ["--data", str(folder), "--out", str(run), "--model", "mobilenet_v2", "--epochs", "1", "--batch", "4"]
 
     done = subprocess.run([*launcher, *options], capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=110)
 
@@ -296,8 +296,8 @@ def test_a_damaged_line_of_the_metrics_is_named(folder: Path, tmp_path: Path) ->
     data, run = open_dataset(folder), tmp_path / "run"
     train(data, run, QUICK)
     for damage in (b"{\n", b"\xff\n", b"[1]\n"):
-        (run / "metrics.jsonl").write_bytes(damage)
-        with pytest.raises(DataError, match=r"metrics\.jsonl: damaged"):
+        (run / "metrics.jsonl").write_bytes(b'{"epoch": 1}\n' + damage)
+        with pytest.raises(DataError, match=r"metrics\.jsonl:2: damaged"):
             train(data, run, QUICK, resume=True)
 
 

@@ -7,6 +7,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 from tests.system.line import Line
 
@@ -48,9 +50,11 @@ def test_an_alarm_ends_when_the_supervisor_that_raised_it_was_killed(make_line: 
     assert alarms(line, DIED) == [True, False]
 
 
-def test_what_the_supervisor_says_at_the_end_arrives_although_a_message_was_lost(
-    make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path
+@pytest.mark.parametrize("lost", [1, 10**9], ids=["a message is lost", "all are lost"])
+def test_what_the_supervisor_says_at_the_end_arrives_unless_nothing_can(
+    make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path, lost: int
 ) -> None:
+    """Publish is told to end only then, or after a few seconds."""
     make_images(tmp_path / "images", 3)
     line = make_line()
     program = f"""
@@ -58,18 +62,22 @@ from pathlib import Path
 from pipeline.config import load
 from pipeline.runtime.run_line import LineRun
 run = LineRun(load(Path({str(line.config)!r})), say=print)
-stop, send, lost = run._stop_next, run._outbox.dealer.send, []
+stop, send, sent = run._stop_next, run._outbox.dealer.send, []
 
 def says_something(awake):
-    if not lost:
+    if not sent:
         run._redis_damaged("it was mended")
     stop(awake)
 
-run._stop_next = says_something
-run._outbox.dealer.send = lambda message: (send if lost else lost.append)(message)
+def lossy(message):
+    sent.append(message)
+    if len(sent) > {lost}:
+        send(message)
+
+run._stop_next, run._outbox.dealer.send = says_something, lossy
 run.run()
 """
     subprocess.run([sys.executable, "-c", program], check=True, timeout=60, cwd=ROOT)
 
-    assert alarms(line, "redis_damaged") == [True]
+    assert alarms(line, "redis_damaged") == ([True] if lost == 1 else [])
     assert len(line.defects()) == 3
