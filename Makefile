@@ -1,8 +1,8 @@
 # make run    install into .venv and run the demo line; ARGS="--for 20s --summary s.json" passes options on
-# make test   install what the tests need and run them: every promise once
-# make test-all  every promise by all its tests, the long ones too; ARGS="-m long" only those
+# make test   install what the tests need and run the quick ones: each promise by one test
+# make test-all  all tests; ARGS="-m long" those that make test leaves out
 # make check  lint, types, import contracts, spelling, workflows
-# make docs   the documentation as a site, in .site; fails on a link that leads nowhere
+# make docs   the documentation as a site, in .site; fails on a link within the repository that leads nowhere
 # make cover  how much of the code the short tests run, in lines and branches
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 PIP := .venv/bin/python -m pip --disable-pip-version-check -q install -c constraints.txt

@@ -1,4 +1,4 @@
-"""The site: `make docs` builds it from the repository's Markdown, and fails on a link that leads nowhere."""
+"""The site: `make docs` builds it from the repository's Markdown, and fails on a link within the repository that leads nowhere."""
 
 project = "linepipe"
 root_doc = "docs/index"

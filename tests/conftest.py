@@ -25,11 +25,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the variants of a test that runs whole lines or commands, all but the first are ``long``."""
+    """Of the variants of a test that runs whole lines or commands, all but the first are ``long``: put the strongest first."""
     seen: set[str] = set()
     for item in items:
         name, _, variant = item.nodeid.partition("[")
-        if name in seen and name.startswith(("tests/system/", "tests/chaos/")):
+        if name in seen and name.startswith(("tests/system/", "tests/chaos/")) and "other" not in variant:  # a server asked for by name
             item.add_marker(pytest.mark.long)
         seen.add(name if variant else "")
 

@@ -178,7 +178,7 @@ def test_a_wrong_export_is_not_left_lying_about_and_its_images_are_named(
     assert linepipe("export", model, "--engine", engine, "--out", out, "--data", data, "--split", "test") == 1
 
     said = capfd.readouterr()
-    assert f"{data}/dark/dark_09.png: trained a, exported c, by the trained network " in said.out
+    assert f"{data}/dark/dark_09.png: trained a, exported c, which the trained network scores " in said.out
     assert ("--engine onnx computes in float32" in said.err) == (engine != "onnx")
     assert "labels that differ 4" in said.out
     assert f"nothing was written to {out}" in said.err

@@ -112,7 +112,7 @@ def test_ctrl_c_drains_through_a_pipe(line: Line) -> None:
 
 @pytest.mark.parametrize(
     "numbers",
-    [[signal.SIGHUP], [signal.SIGHUP, signal.SIGHUP], [signal.SIGTERM, signal.SIGHUP], [signal.SIGHUP, signal.SIGINT]],
+    [[signal.SIGTERM, signal.SIGHUP], [signal.SIGHUP, signal.SIGHUP], [signal.SIGHUP], [signal.SIGHUP, signal.SIGINT]],
     ids=lambda numbers: "+".join(n.name for n in numbers),
 )
 def test_a_hang_up_drains_and_is_never_the_second_signal(line: Line, numbers: list[signal.Signals]) -> None:

@@ -22,9 +22,15 @@ FRAMES = 40
 
 
 @pytest.fixture
-def line(make_line: Callable[..., Line], make_images: Callable[..., list[Path]], tmp_path: Path) -> Line:
-    """Classifies a folder of images, every one an event, and ends by itself."""
-    make_images(tmp_path / "images", FRAMES)
+def line(make_line: Callable[..., Line], tmp_path: Path) -> Line:
+    """Classifies a folder of images, every one an event, and ends by itself. Defects, labels and places differ from image to image."""
+    (tmp_path / "images").mkdir()
+    rng = np.random.default_rng(1)
+    for k in range(FRAMES):
+        picture, level = np.zeros((64, 64), np.uint8), 20 + 5 * k
+        picture[8 * (k % 5) :, 8 * (k % 7) :] = level  # on the borders of JPEG's blocks, so that black stays black
+        picture[picture > 0] += rng.integers(0, 20, np.count_nonzero(picture), np.uint8)
+        cv2.imwrite(str(tmp_path / "images" / f"image_{k:04}.jpg"), picture)
     return make_line()
 
 
@@ -57,14 +63,19 @@ def test_a_folder_is_inspected_to_its_last_image_and_a_second_run_does_the_same(
 
 @pytest.mark.parametrize("placement", [{"inspect": ["preprocess", "infer"]}, {"pre": ["preprocess"], "gpu": ["infer"]}])
 def test_tiles_made_by_dali_give_the_same(line: Line, make_line: Callable[..., Line], placement: dict[str, list[str]]) -> None:
-    by_opencv = {e["source"]: (e["label"], e["box_px"]) for e in (line.run(), line.defects())[1]}
+    by_opencv = {e["source"]: e for e in (line.run(), line.defects())[1]}
+    assert len({e["label"] for e in by_opencv.values()}) == 3 and len({tuple(e["box_px"]) for e in by_opencv.values()}) == 35
 
     by_dali = make_line(preprocess={"device": "dali"}, placement=placement)
     summary = by_dali.run()
 
     assert "preprocess dali-cpu" in by_dali.log
     assert balanced(summary["cameras"]["top"])
-    assert {e["source"]: (e["label"], e["box_px"]) for e in by_dali.defects()} == by_opencv
+    found = {e["source"]: e for e in by_dali.defects()}
+    assert found.keys() == by_opencv.keys()
+    for source, right in by_opencv.items():
+        assert (found[source]["label"], found[source]["box_px"]) == (right["label"], right["box_px"])
+        assert found[source]["score"] == pytest.approx(right["score"], abs=0.05), source
 
 
 def test_preprocess_and_infer_in_processes_of_their_own_give_the_same(line: Line, make_line: Callable[..., Line]) -> None:
@@ -107,9 +118,9 @@ def test_bad_images_are_counted_with_their_reason_and_the_line_goes_on(line: Lin
 
 
 def test_three_times_the_load_drops_visibly_and_balances(make_line: Callable[..., Line]) -> None:
-    """Gap events cover exactly the frames that were dropped: none twice, none missing, none that was inspected."""
+    """A network of real size. Gap events cover exactly the frames that were dropped: none twice, none missing, none that was inspected."""
     camera = {"source": "sim:strip?seed=1&fps=400", "frame_px": [300, 300], "when_full": "drop_oldest", "slots": 8}
-    line = make_line(cameras={"top": camera}, preprocess={"layout": "grid"})
+    line = make_line(cameras={"top": camera}, preprocess={"layout": "grid"}, infer={"model": "ilcs-neu"})
 
     summary = line.run("--frames", "1200")
 

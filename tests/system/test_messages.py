@@ -18,7 +18,7 @@ from pipeline.transport.messages import Submit, encode
 from tests.system.line import Line, balanced
 from tests.unit.test_message_checks import READY, TO_DISPATCHER, TO_PUBLISH, TO_SUPERVISOR, VERDICT, change
 
-FRAMES = 400
+FRAMES = 800
 IMPOSTORS = [change(READY, worker=name, credits=16) for name in ("inspect", "pre", "gpu")]
 
 

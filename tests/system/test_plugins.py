@@ -332,11 +332,11 @@ py-modules = ["{name}"]
 @pytest.mark.parametrize(
     ("engine", "offered", "says"),
     [
-        ("nobodys", (), "there is no engine 'nobodys'; write auto, openvino, onnx, compiled, eager"),
         ("broken", (("broken_one", "raise OSError('no driver')"),), "cannot be imported: OSError('no driver'); mend or remove it"),
+        ("twice", (("one", "open = 1"), ("two", "open = 2")), "two packages offer the engine twice: one:open and two:open"),
         ("leaves", (("leaving", "raise SystemExit(0)"),), "cannot be imported: SystemExit(0); mend or remove it"),
         ("empty", (("empty_one", ""),), "cannot be imported: AttributeError"),
-        ("twice", (("one", "open = 1"), ("two", "open = 2")), "two packages offer the engine twice: one:open and two:open"),
+        ("nobodys", (), "there is no engine 'nobodys'; write auto, openvino, onnx, compiled, eager"),
     ],
 )
 def test_a_plug_in_that_does_not_work_is_refused_in_a_sentence(

@@ -20,7 +20,7 @@ def test_a_video_is_inspected_whole_also_when_its_capture_is_killed(make_line: C
     """The next capture process goes on at the frame after the last; a damaged one is a gap that names it."""
     clip = write_video(tmp_path / "clip.mkv", moving(COUNT), gop=1, level="3", slicecrc="1")
     damage(clip, 200)
-    line = make_line(cameras={"top": {"source": f"video:{clip}", "when_full": "block", "slots": 16}})
+    line = make_line(cameras={"top": {"source": f"video:{clip}?fps=100", "when_full": "block", "slots": 16}})
     line.start()
     line.wait_inspected(40)
 
