@@ -14,7 +14,7 @@ run: .venv/installed
 install: .venv/installed
 
 # One worker more than there are processors: tests of lines wait for half of their time.
-TEST := .venv/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadgroup
+TEST := .venv/bin/python -m pytest -n $(shell expr $$(nproc) + 1) --dist loadfile --no-loadscope-reorder
 test: .venv/installed-test
 	$(TEST) -m "not long" $(ARGS)
 

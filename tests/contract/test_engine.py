@@ -30,7 +30,6 @@ from tests.tiny import SIDE, write_tiny_model
 MODEL = find_model("ilcs-neu")
 COMPILES = [
     pytest.mark.long,
-    pytest.mark.xdist_group("compiled"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs g++: apt-get install g++"),
     pytest.mark.timeout(900),  # about a minute on two idle cores
 ]

@@ -30,7 +30,6 @@ from tests.tiny import SIDE, write_tiny_model
 
 COMPILES = [
     pytest.mark.long,
-    pytest.mark.xdist_group("compiled export"),
     pytest.mark.skipif(shutil.which("g++") is None, reason="compiling needs g++: apt-get install g++"),
     pytest.mark.timeout(600),
 ]

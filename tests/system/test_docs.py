@@ -22,7 +22,6 @@ from pipeline.core.status import Summary
 from tests.conftest import ROOT
 from tests.videos import moving, write_video
 
-pytestmark = pytest.mark.xdist_group("docs")  # one workshop for all
 PAGES = ["README.md", "CONTRIBUTING.md", *("docs/*.md", "docs/reference/*.md", "docs/results/*.md", "ilcs_model/weights/*.md")]
 PROGRAMS = ("linepipe ", "make ", "pip ", "python ", "torchrun ", "REDISCLI_AUTH", "pkill ")
 TRIED = {
