@@ -20,10 +20,11 @@ from ilcs_model.data.images import read_image
 from ilcs_model.errors import DataError
 from ilcs_model.evaluation.heat import look
 from ilcs_model.files import load_model, save_model
-from ilcs_model.info import ModelInfo, TileRecipe
+from ilcs_model.info import TileRecipe
 from nodes.infer.join_tiles import Tiles, _place
 from nodes.offline.locate import box_scores
 from pipeline.cli.main import main
+from tests.tiny import tiny_info
 
 ROOT = Path(__file__).resolve().parents[2]
 SIDE, CELL = 64, 4
@@ -58,19 +59,8 @@ def lamps(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Path
     monkeypatch.setattr("ilcs_model.files.create", lambda *_, locate=False, **__: Lamps(locate=locate))
 
     def write(*, locate: bool, decode: Literal["grey", "rgb"] = "grey") -> Path:
-        info = ModelInfo(
-            name="lamps",
-            architecture="lamps",
-            classes=CLASSES,
-            recipe=TileRecipe(size_px=SIDE, decode=decode),
-            mean=0.0,
-            std=1.0,
-            data={},
-            training={},
-            accuracy={},
-            code_version="test",
-            locate=locate,
-        )
+        recipe = TileRecipe(size_px=SIDE, decode=decode)
+        info = tiny_info(name="lamps", architecture="lamps", classes=CLASSES, recipe=recipe, locate=locate)
         save_model(path := tmp_path / "lamps.safetensors", Lamps(locate=locate), info)
         return path
 
