@@ -45,6 +45,8 @@ def _dali(where: Where) -> str:
 
 def _line(where: Where, name: str, device: str, *options: str) -> Result:
     state = where.folder(f"{name}-{device}")
-    (state / "engines").symlink_to(where.cache / "engines")  # the code is compiled already
+    engines = where.cache / "engines"  # where "compile" left its code
+    engines.mkdir(exist_ok=True)
+    (state / "engines").symlink_to(engines)
     common = ("--set", f"preprocess.device={device}", "--set", "infer.engine=compiled", "--for", "8s" if where.on_gpu else "3s")
     return run_line(state, "deploy/line1.yaml", [*common, *options])
