@@ -14,7 +14,6 @@ from benchmarks.gpu.item import Result, Where
 
 ITEMS: dict[str, Callable[[Where], None]] = {
     "about": about.about,
-    "dali-order": checks.dali_order,
     "preprocess": checks.preprocess,
     "tests-dali": checks.tests_dali,
     "compile": engine.compile_line,

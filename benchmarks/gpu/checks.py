@@ -14,32 +14,6 @@ def parity(where: Where) -> None:
     where.keep(_script("benchmarks.parity", where, *data, "--engines", "compiled", "--cache", str(where.cache)))
 
 
-def dali_order(where: Where) -> None:
-    """A DALI graph in a process that imported torch first, and in one that imported DALI first: how each ended.
-
-    Raises ``subprocess.TimeoutExpired`` if one takes more than 40 s.
-    """
-    found: Result = {}
-    for first, second in (("torch", "nvidia.dali"), ("nvidia.dali", "torch")):
-        command = [sys.executable, "-c", _GRAPH, first, second, "gpu" if where.on_gpu else "cpu"]
-        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=40)
-        found[f"{first} first"] = {"exit_code": done.returncode, "says": (done.stdout + done.stderr).strip()[-500:]}
-        where.keep(found)
-
-
-_GRAPH = """
-import importlib, sys
-for name in sys.argv[1:3]:
-    importlib.import_module(name)
-import numpy as np
-from nodes.preprocess.dali import TileGraph
-from pipeline.config.model_file import TileRecipe
-graph = TileGraph(TileRecipe(decode="grey", size_px=300, resize="bilinear"), sys.argv[3], 16)
-(tiles,) = graph([np.zeros((2, 2), np.uint8)], [((0, 0, 2, 2),)])
-print(tuple(tiles.shape))
-"""
-
-
 def preprocess(where: Where) -> None:
     """The GPU's tiles against OpenCV's, and how fast they come. Exits if the NEU images are missing on a GPU."""
     images = where.images()

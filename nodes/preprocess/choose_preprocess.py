@@ -1,6 +1,5 @@
 """Which preprocess runs, by ``preprocess.device`` and by what works here."""
 
-import importlib
 import logging
 from typing import Literal
 
@@ -36,14 +35,8 @@ def make_preprocess(config: Config, recipe: TileRecipe, log: logging.Logger) -> 
 
 
 def _dali(config: Config, recipe: TileRecipe, log: logging.Logger, backend: Literal["cpu", "gpu"]) -> Preprocess:
-    """Import DALI, and torch for the GPU, only when they are needed: they take seconds. Raises ``ConfigError``.
-
-    torch comes first. On an H100 and an H200, every process that imported DALI 2.4.0 before torch 2.11 was aborted in
-    its first graph by ``CUDA_ERROR_ILLEGAL_ADDRESS`` (9 of 9, see ``benchmarks/README.md``), none of those that imported torch first.
-    """
+    """Import DALI only when it is needed: it takes seconds, and torch with it on a GPU. Raises ``ConfigError``."""
     try:
-        if backend == "gpu":
-            importlib.import_module("torch")
         from nodes.preprocess.dali import DaliPreprocess
 
         return DaliPreprocess(config, recipe, log, backend)

@@ -57,11 +57,12 @@ class TileGraph:
 def _tiles(recipe: TileRecipe, backend: Literal["cpu", "gpu"]) -> Any:
     """The graph: frames and places to cut -> uint8 (N, S, S, 1) for each frame."""
     frames = fn.external_source(name="frames", device=backend, dtype=types.UINT8, layout="HWC", no_copy=backend == "cpu")
-    first, starts, extents, places, column, stack = (
+    first, starts, extents, places, column, width, stack = (
         fn.external_source(name=name, dtype=types.INT32, ndim=ndim)
-        for name, ndim in (("first", 1), ("starts", 2), ("extents", 2), ("places", 2), ("column", 1), ("stack", 1))
+        for name, ndim in (("first", 1), ("starts", 2), ("extents", 2), ("places", 2), ("column", 1), ("width", 1), ("stack", 1))
     )
     cut = fn.multi_paste(frames, in_ids=first, in_anchors=starts, shapes=extents, out_anchors=places, output_size=column)
+    cut = fn.slice(cut, start=(0,), shape=width, axes=(1,))
     side = recipe.size_px
     return fn.resize(
         fn.reshape(cut, shape=stack, layout="FHWC"),
@@ -71,16 +72,22 @@ def _tiles(recipe: TileRecipe, backend: Literal["cpu", "gpu"]) -> Any:
     )
 
 
+_WARP = 32
+"""``multi_paste`` on a GPU (DALI 2.4.0) starts 32 threads for each 32 columns of its output and lets those beyond the last column
+read past its table, until CUDA aborts the process. So the output's width is a multiple of this."""
+
+
 def _windows(boxes: Sequence[tuple[Box, ...]]) -> dict[str, list[np.ndarray[Any, np.dtype[np.int32]]]]:
     """What the graph needs to know about each frame's tiles, by the names of its inputs."""
-    found: dict[str, list[Any]] = {name: [] for name in ("first", "starts", "extents", "places", "column", "stack")}
+    found: dict[str, list[Any]] = {name: [] for name in ("first", "starts", "extents", "places", "column", "width", "stack")}
     for k, cut in enumerate(boxes):
         n, (_, _, w, h) = len(cut), cut[0]
         found["first"].append([k] * n)
         found["starts"].append([(y, x) for x, y, _, _ in cut])
         found["extents"].append([(h, w)] * n)
         found["places"].append([(i * h, 0) for i in range(n)])
-        found["column"].append((n * h, w))
+        found["column"].append((n * h, -(-w // _WARP) * _WARP))
+        found["width"].append((w,))
         found["stack"].append((n, h, w, 1))
     return {name: [np.array(row, np.int32) for row in rows] for name, rows in found.items()}
 

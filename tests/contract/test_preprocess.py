@@ -1,8 +1,6 @@
 """Preprocessors: whatever cuts and resizes gives the tiles that OpenCV gives, and no bad image harms another."""
 
 import logging
-import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
@@ -249,24 +247,3 @@ def test_a_gpu_that_cannot_be_used_is_passed_over_and_named(monkeypatch: pytest.
     assert "CUDA" not in caplog.text
     assert make_preprocess(config("auto", "grid", 300, 0), RECIPE, LOG).name == "opencv-cpu"
     assert "preprocess runs on the CPU" in caplog.text
-
-
-def test_torch_is_imported_before_dali_where_both_use_the_device() -> None:
-    """The other way round, DALI's first graph on the device is aborted: see ``nodes.preprocess.choose_preprocess``."""
-    code = """
-import logging, sys
-from nodes.preprocess.choose_preprocess import make_preprocess
-from pipeline.config import Camera, Config, Infer, Preprocess
-from pipeline.core.errors import ConfigError
-from pipeline.config.model_file import TileRecipe
-cameras = {"top": Camera(source="folder:x")}
-config = Config(line="l", cameras=cameras, infer=Infer(model="m"), preprocess=Preprocess(device="gpu"), state_dir="x")
-try:
-    make_preprocess(config, TileRecipe(decode="grey", size_px=300, resize="bilinear"), logging.getLogger())
-except ConfigError:  # no CUDA device
-    pass
-print([name for name in sys.modules if name in ("torch", "nvidia.dali")])
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
-
-    assert done.stdout.strip() == "['torch', 'nvidia.dali']"

@@ -3,6 +3,8 @@
 import logging
 import mmap
 import os
+import subprocess
+import sys
 from pathlib import Path
 from typing import Literal
 
@@ -143,3 +145,26 @@ def test_training_tiles_are_those_of_the_other_loader(tmp_path: Path, device: Li
         assert found.shape == tiles.shape
         assert torch.equal(found_labels, labels)
         assert (found.cpu().int() - tiles.int()).abs().max() <= 3
+
+
+@CUDA
+@pytest.mark.parametrize("width", [2, 31, 257, 300, 513])
+def test_frames_of_any_width_are_cut_by_a_new_process(width: int) -> None:
+    """A new process, because DALI's own bug needs memory that nobody has written: a width that is no multiple of 32 read it."""
+    done = subprocess.run([sys.executable, "-c", _ONE_FRAME, str(width)], capture_output=True, text=True, timeout=60)
+
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() == "equal"
+
+
+_ONE_FRAME = """
+import sys
+import numpy as np
+from nodes.preprocess.dali import TileGraph
+from pipeline.config.model_file import TileRecipe
+side = int(sys.argv[1])
+frame = np.random.default_rng(0).integers(0, 256, (side, side), np.uint8)
+graph = TileGraph(TileRecipe(decode="grey", size_px=side, resize="bilinear"), "gpu", 16)
+(tiles,) = graph([frame], [((0, 0, side, side),)])
+print("equal" if (tiles[0].cpu().numpy() == frame).all() else "differs")
+"""
