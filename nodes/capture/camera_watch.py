@@ -78,7 +78,7 @@ class CameraWatch:
     @property
     def resting(self) -> bool:
         """Whether a camera that was lost ``MOST_LOSSES`` times within ``CALM_S`` still counts as lost: its frames belong to the gap."""
-        return self._gone and len(self._losses) == MOST_LOSSES and time.monotonic() - self._losses[0] < CALM_S
+        return len(self._losses) == MOST_LOSSES and self._gone and time.monotonic() - self._losses[0] < CALM_S
 
     def _silence(self, ready: bool) -> str:
         """Why the camera counts as lost if it has sent nothing for ``silent_s``; an empty string if it is not lost.

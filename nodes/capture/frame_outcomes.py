@@ -28,6 +28,8 @@ class FrameOutcomes:
     def __init__(self, state: RingState, table: LeaseTable, camera: str, submit: Submit, log: logging.Logger) -> None:
         self._state, self._table, self._submit, self._log = state, table, submit, log
         self._gaps = Gaps(state, camera)
+        self.epoch = state.epoch
+        """The newest epoch, kept here because the journal is slow to read: nobody else begins one."""
         table.adopt(state.rows())
 
     @property
@@ -42,12 +44,13 @@ class FrameOutcomes:
         no gap of its own: the gap before it has an open end, which says the same.
         """
         state = self._state
-        before = state.epoch
+        before = self.epoch
         died = before != NO_EPOCH and live and not state.ended and not state.death_told
         if died and self._gaps.full:
             return False
         gap = self._gaps.begin(before, state.next_frame, "capture_died", time.time_ns()) | state.tell_death() if died else {}
         state.commit(state.begin_epoch(epoch), gap)
+        self.epoch = epoch
         return True
 
     def writing(self) -> Slot | None:
@@ -93,18 +96,19 @@ class FrameOutcomes:
     def never_came(self, count: int) -> None:
         """Count the next ``count`` frames as lost between camera and line, with a gap ``lost``. Not while ``gaps_full``."""
         state, first = self._state, self._state.next_frame
-        gap = self._gaps.add_span(state.epoch, first, first + count - 1, "lost", time.monotonic_ns(), time.time_ns())
+        gap = self._gaps.add_span(self.epoch, first, first + count - 1, "lost", time.monotonic_ns(), time.time_ns())
         state.commit(state.acquired(count), state.ended_as("lost", count), gap)
 
     def camera_lost(self) -> None:
         """The camera is lost: record a gap ``camera_lost`` with an open end. Not while ``gaps_full``."""
         state, now = self._state, time.time_ns()
-        state.commit(state.set_camera_lost(now, 0), self._gaps.begin(state.epoch, state.next_frame, "camera_lost", now))
+        state.commit(state.set_camera_lost(now, 0), self._gaps.begin(self.epoch, state.next_frame, "camera_lost", now))
 
     def camera_back(self, epoch: str) -> None:
         """The camera sends frames again: begin the new epoch ``epoch``."""
         state = self._state
         state.commit(state.set_camera_lost(state.camera_lost[0], time.time_ns()), state.begin_epoch(epoch))
+        self.epoch = epoch
 
     def give_up(self) -> None:
         """Give up every frame in the ring, with the reason ``shutdown``: there is no time left to inspect them.

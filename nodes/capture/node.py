@@ -114,7 +114,7 @@ class _Capture:
         self._report(now, last=draining)
         if not draining:
             return True
-        heard = self._dispatcher.end(self._ring.state.epoch) or self._node.out_of_time
+        heard = self._dispatcher.end(self._outcomes.epoch) or self._node.out_of_time
         return not (heard and len(self._outbox) == 0 and self._outcomes.unsent == 0)
 
     @property
@@ -202,7 +202,7 @@ class _Capture:
         arrived = shot.arrived_ns or now
         return FrameMeta(
             camera=self._name,
-            epoch=self._ring.state.epoch,
+            epoch=self._outcomes.epoch,
             frame=number,
             shape=shot.shape,
             length=shot.length,
@@ -234,7 +234,7 @@ class _Capture:
             self._next_coverage_ns, self._last_seen = now + COVERAGE_NS, state
             record = Coverage(
                 camera=self._name,
-                epoch=self._ring.state.epoch,
+                epoch=self._outcomes.epoch,
                 number=self._covered,
                 account=account,
                 at_ns=time.time_ns(),
@@ -252,7 +252,7 @@ class _Capture:
     def facts(self) -> Facts:
         return Facts(
             camera=self._name,
-            epoch=self._ring.state.epoch,
+            epoch=self._outcomes.epoch,
             stale=self._table.stale,
             refused=self._router.refused + self._outbox.dealer.refused,
             waiting=self._table.waiting,

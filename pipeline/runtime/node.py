@@ -16,8 +16,7 @@ from pipeline.config.topology import Endpoints, Process, make_private, runtime_d
 from pipeline.core.errors import LinepipeError
 from pipeline.core.status import Facts, NodeState
 from pipeline.system.files import keep_private
-from pipeline.transport.frame_receiver import BOOT
-from pipeline.transport.messages import Heartbeat
+from pipeline.transport.messages import BOOT, Heartbeat
 from pipeline.transport.sockets import Dealer
 
 BEAT_NS = 250_000_000

@@ -4,7 +4,6 @@ Nothing here blocks. An object is used from one thread. Times are monotonic, in 
 """
 
 import os
-import uuid
 from collections.abc import Callable
 
 import numpy as np
@@ -13,15 +12,13 @@ from numpy.typing import NDArray
 from pipeline.config.topology import Endpoints
 from pipeline.core.errors import ProtocolError
 from pipeline.core.frame import FrameRef, ModelId
-from pipeline.transport.messages import VERSION, Ack, End, Frame, Held, Message, Ready, held
+from pipeline.transport.messages import BOOT, VERSION, Ack, End, Frame, Held, Message, Ready, held
 from pipeline.transport.ring import Ring, RingRequest
 from pipeline.transport.sockets import Dealer
 
 HEARTBEAT_NS = 500_000_000
 EPOCHS = 1000  # the last ended epochs, which are still confirmed
 PID = os.getpid()
-BOOT = uuid.uuid4().hex
-"""Id of this process's life. A new one under a known name shows the dispatcher that the worker was started again."""
 
 
 class FrameReceiver:

@@ -8,6 +8,7 @@ Publish hop (client <-> publish):  Submit up; Durable down.
 node -> supervisor:                 Heartbeat.
 """
 
+import uuid
 from collections.abc import Collection
 from typing import Annotated, Any
 
@@ -21,6 +22,8 @@ from pipeline.core.message_bounds import MANY, Count, Key, Number, Reason, Text,
 from pipeline.core.status import Facts, NodeState
 
 VERSION = 1
+BOOT = uuid.uuid4().hex
+"""Id of this process's life. A new one under a known name shows the receiver that the process was started again."""
 
 
 class Held(Record, frozen=True, kw_only=True):

@@ -132,7 +132,7 @@ class Worker:
         self.todo.append(message.ref)
 
     def turn(self, now_ns: int, most: int) -> None:
-        pipeline.transport.frame_receiver.BOOT = self.boot
+        pipeline.transport.frame_receiver.BOOT = self.boot  # type: ignore[attr-defined]
         self.receiver.turn(now_ns)
         self.outbox.turn(now_ns)
         for _ in range(min(most, len(self.todo))):
@@ -242,7 +242,7 @@ class World:
                 self.now_ns += 600_000_000
                 self._alive(self._drain)
         finally:
-            pipeline.transport.frame_receiver.BOOT = "none"
+            pipeline.transport.frame_receiver.BOOT = "none"  # type: ignore[attr-defined]
         return self
 
     def close(self) -> None:

@@ -5,8 +5,7 @@ import logging
 import operator
 import os
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
@@ -18,6 +17,8 @@ from pipeline.core.errors import LinepipeError, NodeError
 from pipeline.core.ledger import INVALID_REASONS
 from pipeline.system.files import open_plain, write_private
 
+T = TypeVar("T")
+Stored = TypeVar("Stored", bound=msgspec.Struct)
 log = logging.getLogger(__name__)
 
 
@@ -140,44 +141,35 @@ class CheckedSource:
     def __init__(self, open_source: Callable[[], Source], blame: str) -> None:
         """Calls ``open_source``. Raises what that raises, or ``NodeError`` in its place (see the class)."""
         self._blame = blame
-        with self._blamed("open"):
-            self._source = open_source()
-            self.slot_bytes = _whole("slot_bytes", self._source.slot_bytes, 1, MOST_BYTES)
-            self.size, self.fps, self.live = self._source.size, self._source.fps, bool(self._source.live)
+        self._ask("open", lambda: self._open(open_source))
+
+    def _open(self, open_source: Callable[[], Source]) -> None:
+        self._source = open_source()
+        self.slot_bytes = _whole("slot_bytes", self._source.slot_bytes, 1, MOST_BYTES)
+        self.size, self.fps, self.live = self._source.size, self._source.fps, bool(self._source.live)
 
     def fileno(self) -> int | None:
-        with self._blamed("fileno"):
-            return self._source.fileno()
+        return self._ask("fileno", self._source.fileno)
 
     def look(self, frame: int) -> Awaited:
-        with self._blamed("look"):
-            found = self._source.look(frame)
-            if not isinstance(found, Awaited):
-                raise ValueError(f"{type(found).__name__} is no Awaited")
-            number = None if found.number is None else _whole("number", found.number, 0, 1 << 62)
-            return Awaited(ready=bool(found.ready), number=number, ended=bool(found.ended), lost=_line(found.lost))
+        return self._ask("look", lambda: _understood(self._source.look(frame)))
 
     def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
-        with self._blamed("read"):
-            found = self._source.read(frame, into)
-            return None if found is None else _checked(found, len(into))
+        return self._ask("read", lambda: _checked(self._source.read(frame, into), len(into)))
 
     def skip(self, frame: int) -> None:
-        with self._blamed("skip"):
-            self._source.skip(frame)
+        self._ask("skip", lambda: self._source.skip(frame))
 
     def close(self) -> None:
         """Never raises ``NodeError``: an error of another package's source is only logged, because the process ends anyway."""
         try:
-            with self._blamed("close"):
-                self._source.close()
+            self._ask("close", self._source.close)
         except NodeError as exc:
             log.warning("%s", exc)
 
-    @contextmanager
-    def _blamed(self, call: str) -> Iterator[None]:
+    def _ask(self, call: str, ask: Callable[[], T]) -> T:
         try:
-            yield
+            return ask()
         except LinepipeError:
             raise
         except Exception as exc:
@@ -191,8 +183,20 @@ MOST_NAME = 4096  # characters that are kept of a frame's source, such as a file
 _MOST_TEXT = 500  # characters that are kept of a device's or driver's text
 
 
-def _checked(found: Any, room: int) -> SourceFrame:
+def _understood(found: Any) -> Awaited:
+    """Check an answer to ``look``. Raises ``ValueError`` or ``TypeError``."""
+    if found is READY or found is NOTHING or found is ENDED:
+        return found
+    if not isinstance(found, Awaited):
+        raise ValueError(f"{type(found).__name__} is no Awaited")
+    number = None if found.number is None else _whole("number", found.number, 0, 1 << 62)
+    return Awaited(ready=bool(found.ready), number=number, ended=bool(found.ended), lost=_line(found.lost))
+
+
+def _checked(found: Any, room: int) -> SourceFrame | None:
     """Check a frame that must fit into ``room`` bytes. Raises ``ValueError`` or ``TypeError``."""
+    if found is None:
+        return None
     if not isinstance(found, SourceFrame):
         raise ValueError(f"{type(found).__name__} is no SourceFrame")
     length, shape = _whole("length", found.length, 0, room), None
@@ -220,12 +224,11 @@ def _line(text: str) -> str:
     return " ".join(text[:_MOST_TEXT].encode("utf-8", "replace").decode().split())
 
 
-T = TypeVar("T", bound=msgspec.Struct)
 SHORTAGES = (errno.EMFILE, errno.ENFILE)
 """Error numbers that mean that no descriptors are left; they say nothing about the file or its folder."""
 
 
-def recall(kept: Path, kind: type[T]) -> T | None:
+def recall(kept: Path, kind: type[Stored]) -> Stored | None:
     """Read what an earlier capture process stored with ``remember``; None if it is missing or damaged.
 
     Raises ``OSError`` only if no descriptors are left.
