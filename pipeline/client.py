@@ -84,8 +84,11 @@ class Events:
         """Events as they come, after stream id ``first_id``, without end; None whenever ``block_ms`` passed without an entry.
 
         ``$`` stands for the newest entry at the time of the first ``next``. ``block_ms`` must be positive and less than ``TIMEOUT_S``.
-        ``RedisUnreachableError`` is raised during the iteration; ``position`` is where to go on then.
+        ``RedisUnreachableError`` is raised during the iteration; ``position`` is where to go on then. ``ValueError`` at the first
+        ``next`` for another ``block_ms``: a quiet stream would look like a server that is gone.
         """
+        if not 0 < block_ms < 1000 * TIMEOUT_S:
+            raise ValueError(f"block_ms {block_ms}: must be over 0 and under {1000 * TIMEOUT_S:.0f}")
         if first_id == "$":  # resolved once, so that no entry between two commands is missed
             first_id = self.last_id()
         while True:

@@ -199,14 +199,19 @@ class Trainer:
         os.replace(part, path)
 
     def load(self, path: Path) -> None:
-        """Go on from a checkpoint. Raises ``DataError`` for one that is missing, damaged, or of another network or run; some of it
-        may have been loaded then, so this trainer must not be used further."""
+        """Go on from a checkpoint. Raises ``DataError`` for one that is missing, damaged, or of another network or run.
+
+        A checkpoint of another network may be loaded in part by then: this trainer must not be used further.
+        """
         try:
             state = torch.load(path, map_location=self.device, weights_only=True)
         except Exception as exc:  # zip, pickle and torch each have their own; weights_only keeps code in it from running
             raise DataError(f"{path}: damaged, or not our checkpoint ({type(exc).__name__}); start again in another folder") from exc
         try:
             before = {key: state["of"].get(key) for key in self._of()}
+            if others := [key for key, value in self._of().items() if before[key] != value]:
+                what = ", ".join("other training images" if key == "train_rows" else f"{key} {before[key]}" for key in others)
+                raise DataError(f"{path}: of a run that had {what}; give the same, or start a new run in another folder")
             self.model.load_state_dict(state["model"])
             self.averaged.load_state_dict(state["averaged"])
             self.optimizer.load_state_dict(state["optimizer"])
@@ -214,9 +219,6 @@ class Trainer:
                 setattr(self, name, state[name])
         except (KeyError, TypeError, ValueError, AttributeError, RuntimeError) as exc:
             raise DataError(f"{path}: does not fit this run: it is of another network or other classes ({str(exc)[:200]})") from exc
-        if others := [key for key, value in self._of().items() if before[key] != value]:
-            what = ", ".join("other training images" if key == "train_rows" else f"{key} {before[key]}" for key in others)
-            raise DataError(f"{path}: of a run that had {what}; give the same, or start a new run in another folder")
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 """Makes events of records: their positions, ids, names of images. Pure."""
 
+import hashlib
 import re
 
 import msgspec
 
-from nodes.publish.event_id import event_id
 from pipeline.config import Config
 from pipeline.core.events import (
     VERSION,
@@ -137,3 +137,8 @@ def _position(config: Config, camera: str, frame: int, row: float) -> float | No
 def _plain(label: str) -> str:
     """A label as a folder name."""
     return re.sub(r"[^A-Za-z0-9_-]", "_", label) or "_"
+
+
+def event_id(*parts: object) -> str:
+    """A deterministic id of 32 hexadecimal digits: the same parts, compared as text, always give the same id."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()[:32]

@@ -49,7 +49,7 @@ class Alarms:
 
     def named(self, prefix: str) -> list[str]:
         """Names of the alarms that are on and begin with ``prefix``."""
-        return [name for name in self._on if name.startswith(prefix)]
+        return [name for name in tuple(self._on) if name.startswith(prefix)]  # a copy: another thread may set one
 
 
 ASK_NS = 2_000_000_000

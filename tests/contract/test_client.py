@@ -77,3 +77,10 @@ def test_who_follows_from_now_on_misses_nothing_between_two_looks(server: Server
         found = next(follower)
     assert found is not None
     assert found["id"] == "id1"
+
+
+@pytest.mark.parametrize("block_ms", [0, -1, 3000])
+def test_a_wait_that_would_pass_for_an_outage_is_refused(server: Server, block_ms: int) -> None:
+    """0 waits for ever in Redis, and the client's own time limit for an answer is 3 s."""
+    with Events(server.url, STREAM) as events, pytest.raises(ValueError, match="must be over 0 and under 3000"):
+        next(events.follow("0-0", block_ms=block_ms))

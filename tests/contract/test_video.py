@@ -1,6 +1,8 @@
 """``video:``: every frame of the file once, in display order, with its time; what cannot be decoded is said under its number."""
 
 import logging
+import select
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,8 +13,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from nodes.capture.sources.source import SourceFrame
-from nodes.capture.sources.video import AHEAD, VideoSource, to_grey, video_of_run
+from nodes.capture.sources.source import NOTHING, READY, SourceFrame
+from nodes.capture.sources.video import AHEAD, VideoSource, video_of_run
 from nodes.capture.sources.video_index import UNSETTLED
 from pipeline.core.errors import ConfigError
 from tests.videos import damage, moving, packets, write_video
@@ -150,6 +152,37 @@ def test_the_decoder_is_a_few_frames_ahead_and_goes_on_over_frames_dropped_unsee
     assert not source.has(COUNT)
 
 
+def test_look_never_waits_for_a_slow_decoder(tmp_path: Path) -> None:
+    """As on a slow disk: the thread that looks also sends heartbeats, and a read that waits is taken for a hang."""
+    go = threading.Event()
+
+    class Slow(VideoSource):
+        def _frames(self, container: Any, key: int) -> Iterator[Any]:
+            for at, frame in super()._frames(container, key):
+                if at >= 2:
+                    go.wait(30)
+                yield at, frame
+
+    source = Slow(str(write_video(tmp_path / "clip.mkv", moving(10))), loop=False, max_pixels=1 << 20)
+    into = np.zeros(source.slot_bytes, np.uint8)
+    try:
+        for number in (0, 1):
+            while source.look(number) is not READY:
+                select.select([source.fileno()], [], [], 10)
+            source.read(number, into)
+        assert source.look(2) is NOTHING
+        assert select.select([source.fileno()], [], [], 0)[0] == []
+        go.set()
+        for number in range(2, 10):
+            while source.look(number) is NOTHING:
+                assert select.select([source.fileno()], [], [], 10)[0], "no news although a picture came"
+            assert source.read(number, into)
+        assert source.look(10).ended
+    finally:
+        go.set()
+        source.close()
+
+
 def test_a_frame_larger_than_its_slot_is_said(tmp_path: Path, open_video: Open) -> None:
     """A ring that an earlier capture process made for a smaller file."""
     source = open_video(write_video(tmp_path / "a.mkv", moving(3)))
@@ -205,45 +238,6 @@ def test_a_size_that_does_not_fit_is_refused(tmp_path: Path, options: dict[str, 
 
     with pytest.raises(ConfigError, match=says):
         VideoSource(str(path), **{"loop": False, "max_pixels": 1 << 20, **options})
-
-
-@pytest.mark.parametrize(
-    ("name", "value", "full_range", "grey"),
-    [
-        ("gray", 77, None, 77),
-        ("yuv420p", 16, None, 0),
-        ("yuv420p", 235, None, 255),
-        ("yuv420p", 126, None, 128),
-        ("yuv420p", 77, True, 77),
-        ("yuvj420p", 77, None, 77),
-        ("gray", 235, False, 255),
-        ("yuv420p10le", 940, None, 255),
-        ("yuv420p10le", 504, None, 128),
-        ("gray12le", 2056, None, 128),
-        ("gray16be", 0x8080, None, 128),
-    ],
-)
-def test_luma_of_every_depth_and_range_becomes_0_to_255(name: str, value: int, full_range: bool | None, grey: int) -> None:
-    frame = av.VideoFrame(6, 4, name)
-    plane: Any = frame.planes[0]
-    kind = ">u2" if name.endswith("be") else "<u2" if name[-2:] == "le" else "u1"
-    plane.update(np.full(plane.buffer_size // np.dtype(kind).itemsize, value, kind).tobytes())
-    if full_range is not None:
-        frame.color_range = 2 if full_range else 1
-    into = np.zeros((4, 6), np.uint8)
-
-    to_grey(frame, into)
-
-    assert (into == grey).all()
-
-
-def test_colour_without_a_luma_plane_becomes_the_grey_of_the_recipe() -> None:
-    colour = np.random.default_rng(5).integers(0, 256, (4, 6, 3), np.uint8)
-    into = np.zeros((4, 6), np.uint8)
-
-    to_grey(av.VideoFrame.from_ndarray(colour, "rgb24"), into)
-
-    assert (into == cv2.cvtColor(colour, cv2.COLOR_RGB2GRAY)).all()
 
 
 def test_closing_ends_the_thread_wherever_it_stands(tmp_path: Path, open_video: Open) -> None:

@@ -9,8 +9,7 @@ import jsonschema
 import msgspec
 import pytest
 
-from nodes.publish.event_id import event_id
-from nodes.publish.make_events import events_of
+from nodes.publish.make_events import event_id, events_of
 from pipeline.config import Camera, Config, Infer
 from pipeline.core.events import Event, encode, timestamp
 from pipeline.core.frame import Alarm, Coverage, Defect, Gap, ModelId, Publishable, Verdict

@@ -7,27 +7,25 @@ returns damaged is invalid, under its own number. A thread decodes ``AHEAD`` fra
 
 import itertools
 import logging
+import os
 import queue
-import re
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import av
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from nodes.capture.sources.source import ENDED, READY, Awaited, SourceFrame, recall, remember
+from nodes.capture.sources.luma import to_grey
+from nodes.capture.sources.source import ENDED, NOTHING, READY, Awaited, SourceFrame, recall, remember
 from nodes.capture.sources.video_index import VideoIdentity, VideoIndex
 from pipeline.core.errors import ConfigError
 
 log = logging.getLogger(__name__)
 AHEAD = 4
 """Decoded frames that wait in memory at most, each as large as a frame in the file's own pixel format."""
-_LUMA_FIRST = re.compile(r"(gray|yuvj?a?4\d\dp)(\d+)?(le|be)?")
-_LIMITED, _FULL = 1, 2  # FFmpeg's AVCOL_RANGE
 
 Decoded = tuple[int, Any | None]
 """A frame's number and its picture; None if it is damaged."""
@@ -73,17 +71,24 @@ class VideoSource:
         self.live = False
         self._ahead: queue.Queue[Decoded | Exception] = queue.Queue(AHEAD)
         self._head: Decoded = (-1, None)
+        self._news = os.eventfd(0, os.EFD_NONBLOCK | os.EFD_CLOEXEC)
         self._closing = threading.Event()
         self._thread = threading.Thread(target=self._decode, args=(first,), name="video", daemon=True)
         self._thread.start()
         if self.has(first):
             self._seek(first)
 
-    def fileno(self) -> int | None:
-        return None
+    def fileno(self) -> int:
+        return self._news
 
     def look(self, frame: int) -> Awaited:
-        return READY if self.has(frame) else ENDED
+        try:
+            os.eventfd_read(self._news)  # before the queue is looked at: a picture that comes now makes it readable again
+        except BlockingIOError:
+            pass
+        if not self.has(frame):
+            return ENDED
+        return READY if self._head[0] >= frame else NOTHING
 
     def skip(self, frame: int) -> None:
         pass
@@ -95,7 +100,7 @@ class VideoSource:
         return self._loop or frame < len(self._index)
 
     def read(self, frame: int, into: NDArray[np.uint8]) -> SourceFrame | None:
-        """See ``Source``; waits for the decoder thread, without a time limit. Raises what that thread raised."""
+        """See ``Source``. Before ``look`` says that the frame is ready it waits for the decoder thread. Raises what that thread raised."""
         if not self.has(frame):
             return None
         picture = self._seek(frame)
@@ -111,11 +116,14 @@ class VideoSource:
 
     def close(self) -> None:
         """End the thread; waits for the frame that it decodes."""
+        if self._closing.is_set():
+            return
         self._closing.set()
         while self._thread.is_alive():
             while not self._ahead.empty():
                 self._ahead.get_nowait()
             self._thread.join(0.01)
+        os.close(self._news)
 
     def _seek(self, frame: int) -> Any | None:
         """Wait until the decoder is at ``frame``; its picture, None if damaged."""
@@ -126,7 +134,7 @@ class VideoSource:
     def _take(self) -> None:
         found = self._ahead.get()
         if isinstance(found, Exception):
-            self._ahead.put(found)  # the thread has ended: the next call raises it again
+            self._put(found)  # the thread has ended: the next call raises it again
             raise found
         self._head = found
 
@@ -137,12 +145,16 @@ class VideoSource:
         try:
             while not self._closing.is_set() and (lap == 0 or self._loop):
                 for place, frame in self._lap(start):
-                    self._ahead.put((lap * count + place, frame))
+                    self._put((lap * count + place, frame))
                     if self._closing.is_set():
                         return
                 lap, start = lap + 1, 0
         except Exception as exc:  # raised again in ``_take``
-            self._ahead.put(exc)
+            self._put(exc)
+
+    def _put(self, what: Decoded | Exception) -> None:
+        self._ahead.put(what)
+        os.eventfd_write(self._news, 1)
 
     def _lap(self, start: int) -> Iterator[Decoded]:
         """Every frame from place ``start`` to the last, once and in order; frames that the decoder leaves out count as damaged."""
@@ -269,31 +281,3 @@ def _packets(container: Any, stream: Any, path: str = "") -> Iterator[Any]:
         if path:
             log.warning("%s: cannot be read after packet %d (%s)", path, count, exc.strerror)
         yield av.Packet()
-
-
-def to_grey(frame: Any, into: NDArray[np.uint8]) -> None:
-    """Write the luma of a PyAV frame into ``into``, uint8 (H, W), full range 0..255; formats without a luma plane by ITU-R 601."""
-    name = frame.format.name
-    match = _LUMA_FIRST.fullmatch(name)
-    if match is None:
-        np.copyto(into, cv2.cvtColor(frame.to_ndarray(format="rgb24"), cv2.COLOR_RGB2GRAY))
-        return
-    bits = int(match[2] or 8)
-    kind: np.dtype[np.integer] = np.dtype(np.uint8 if bits == 8 else ">u2" if match[3] == "be" else "<u2")
-    plane = frame.planes[0]
-    rows = np.frombuffer(plane, kind).reshape(-1, plane.line_size // kind.itemsize)[: frame.height, : frame.width]
-    grey_or_full = match[1] == "gray" or match[1].startswith("yuvj")
-    limited = frame.color_range == _LIMITED or (frame.color_range != _FULL and not grey_or_full)
-    if bits == 8 and not limited:
-        np.copyto(into, rows)
-    elif bits == 8:
-        cv2.LUT(rows, _levels(bits, limited), dst=into)
-    else:
-        np.take(_levels(bits, limited), rows, out=into, mode="clip")
-
-
-def _levels(bits: int, limited: bool) -> NDArray[np.uint8]:
-    """What each luma value becomes: uint8 (2 ** bits,)."""
-    values = np.arange(1 << bits, dtype=np.float64)
-    low, span = (16 << (bits - 8), 219 << (bits - 8)) if limited else (0, (1 << bits) - 1)
-    return np.clip(np.rint((values - low) * 255 / span), 0, 255).astype(np.uint8)
