@@ -1,11 +1,16 @@
 """The tables of a spool, and the header of its file: what SQLite believes although it is damaged is noticed and repaired."""
 
+import gc
+import os
+import sqlite3
+from contextlib import closing
 from pathlib import Path
 
 import pytest
 
 from nodes.publish.spool.database import Database, SpoolDamagedError
 from nodes.publish.spool.salvage import open_spool
+from nodes.publish.spool.spool import Spool
 from pipeline.core.errors import ConfigError
 from tests.contract.test_spool import event
 from tests.contract.test_spool_damage import expected, ids, spooled
@@ -112,3 +117,18 @@ def test_a_value_of_another_kind_is_damage(path: Path, damage: str) -> None:
 
     with pytest.raises(SpoolDamagedError):
         ids(spool)
+
+
+def test_a_spool_that_cannot_be_opened_keeps_no_file_open(path: Path) -> None:
+    """A sink tries again and again: each try would cost descriptors until there are none."""
+    with closing(sqlite3.connect(path, isolation_level=None)) as database:
+        database.execute("UPDATE facts SET value = 'many' WHERE name = 'commits'")
+    gc.disable()
+    try:
+        before = len(os.listdir("/proc/self/fd"))
+        for _ in range(5):
+            with pytest.raises(SpoolDamagedError):
+                Spool(path, durable=False, create=False)
+        assert len(os.listdir("/proc/self/fd")) == before
+    finally:
+        gc.enable()

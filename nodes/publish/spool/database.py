@@ -65,10 +65,10 @@ class Database:
                 self._db.execute("PRAGMA journal_mode=WAL")
                 self._db.execute(f"PRAGMA synchronous={'FULL' if durable else 'NORMAL'}")
                 self._db.execute("SELECT count(*) FROM sqlite_master").fetchone()
-        except LinepipeError:
+            self._files = self._inodes()
+        except BaseException:
             self._db.close()
             raise
-        self._files = self._inodes()
 
     def rows(self, sql: str, args: Iterable[Any] = ()) -> list[Any]:
         """All rows of a query, as tuples."""

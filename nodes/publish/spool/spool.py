@@ -9,7 +9,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -85,18 +85,16 @@ class Spool:
     ) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self._wall_ms = wall_ms
-        self.database = Database(path, durable=durable, create=create)
-        try:
+        with ExitStack() as opened:
+            self.database = opened.enter_context(closing(Database(path, durable=durable, create=create)))
             prepare(self.database)
-            self._progress = ProgressFile(path)
+            self._progress = opened.enter_context(closing(ProgressFile(path)))
             self.open_alarms = OpenAlarms(self.database)
-        except BaseException:
-            self.database.close()
-            raise
-        row = self.database.row("SELECT ms, n FROM events ORDER BY seq DESC LIMIT 1")
-        self._last: Stamp = row or (0, 0)
-        self._seq, self._commits = self._last_seq(), self.fact("commits")
-        self.ages = Ages(self.database, clock_ms)
+            row = self.database.row("SELECT ms, n FROM events ORDER BY seq DESC LIMIT 1")
+            self._last: Stamp = row or (0, 0)
+            self._seq, self._commits = self._last_seq(), self.fact("commits")
+            self.ages = Ages(self.database, clock_ms)
+            opened.pop_all()
 
     def append(
         self, group: Iterable[tuple[str, list[Event]]], held: Mapping[str, list[DefectEvent]] | None = None
