@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from pipeline.config.plugins import ENGINES, SOURCES
-from pipeline.config.schema import Camera, Config
+from pipeline.config.schema import Camera, ClassRule, Config, Stage
 from pipeline.config.urls import SourceUrl, redis_mistake, sink_mistake
 from pipeline.core.errors import ConfigError
 from pipeline.system.files import read_plain
@@ -59,9 +59,9 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
             key = f"{prefix}.{below}".strip(".")
             raise ConfigError(f"{where(key)}: {key or 'the file'}: {problem}") from exc
 
-    cameras = tree.get("cameras") if isinstance(tree, dict) else None
-    for name, camera in cameras.items() if isinstance(cameras, dict) else ():
-        convert(f"cameras.{name}", camera, Camera)  # one by one first: msgspec does not say which of them is wrong
+    for group, kind in _BY_NAME.items():
+        for name, value in _group(tree, group).items():
+            convert(f"{group}.{name}", value, kind)
     config = convert("", tree, Config)
     try:
         config = msgspec.structs.replace(config, state_dir=str(config.state))  # so that a later chdir changes nothing
@@ -71,6 +71,16 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
     for key, problem in _misnamed(config) or _contradictions(config):
         raise ConfigError(f"{where(key)}: {key}: {problem}")
     return config
+
+
+_BY_NAME: dict[str, Any] = {"cameras": Camera, "infer.classes": ClassRule, "publish.sinks": str, "placement": list[Stage]}
+"""Groups of keys that users name themselves, with the type of each value: msgspec does not say in which of them a mistake is."""
+
+
+def _group(tree: Any, path: str) -> dict[Any, Any]:
+    for key in path.split("."):
+        tree = tree.get(key) if isinstance(tree, dict) else None
+    return tree if isinstance(tree, dict) else {}
 
 
 def _override(tree: Any, lines: dict[str, int | str], item: str) -> None:

@@ -149,6 +149,9 @@ class Limits(_Tree, frozen=True, kw_only=True):
     max_file_bytes: Annotated[Size, Meta(description="likewise for files")] = 32 << 20
 
 
+Stage = Literal["preprocess", "infer"]
+
+
 class Config(_Tree, frozen=True, kw_only=True):
     """A whole line."""
 
@@ -158,9 +161,9 @@ class Config(_Tree, frozen=True, kw_only=True):
     infer: Infer
     publish: Publish = Publish()
     limits: Limits = Limits()
-    placement: Annotated[
-        dict[Name, list[Literal["preprocess", "infer"]]], Meta(description="which stages share a process, by process name")
-    ] = msgspec.field(default_factory=lambda: {"inspect": ["preprocess", "infer"]})
+    placement: Annotated[dict[Name, list[Stage]], Meta(description="which stages share a process, by process name")] = msgspec.field(
+        default_factory=lambda: {"inspect": ["preprocess", "infer"]}
+    )
     state_dir: Annotated[
         str,
         Meta(
