@@ -20,9 +20,9 @@ from typing import Any
 import msgspec
 import numpy as np
 
+from benchmarks.table3 import table3_rows
 from ilcs_model.commands.train import Budget
 from ilcs_model.data.dataset import Dataset, open_dataset
-from ilcs_model.evaluation.cost import table3_rows
 from ilcs_model.training.run import train
 from ilcs_model.training.settings import Settings
 

@@ -44,11 +44,16 @@ def create(name: str, num_classes: int, **options: bool) -> "nn.Module":
     if num_classes < 2:
         raise ValueError(f"a classifier needs at least two classes, got {num_classes}")
     network = _load(name)
-    takes = [p.name for p in inspect.signature(network).parameters.values() if p.kind is p.KEYWORD_ONLY]
-    if unknown := sorted(options.keys() - set(takes)):
-        raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(takes) or 'none'}")
-    built: nn.Module = network(num_classes, **options)
-    return built
+    try:
+        takes = [p.name for p in inspect.signature(network).parameters.values() if p.kind is p.KEYWORD_ONLY]
+        if not (unknown := sorted(options.keys() - set(takes))):
+            built: nn.Module = network(num_classes, **options)
+            return built
+    except Exception as exc:
+        if name in ARCHITECTURES:
+            raise
+        raise ValueError(f"the model {name} cannot be built: {exc!r}; mend or remove its package") from exc
+    raise ValueError(f"{name} has no option {', '.join(unknown)}; it has {', '.join(takes) or 'none'}")
 
 
 def _load(name: str) -> Any:

@@ -30,3 +30,17 @@ def top1(network: nn.Module, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
 def logits_of(output: Tensor | tuple[Tensor, Tensor]) -> Tensor:
     """The logits (N, K) in what a network returns: logits alone, or (logits, map)."""
     return output[0] if isinstance(output, tuple) else output
+
+
+@torch.inference_mode()
+def form_problem(network: nn.Module, side: int, channels: int, classes: int) -> str:
+    """Why a network of another package cannot be trained, seen on two black tiles; an empty string if none is known.
+
+    Leaves it in evaluation mode. Never raises.
+    """
+    try:
+        found = logits_of(network.eval()(torch.zeros(2, channels, side, side, dtype=torch.uint8)))
+        shape = tuple(found.shape)
+    except Exception as exc:
+        return f"it fails on tiles of {side} px: {type(exc).__name__}: {exc}"
+    return "" if shape == (2, classes) else f"it gives scores of shape {shape} for 2 tiles and {classes} classes"

@@ -2,7 +2,7 @@
 
 The original three blocks, on a tile of 300 pixels, with one linear layer on the flattened map of 37 x 37 x 256: exactly
 2,212,966 parameters at six classes. Both of Table 3's figures follow: 2.21 M, and 8.35 G for a batch of 16 at 300 x 300
-with two operations for each normalised value (``ilcs_model.evaluation.cost.Row.with_norms_g``). ILCS's blocks are derived
+with two operations for each normalised value (``benchmarks.table3.Row.with_norms_g``). ILCS's blocks are derived
 from these.
 """
 

@@ -16,11 +16,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.optim.swa_utils import update_bn
 
-from ilcs_model import create
+from ilcs_model import ARCHITECTURES, create
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.loader import Batch, Epoch, choose_loader
 from ilcs_model.errors import DataError, ModelFileError
-from ilcs_model.evaluation.predict import logits_of
+from ilcs_model.evaluation.predict import form_problem, logits_of
 from ilcs_model.files import load_model
 from ilcs_model.info import TileRecipe, options
 from ilcs_model.training.processes import Processes, keep_freed_memory
@@ -62,6 +62,10 @@ class Trainer:
         if len(data.split("train")) < processes.world:
             raise DataError(f"{data.root}: fewer training images than processes ({processes.world}); start fewer")
         network, self.new_layers = first_weights(data, settings, self.locate)
+        if settings.model not in ARCHITECTURES:
+            form = recipe.size_px, 3 if recipe.decode == "rgb" else 1, len(data.classes)
+            if problem := form_problem(network, *form):
+                raise DataError(f"the model {settings.model} cannot be trained: {problem}; mend or remove its package")
         self.model = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model)
         self.class_weights = class_weights(data)

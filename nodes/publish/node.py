@@ -9,7 +9,7 @@ from pathlib import Path
 import msgspec
 
 from nodes.publish.record_store import Store
-from nodes.publish.sinks.sender import Sinks
+from nodes.publish.sinks.all_sinks import Sinks
 from nodes.publish.spool.database import SpoolDamagedError, SpoolTroubleError
 from nodes.publish.spool.salvage import flag_path, open_spool
 from nodes.publish.spool.spool import FIRST_SINK, Spool, lock_spool

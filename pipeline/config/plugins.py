@@ -8,7 +8,9 @@ A package offers an engine, for instance, by a line in its own ``pyproject.toml`
 
 import functools
 import re
+import sys
 from collections.abc import Mapping
+from contextlib import redirect_stdout
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -49,7 +51,8 @@ class Kind:
             return getattr(import_module(module), attribute)
         point = self._find(name)
         try:
-            return point.load()
+            with redirect_stdout(sys.stderr):  # what a package prints while it is imported belongs to no answer in JSON
+                return point.load()
         except (Exception, SystemExit) as exc:  # another package's code: whatever it raises is a plug-in that does not work
             raise ConfigError(f"the {self.word} {name} ({point.value}) cannot be imported: {exc!r}; mend or remove it") from exc
 

@@ -14,7 +14,7 @@ import msgspec
 import yaml
 
 from pipeline.config.plugins import ENGINES, SOURCES
-from pipeline.config.schema import Camera, ClassRule, Config, Stage
+from pipeline.config.schema import Camera, ClassRule, Config, Name, Stage
 from pipeline.config.urls import SourceUrl, redis_mistake, sink_mistake
 from pipeline.core.errors import ConfigError
 from pipeline.system.files import read_plain
@@ -61,6 +61,7 @@ def load(path: Path, overrides: tuple[str, ...] = ()) -> Config:
 
     for group, kind in _BY_NAME.items():
         for name, value in _group(tree, group).items():
+            convert(f"{group}.{name}", name, str if group == "infer.classes" else Name)
             convert(f"{group}.{name}", value, kind)
     config = convert("", tree, Config)
     try:
@@ -113,6 +114,10 @@ def _explain(message: str) -> tuple[str, str]:
         return f"{key}.{unknown[1]}".strip("."), "unknown key; remove it or correct its spelling (`linepipe schema config` lists all)"
     if missing := re.search(r"missing required field `(.*?)`", text):
         return f"{key}.{missing[1]}".strip("."), "is required and missing"
+    if "matching regex" in text:  # the only pattern is that of ``Name``
+        return key, "a name begins with a lower-case letter, then lower-case letters, digits, `-` and `_`, at most 32 characters"
+    if "Invalid enum value" in text:
+        return key, f"{text[0].lower() + text[1:]}; `linepipe schema config` lists those allowed"
     return key, text[0].lower() + text[1:]
 
 

@@ -193,6 +193,9 @@ def _split(text: str, table: Kind, record: type[_Record]) -> tuple[_Record, tupl
     kind = table.load(scheme)
     if not isinstance(kind, record):
         raise ConfigError(f"the {table.word} {scheme} is no {record.__name__}, but {kind!r}; mend or remove its package")
+    declared: Any = kind.options
+    if not (isinstance(declared, type) and issubclass(declared, msgspec.Struct)):
+        raise ConfigError(f"the {table.word} {scheme}: its options are no msgspec.Struct, but {declared!r}; mend or remove its package")
     path, _, query = rest.partition("?")
     if not path:
         raise ConfigError(f"{text!r}: write {kind.example}")
@@ -235,7 +238,11 @@ def _types(kind: Any) -> set[Any]:
 
 def _described(kind: Any) -> str:
     metas = [meta for meta in get_args(kind)[1:] if isinstance(meta, Meta)] if get_origin(kind) is Annotated else []
-    return next((meta.description for meta in metas if meta.description), f"{kind}")
+    plain = next((words for kind_, words in _WORDS.items() if kind_ in _types(kind)), f"{kind}")
+    return next((meta.description for meta in metas if meta.description), plain)
+
+
+_WORDS = {bool: "true or false", float: "a number", int: "a whole number", str: "text"}
 
 
 PASSWORD_ELSEWHERE = "a password does not belong here; use LINEPIPE_REDIS_PASSWORD or publish.password_file"

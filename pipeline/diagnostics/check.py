@@ -14,7 +14,7 @@ from pipeline.config.topology import NEEDED_TMP, frame_rate, runtime_dir
 from pipeline.config.urls import SinkUrl, SourceUrl
 from pipeline.core.errors import ConfigError
 from pipeline.redis.login import redis_password
-from pipeline.system.files import OURS, STATE_FOLDERS, check_owner, read_plain
+from pipeline.system.files import OURS, STATE_FOLDERS, check_place, read_plain
 from pipeline.system.user_path import look, nearest
 
 LONGEST_STATE_DIR = 480
@@ -95,7 +95,7 @@ def check_sockets(config: Config) -> list[str]:
 def _check_state(config: Config) -> list[str]:
     """What is wrong with ``state_dir`` as it is on the disk."""
     try:
-        check_owner(config.state)
+        check_place(config.state)
     except ConfigError as exc:
         return [str(exc)]
     place = nearest(config.state)

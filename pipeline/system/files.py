@@ -94,18 +94,36 @@ def check_owner(folder: Path) -> None:
         raise ConfigError(f"state_dir: {folder} belongs to another user; chown it, or choose a folder of your own")
 
 
-def private_folder(folder: Path) -> str:
-    """Make the state folder (0700), or take the rights of other users from it and from what a line keeps in it.
+def check_place(folder: Path) -> None:
+    """Raises ``ConfigError`` if a line cannot make ``folder`` private. One that is missing is fine.
 
-    Returns a sentence that says what was changed; an empty string if nothing was. Raises ``ConfigError`` for a folder of another
-    user, one that many share (with the sticky bit, like /tmp), or one that cannot be made or changed.
+    That is a folder of another user, one that many share (with the sticky bit, like /tmp), or one that others may look into and
+    that holds folders of other things, as no line ran there yet: /, a home, a project. Hidden ones and lost+found do not count.
     """
     check_owner(folder)
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        mode = stat.S_IMODE(folder.stat().st_mode)
+        mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
         if mode & stat.S_ISVTX:
             raise ConfigError(f"state_dir: {folder} is a folder that many share; choose one within it")
+        if mode & 0o077 and not (folder / "line.json").exists():
+            others = sorted(p.name for p in folder.iterdir() if p.name not in (*OURS, "lost+found") and p.name[0] != "." and p.is_dir())
+            if others:
+                text = f"state_dir: {folder} holds other things ({others[0]}), which other users may use; a line would lock them out"
+                raise ConfigError(f"{text}. Choose an empty folder, or a new one")
+    except OSError as exc:
+        raise ConfigError(f"state_dir: {folder} cannot be used: {exc.strerror}") from exc
+
+
+def private_folder(folder: Path) -> str:
+    """Make the state folder (0700), or take the rights of other users from it and from what a line keeps in it.
+
+    Returns a sentence that says what was changed; an empty string if nothing was. Raises ``ConfigError`` where ``check_place`` does,
+    and for a folder that cannot be made or changed.
+    """
+    check_place(folder)
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        mode = stat.S_IMODE(folder.stat().st_mode)
         if not mode & 0o077:
             return ""
         folder.chmod(0o700)  # first: from now on nobody else can get in

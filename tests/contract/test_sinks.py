@@ -127,6 +127,25 @@ def test_a_sink_that_does_not_come_back_counts_as_away_until_it_does(tmp_path: P
     spool.close()
 
 
+def test_a_sink_that_always_says_it_works_and_confirms_nothing_counts_as_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodes.publish.sinks.sender.HUNG_S", 0.05)
+    spool = Spool(tmp_path / "events.db", durable=True)
+    spool.append([("k", [event(1)])])
+    alarms: queue.SimpleQueue[tuple[str, bool, str]] = queue.SimpleQueue()
+
+    class Busy(Odd):
+        def turn(self) -> bool:
+            return True
+
+    sender = Sender("busy", "The sink busy", tmp_path / "events.db", lambda o: Busy(o.feed, None), alarm=lambda *a: alarms.put(a))
+    while alarms.empty():
+        sender.look()
+    assert "says that it works, and has confirmed nothing" in alarms.get()[2]
+    sender.stop()
+    sender.join()
+    spool.close()
+
+
 def test_notes_and_watermark_move_together_or_not_at_all(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     spool = Spool(tmp_path / "events.db", durable=True)
     spool.append([("k", [event(1)])])

@@ -74,6 +74,7 @@ TRIED = {
 }
 """A command of the documentation, and how it is tried here: with further options, by another command, or (empty) as it stands."""
 ELSEWHERE = {
+    "pip install FOLDER": "tests/system/test_plugins.py",
     "torchrun --nproc-per-node 4 -m pipeline train ...": "tests/contract/test_run_folder.py",
     "linepipe node inspect ...": "what ps shows",
     'pkill -9 -f "linepipe node inspect"': "tests/system/test_faults.py",

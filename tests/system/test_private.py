@@ -172,6 +172,20 @@ def test_another_user_s_folder_or_a_shared_one_is_refused(line: Line, open_folde
     assert stat.S_IMODE(shared.stat().st_mode) == 0o1777
 
 
+def test_a_folder_of_other_things_that_others_use_stays_as_it_is(line: Line, open_folder: Path) -> None:
+    """A whole machine was locked out once, by --set state_dir=/ as root."""
+    place = open_folder / "place"
+    (place / "etc").mkdir(parents=True)
+    place.chmod(0o755)
+
+    for word in ("validate", "run"):
+        text = line.cli(word, "--set", f"state_dir={place}", code=2).stderr
+        assert f"state_dir: {place} holds other things (etc)" in text
+    assert stat.S_IMODE(place.stat().st_mode) == 0o755
+    assert os.listdir(place) == ["etc"]
+    assert "state_dir: / holds other things" in line.cli("validate", "--set", "state_dir=/", code=2).stderr
+
+
 @pytest.mark.parametrize("words", ["status --json", "events", "validate", "run"])
 def test_another_user_is_told_plainly_that_the_line_is_not_his(line: Line, other: pwd.struct_passwd, words: str) -> None:
     line.state.chmod(0o700)

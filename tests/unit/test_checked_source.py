@@ -1,5 +1,6 @@
 """What a source must not say ends the capture process with a sentence, before it reaches ring, publish or supervisor."""
 
+import math
 from typing import Any
 
 import numpy as np
@@ -108,3 +109,23 @@ def test_an_error_of_another_package_is_told_as_its_own_and_one_of_ours_as_ours(
         CheckedSource(lambda: Told(OSError("no driver")), "").fileno()
     checked(OSError("no driver")).close()
     assert "failed in close: OSError: no driver" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("fps", "fast"), ("fps", math.nan), ("fps", -1), ("size", "big"), ("size", (0, 4)), ("slot_bytes", None)]
+)
+def test_what_a_source_says_of_itself_is_checked_as_it_opens(name: str, value: Any) -> None:
+    told = Told()
+    setattr(told, name, value)
+
+    with pytest.raises(NodeError, match="the source told: of camera top failed in open"):
+        CheckedSource(lambda: told, "the source told: of camera top")
+
+
+@pytest.mark.parametrize("descriptor", ["x", 9999, -1])
+def test_a_descriptor_that_is_none_is_refused(descriptor: Any) -> None:
+    source = checked(None)
+    source._source.fileno = lambda: descriptor  # type: ignore[method-assign]
+
+    with pytest.raises(NodeError, match="failed in fileno"):
+        source.fileno()

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from benchmarks.table3 import Row, cost, parameters, table3_rows
 from ilcs_model import create
-from ilcs_model.evaluation.cost import Row, cost, parameters, table3_rows
 from ilcs_model.export import fold_norms
 from ilcs_model.info import options
 from ilcs_model.networks.attention import MIAM

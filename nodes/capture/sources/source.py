@@ -2,6 +2,7 @@
 
 import errno
 import logging
+import math
 import operator
 import os
 import time
@@ -146,10 +147,15 @@ class CheckedSource:
     def _open(self, open_source: Callable[[], Source]) -> None:
         self._source = open_source()
         self.slot_bytes = _whole("slot_bytes", self._source.slot_bytes, 1, MOST_BYTES)
-        self.size, self.fps, self.live = self._source.size, self._source.fps, bool(self._source.live)
+        size, fps = self._source.size, self._source.fps
+        self.size = None if size is None else (_whole("height", size[0], 1, MOST_BYTES), _whole("width", size[1], 1, MOST_BYTES))
+        self.fps = None if fps is None else float(fps)
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise ValueError(f"fps {fps} is no frame rate")
+        self.live = bool(self._source.live)
 
     def fileno(self) -> int | None:
-        return self._ask("fileno", self._source.fileno)
+        return self._ask("fileno", lambda: _descriptor(self._source.fileno()))
 
     def look(self, frame: int) -> Awaited:
         return self._ask("look", lambda: _understood(self._source.look(frame)))
@@ -181,6 +187,13 @@ class CheckedSource:
 MOST_BYTES = 1 << 34
 MOST_NAME = 4096  # characters that are kept of a frame's source, such as a file's name
 _MOST_TEXT = 500  # characters that are kept of a device's or driver's text
+
+
+def _descriptor(found: Any) -> int | None:
+    """Check an answer to ``fileno``. Raises ``TypeError``, or ``OSError`` if it is no open descriptor."""
+    if found is not None:
+        os.fstat(operator.index(found))
+    return None if found is None else operator.index(found)
 
 
 def _understood(found: Any) -> Awaited:

@@ -8,7 +8,7 @@ from nodes.infer.engines.golden_tiles import Engine, OpenEngine, WrongAnswerErro
 from pipeline.config import Config
 from pipeline.config.model_file import Model, model_of_line, read_model
 from pipeline.config.plugins import ENGINES
-from pipeline.core.errors import ConfigError, NodeError
+from pipeline.core.errors import ConfigError, LinepipeError, NodeError
 from pipeline.core.frame import ModelId
 from pipeline.system.cuda import has_cuda
 
@@ -53,7 +53,13 @@ def open_engine(kind: str, path: Path, cache: Path, max_batch: int) -> Engine:
         clear(cache)  # the kept files may be the cause: the next start makes them again
         raise
     except RuntimeError as exc:  # torch's or OpenVINO's own: no memory, a broken driver, a compiler that fails
-        raise NodeError(f"the model does not run here: {exc}. Look at the device, or choose another infer.engine") from exc
+        raise NodeError(
+            f"the model does not run here in the engine {kind}: {exc}. Look at the device, or choose another infer.engine"
+        ) from exc
+    except Exception as exc:
+        if ENGINES.is_own(kind) or isinstance(exc, LinepipeError):
+            raise
+        raise NodeError(f"the engine {kind} breaks its promises ({type(exc).__name__}: {exc}); mend or remove its package") from exc
     return engine
 
 
