@@ -24,7 +24,7 @@ import cv2
 import numpy as np
 import psutil
 
-from nodes.infer.engines.openvino import OpenVinoEngine
+from nodes.infer.engines.openvino import open_openvino
 from nodes.preprocess.opencv import decode
 from pipeline.config.model_file import find_model
 
@@ -108,7 +108,7 @@ def _name(process: psutil.Process) -> str:
 def _reference(images: Path, work: Path) -> float:
     """Images a second through decode, resize and model in one process, batches of 16."""
     model = find_model("ilcs-neu")
-    engine = OpenVinoEngine(model, "sha256:reference", 300, work / "engines")
+    engine = open_openvino(model, work / "engines", 16)
     files = sorted(images.glob("*.jpg"))
     engine(np.zeros((16, 300, 300), np.uint8))
     started = time.perf_counter()

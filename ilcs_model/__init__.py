@@ -4,7 +4,7 @@
 """
 
 import inspect
-from importlib import import_module
+import pkgutil
 from importlib.metadata import entry_points
 from typing import TYPE_CHECKING, Any
 
@@ -58,8 +58,7 @@ def create(name: str, num_classes: int, **options: bool) -> "nn.Module":
 
 def _load(name: str) -> Any:
     if name in ARCHITECTURES:
-        module, _, attribute = ARCHITECTURES[name].partition(":")
-        return getattr(import_module(module), attribute)
+        return pkgutil.resolve_name(ARCHITECTURES[name])
     found = [point for point in entry_points(group=GROUP) if point.name == name]
     if len({point.value for point in found}) > 1:
         raise ValueError(f"two packages offer the model {name}: {' and '.join(sorted(p.value for p in found))}; uninstall one of them")

@@ -167,33 +167,29 @@ class _Progress:
     """Shows the records of ``run.train``: a bar on a terminal, elsewhere one line for each epoch."""
 
     def __init__(self) -> None:
-        self._bar: Any = None
-        if sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
+        from rich.console import Console
+        from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
-            columns = (
-                TextColumn("epoch {task.fields[epoch]}"),
-                BarColumn(),
-                TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  {task.fields[images_per_s]:.1f} images/s"),
-                TimeRemainingColumn(),
-            )
-            self._bar = Progress(*columns, console=Console(stderr=True))
-            self._bar.start()
-            self._task = self._bar.add_task("train", total=1.0, epoch=0, loss=0.0, accuracy=0.0, images_per_s=0.0)
+        columns = (
+            TextColumn("epoch {task.fields[epoch]}"),
+            BarColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}  accuracy {task.fields[accuracy]:.1%}  {task.fields[images_per_s]:.1f} images/s"),
+            TimeRemainingColumn(),
+        )
+        self._bar = Progress(*columns, console=Console(stderr=True), disable=not sys.stderr.isatty())
+        self._bar.start()
+        self._task = self._bar.add_task("train", total=1.0, epoch=0, loss=0.0, accuracy=0.0, images_per_s=0.0)
 
     def __call__(self, record: dict[str, Any]) -> None:
         if "remark" in record:
             click.echo(record["remark"])
         elif "done" in record:
-            if self._bar is not None:
-                self._bar.update(self._task, completed=record["done"], **{k: v for k, v in record.items() if k != "done"})
+            self._bar.update(self._task, completed=record["done"], **{k: v for k, v in record.items() if k != "done"})
         else:
             click.echo(_line(record))
 
     def close(self) -> None:
-        if self._bar is not None:
-            self._bar.stop()
+        self._bar.stop()
 
 
 def _line(r: dict[str, Any]) -> str:

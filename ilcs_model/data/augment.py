@@ -83,11 +83,6 @@ def augment(image: Tile, drawn: Draw) -> Tile:
     return tile
 
 
-def as_it_is(side: int) -> Draw:
-    """The draw that leaves a tile of ``side`` pixels unchanged."""
-    return Draw(side, np.eye(2, 3))
-
-
 def target_map(mask: Tile) -> NDArray[np.float32]:
     """uint8 mask of a tile (S, S) -> float32 map that a network should give, (S // 8, S // 8).
 

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from nvidia.dali import Pipeline, fn, types
 from torch.utils.dlpack import from_dlpack
 
-from ilcs_model.data.augment import Draw, as_it_is, augment
+from ilcs_model.data.augment import Draw, augment
 from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.images import Tile, read_image
 from ilcs_model.data.loader import Batch, Epoch, ahead, answers, draw_group, epoch_groups
@@ -67,7 +67,7 @@ def _build(epoch: Epoch, batch: int, device: Literal["cpu", "cuda"]) -> Any:
 def _inputs(image: Tile, drawn: Draw) -> dict[str, Any]:
     """One image and its augmentation as the inputs of the graph."""
     if drawn.corruptions:
-        image, drawn = augment(image, drawn), as_it_is(drawn.side)
+        image, drawn = augment(image, drawn), Draw(drawn.side, np.eye(2, 3))  # which leaves the tile unchanged
     matrix = drawn.matrix.copy()
     matrix[:, 2] += 0.5 - 0.5 * (matrix[:, 0] + matrix[:, 1])  # DALI counts from the corner of the first pixel, OpenCV from its centre
     return {

@@ -53,7 +53,7 @@ def begin_folder(run: Path, data: Dataset, settings: Settings, trainer: Trainer)
         "processes": trainer.processes.world,
     }
     try:
-        (run / "settings.json").write_text(_pretty(settings))
+        (run / "settings.json").write_text(json.dumps(msgspec.to_builtins(settings), indent=1))
         _forget_after(trainer.epochs, run / "metrics.jsonl")
         (run / "environment.json").write_text(json.dumps(environment, indent=1))
     except OSError as exc:
@@ -108,10 +108,6 @@ def _forget_after(epochs: int, metrics: Path) -> None:
         except (ValueError, KeyError, TypeError) as exc:
             raise DataError(f"{metrics}:{number}: damaged ({exc}); remove the line and go on with --resume") from exc
     metrics.write_text("".join(kept))
-
-
-def _pretty(settings: Settings) -> str:
-    return json.dumps(msgspec.to_builtins(settings), indent=1)
 
 
 def append_json(path: Path, record: dict[str, Any]) -> None:

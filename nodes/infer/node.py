@@ -1,5 +1,6 @@
 """The infer node, alone or with preprocess in its process (``inspect``)."""
 
+import pkgutil
 import time
 from collections import deque
 from collections.abc import Callable
@@ -12,7 +13,7 @@ from pipeline.config.topology import PREPROCESS, credits_for
 from pipeline.core.errors import ProtocolError
 from pipeline.core.status import Facts, NodeState
 from pipeline.core.tiles import Pixels, Preprocess, TiledFrame
-from pipeline.runtime.node import NodeContext, resolve, run_loop
+from pipeline.runtime.node import NodeContext, run_loop
 from pipeline.transport.frame_receiver import CameraReceiver, FrameReceiver, Leased
 from pipeline.transport.messages import Frame
 from pipeline.transport.outbox import Outbox
@@ -28,7 +29,7 @@ def inspect(node: NodeContext) -> None:
     DALI fails later.
     """
     loaded = load_engine(node.config, node.model)
-    preprocess: Preprocess = resolve(PREPROCESS)(node.config, loaded.model.recipe, node.log)
+    preprocess: Preprocess = pkgutil.resolve_name(PREPROCESS)(node.config, loaded.model.recipe, node.log)
     outbox = Outbox(node.endpoints.publish)
     inspector = Inspector(node.config, loaded, outbox)
     todo: deque[Leased] = deque()

@@ -1,9 +1,9 @@
 """``linepipe export``: writes a model for another program, with a proof that its answers are the same."""
 
+import pkgutil
 import shutil
 import sys
 from collections.abc import Iterator
-from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -67,7 +67,7 @@ def export(model: str, engine: str, out: Path, data: Path | None, split: str | N
     """
     source, images, out = _source(model), _images(data, split), out.resolve()
     refuse_foreign(out, engine, source.digest)
-    form = _form(engine)
+    form: Conversion[Any] = pkgutil.resolve_name(FORMS[engine])()
     try:
         with folder_in(out) as part:
             _remark(f"writing {form.file}" + (": a minute or more" if engine == "compiled" else ""))
@@ -120,12 +120,6 @@ def _images(data: Path | None, split: str | None) -> Images | None:
     except DataError as exc:
         raise click.UsageError(str(exc)) from exc
     return Images(root=data, split=split, files=tuple(found.files[k] for k in rows))
-
-
-def _form(engine: str) -> Conversion[Any]:
-    module, _, function = FORMS[engine].partition(":")
-    form: Conversion[Any] = getattr(import_module(module), function)()
-    return form
 
 
 def _prove(source: Source, network: Network, images: Images | None) -> Proof:

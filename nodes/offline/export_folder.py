@@ -11,7 +11,7 @@ from typing import Any
 import msgspec
 
 from nodes.offline.export_proof import Proof
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, told_as
 from pipeline.system.user_path import is_folder, look
 
 MARK = "model.json"
@@ -59,10 +59,8 @@ def refuse_foreign(out: Path, engine: str, digest: str) -> None:
     """
     if (there := look(out)) is not None and not is_folder(out):
         raise ConfigError(f"{out} is a file; name a folder")
-    try:
+    with told_as(ConfigError, f"{out} cannot be listed", "name another folder"):
         names = {p.name for p in out.iterdir() if not p.name.startswith(".")} if there is not None else set()
-    except OSError as exc:
-        raise ConfigError(f"{out} cannot be listed: {exc.strerror}; name another folder") from exc
     if not names:
         return
     try:

@@ -20,7 +20,7 @@ from pipeline.core.status import Facts, NodeState
 from pipeline.redis.login import Login, writer_login
 from pipeline.redis.server import running_url
 from pipeline.runtime.node import NodeContext, run_loop
-from pipeline.system.files import read_plain
+from pipeline.system.files import read_plain, write_private
 from pipeline.transport.messages import Durable, Message, Submit, from_client
 from pipeline.transport.sockets import Router, Waiter
 
@@ -100,10 +100,8 @@ class _Publish:
             run = time.time_ns()
         run_seq, first = self._spool.begin_run(run)
         self._store.counts.update(self._spool.counts_since(run_seq))
-        part = path.with_name(".run.json.part")
         try:
-            part.write_bytes(msgspec.json.encode({"run": run, "first_id": first}))
-            part.rename(path)
+            write_private(path, msgspec.json.encode({"run": run, "first_id": first}))
         except OSError as exc:
             self._node.log.warning("%s cannot be written (%s): `events --run last` does not find this run", path, exc.strerror)
         return run_seq

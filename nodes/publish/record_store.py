@@ -25,7 +25,7 @@ from pipeline.config import Config
 from pipeline.core.errors import NodeError
 from pipeline.core.events import AlarmKind, DefectEvent, Event
 from pipeline.core.frame import Gap, Publishable, Verdict
-from pipeline.runtime.supervisor import Alarm
+from pipeline.runtime.supervisor import Alarm, Alarms
 
 GROUP = 256  # records made durable by one fsync at most
 MOST_WAITING = 20_000  # records beyond that stay with their senders, who send them again
@@ -41,7 +41,7 @@ class Store:
     """
 
     def __init__(self, config: Config, spool: Spool, path: Path, log: logging.Logger, alarm: Alarm) -> None:
-        self._config, self._spool, self._path, self._log, self._alarm = config, spool, path, log, alarm
+        self._config, self._spool, self._path, self._log = config, spool, path, log
         self._keep_ms = int(config.publish.keep_days * 86_400_000)
         self._sinks = (FIRST_SINK, *config.publish.sinks)
         self._images = ImageArchive(config.state / "images", int(config.publish.images_mb * 1_000_000))
@@ -56,10 +56,9 @@ class Store:
         self.frames = self.tiles = self.duplicates = self.offered = 0
         self.trouble = ""
         """Why no record, or no verdict, is accepted now; an empty string if all are."""
-        on = spool.open_alarms.names()  # also those of a publish node that was killed: each goes on until its cause ends
-        self._full, self._stuck, self._imageless = (
-            name in on for name in (AlarmKind.DISK_FULL, AlarmKind.SPOOL_STUCK, AlarmKind.IMAGE_NOT_KEPT)
-        )
+        # Also those of a publish node that was killed: each goes on until its cause ends.
+        self._alarms = Alarms(alarm, spool.open_alarms.names())
+        self._full = AlarmKind.DISK_FULL in self._alarms
         if self._full:
             self._reserve.release()
         elif not self._reserve.take():
@@ -196,13 +195,10 @@ class Store:
         except OSError as exc:
             if exc.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise SpoolTroubleError("the disk of state_dir is full", full=True) from exc
-            if not self._imageless:
-                self._alarm(AlarmKind.IMAGE_NOT_KEPT, True, f"images/{event.image}: {exc.strerror}; events go out without their images")
-            self._imageless = True
+            text = f"images/{event.image}: {exc.strerror}; events go out without their images"
+            self._alarms.set(AlarmKind.IMAGE_NOT_KEPT, True, text)
             return msgspec.structs.replace(event, image=None)
-        if self._imageless:
-            self._alarm(AlarmKind.IMAGE_NOT_KEPT, False, "images of defects are kept again")
-        self._imageless = False
+        self._alarms.set(AlarmKind.IMAGE_NOT_KEPT, False, "images of defects are kept again")
         return event
 
     def _look_after_file(self, now_ns: int) -> None:
@@ -211,7 +207,7 @@ class Store:
             return
         self._look_ns = now_ns + LOOK_NS
         try:
-            if not self._spool.moved():
+            if not self._spool.database.moved():
                 return
             rescue(self._spool, self._path)
         except OSError as exc:
@@ -237,7 +233,7 @@ class Store:
             self._room_ns = now_ns + LOOK_NS
             if self._reserve.take(spare=True):
                 self._full = False
-                self._alarm(AlarmKind.DISK_FULL, False, "the disk of state_dir has room again: verdicts are accepted")
+                self._alarms.set(AlarmKind.DISK_FULL, False, "the disk of state_dir has room again: verdicts are accepted")
 
     def _troubled(self, exc: SpoolTroubleError, now_ns: int) -> None:
         if not self.trouble:
@@ -248,25 +244,17 @@ class Store:
         if exc.full and not self._full:
             self._full, self._retry_ns, self._room_ns = True, now_ns, now_ns + LOOK_NS
             self._reserve.release()
-            self._alarm(
-                AlarmKind.DISK_FULL,
-                True,
-                "the disk of state_dir is full: frames wait, and frames of a live camera that find no room become gaps; make room",
-            )
-        elif not self._full and not self._stuck and now_ns - self._since_ns > STUCK_NS:
-            self._stuck = True
-            self._alarm(
-                AlarmKind.SPOOL_STUCK,
-                True,
-                f"the spool cannot be written ({exc}): frames wait, and frames of a live camera that find no room become gaps",
-            )
+            text = "the disk of state_dir is full: frames wait, and frames of a live camera that find no room become gaps; make room"
+            self._alarms.set(AlarmKind.DISK_FULL, True, text)
+        elif not self._full and now_ns - self._since_ns > STUCK_NS:
+            text = f"the spool cannot be written ({exc}): frames wait, and frames of a live camera that find no room become gaps"
+            self._alarms.set(AlarmKind.SPOOL_STUCK, True, text)
 
     def _well(self) -> None:
         if self._full:
             self.trouble = "the disk of state_dir is full; verdicts wait"
             return
-        if self._stuck:
-            self._alarm(AlarmKind.SPOOL_STUCK, False, "the spool can be written again")
+        self._alarms.set(AlarmKind.SPOOL_STUCK, False, "the spool can be written again")
         if self.trouble:
             self._log.warning("the spool accepts everything again")
-        self.trouble, self._stuck = "", False
+        self.trouble = ""

@@ -1,7 +1,7 @@
 """The command ``linepipe``: a table of commands, each loaded only when it is called, and the exit codes."""
 
-import importlib
 import io
+import pkgutil
 import sys
 from typing import Any
 
@@ -34,8 +34,7 @@ class _Lazy(click.Group):
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in COMMANDS:
             return None
-        module, _, name = COMMANDS[cmd_name][0].partition(":")
-        command: click.Command = getattr(importlib.import_module(module), name)
+        command: click.Command = pkgutil.resolve_name(COMMANDS[cmd_name][0])
         return command
 
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:

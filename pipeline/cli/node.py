@@ -7,7 +7,7 @@ import click
 from pipeline.cli.options import OVERRIDES, read_config
 from pipeline.config.model_file import digest_of
 from pipeline.config.topology import find_process
-from pipeline.core.errors import NodeError
+from pipeline.core.errors import NodeError, told_as
 from pipeline.runtime.node import run_node
 
 
@@ -52,10 +52,7 @@ def check_line(path: Path, began_with: str) -> None:
 
     Raises ``NodeError`` if it has not, or cannot be read: the line writes the copy again, and the node is started again.
     """
-    try:
-        with path.open("rb") as file:
-            found = digest_of(file)
-    except OSError as exc:
-        raise NodeError(f"the line's own copy of its configuration, {path}, cannot be read: {exc.strerror}") from exc
+    with told_as(NodeError, f"the line's own copy of its configuration, {path}, cannot be read"), path.open("rb") as file:
+        found = digest_of(file)
     if found != began_with:
         raise NodeError(f"{path} is not the configuration with which the line began")

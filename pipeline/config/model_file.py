@@ -10,7 +10,7 @@ from typing import Any
 
 import msgspec
 
-from pipeline.core.errors import ConfigError, NodeError
+from pipeline.core.errors import ConfigError, NodeError, told_as
 from pipeline.system.user_path import is_file, is_folder
 
 MAX_HEADER_BYTES = 16 << 20
@@ -81,11 +81,8 @@ def read_model(path: Path) -> Model:
 
 def digest(path: Path) -> str:
     """``sha256:<hex>`` of a file's content. Raises ``ConfigError`` if it cannot be read."""
-    try:
-        with path.open("rb") as file:
-            return digest_of(file)
-    except OSError as exc:
-        raise ConfigError(f"{path} cannot be read: {exc.strerror}") from exc
+    with told_as(ConfigError, f"{path} cannot be read"), path.open("rb") as file:
+        return digest_of(file)
 
 
 def digest_of(file: io.BufferedReader | io.BytesIO) -> str:

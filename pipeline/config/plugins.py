@@ -7,11 +7,11 @@ A package offers an engine, for instance, by a line in its own ``pyproject.toml`
 """
 
 import functools
+import pkgutil
 import re
 import sys
 from collections.abc import Mapping
 from contextlib import redirect_stdout
-from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
@@ -30,11 +30,11 @@ class Kind:
 
     def names(self) -> tuple[str, ...]:
         """Every name that can be used on this machine, linepipe's own first."""
-        return (*self._own, *sorted({point.name for point in self._offered()} - set(self._own)))
+        return (*self._own, *sorted({point.name for point in _entry_points(self.group)} - set(self._own)))
 
     def knows(self, name: str) -> bool:
         """Whether there is a plug-in of that name. Imports nothing."""
-        return name in self._own or any(point.name == name for point in self._offered())
+        return name in self._own or any(point.name == name for point in _entry_points(self.group))
 
     def is_own(self, name: str) -> bool:
         """Whether it is one of linepipe's own. Imports nothing."""
@@ -47,8 +47,7 @@ class Kind:
         import of linepipe's own raises is passed through.
         """
         if name in self._own:
-            module, _, attribute = self._own[name].partition(":")
-            return getattr(import_module(module), attribute)
+            return pkgutil.resolve_name(self._own[name])
         point = self._find(name)
         try:
             with redirect_stdout(sys.stderr):  # what a package prints while it is imported belongs to no answer in JSON
@@ -57,16 +56,13 @@ class Kind:
             raise ConfigError(f"the {self.word} {name} ({point.value}) cannot be imported: {exc!r}; mend or remove it") from exc
 
     def _find(self, name: str) -> EntryPoint:
-        found = [point for point in self._offered() if point.name == name]
+        found = [point for point in _entry_points(self.group) if point.name == name]
         if not found:
             raise ConfigError(f"there is no {self.word} {name!r}; there are {', '.join(self.names())}")
         if len({point.value for point in found}) > 1:
             places = " and ".join(sorted(point.value for point in found))
             raise ConfigError(f"two packages offer the {self.word} {name}: {places}; uninstall one of them")
         return found[0]
-
-    def _offered(self) -> tuple[EntryPoint, ...]:
-        return _entry_points(self.group)
 
 
 @functools.cache

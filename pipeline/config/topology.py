@@ -13,7 +13,7 @@ import msgspec
 
 from pipeline.config import Camera, Config
 from pipeline.config.urls import SourceUrl
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, told_as
 
 PUBLISH = "publish"
 NEEDED_TMP = "have a /tmp that can be written and has room"
@@ -29,7 +29,7 @@ class Process(msgspec.Struct, frozen=True, kw_only=True):
 
     name: str
     entry: str
-    """Its entry point, ``package.module:function``, for ``pipeline.runtime.node.resolve``."""
+    """Its entry point, ``package.module:function``, for ``pkgutil.resolve_name``."""
     camera: str | None = None
     """The camera of a capture process; None for others."""
 
@@ -100,6 +100,14 @@ class Endpoints:
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
+        self.tiles = f"ipc://{folder}/tiles"
+        """ZeroMQ address of preprocess, for the hop to infer when they run in different processes."""
+        self.publish = f"ipc://{folder}/publish"
+        """ZeroMQ address of publish, for records."""
+        self.supervisor = f"ipc://{folder}/supervisor"
+        """ZeroMQ address of the supervisor, for heartbeats."""
+        self.redis = folder / "redis"
+        """AF_UNIX socket of the embedded Redis, for the line's own processes."""
 
     def frames(self, camera: str) -> str:
         """ZeroMQ address of a camera's capture node, for the frame hop."""
@@ -112,26 +120,6 @@ class Endpoints:
     def files(self, camera: str) -> Path:
         """File in which capture notes what it reads in this run: a folder's list of files, or what identifies a video."""
         return self.folder / f"files-{camera}"
-
-    @property
-    def tiles(self) -> str:
-        """ZeroMQ address of preprocess, for the hop to infer when they run in different processes."""
-        return f"ipc://{self.folder}/tiles"
-
-    @property
-    def publish(self) -> str:
-        """ZeroMQ address of publish, for records."""
-        return f"ipc://{self.folder}/publish"
-
-    @property
-    def supervisor(self) -> str:
-        """ZeroMQ address of the supervisor, for heartbeats."""
-        return f"ipc://{self.folder}/supervisor"
-
-    @property
-    def redis(self) -> Path:
-        """AF_UNIX socket of the embedded Redis, for the line's own processes."""
-        return self.folder / "redis"
 
 
 def runtime_dir(config: Config) -> Path:
@@ -149,13 +137,10 @@ def make_private(folder: Path) -> Path:
     Raises ``ConfigError`` if one cannot be made, belongs to another user, is no folder, or gives others any rights.
     """
     for path in [p for p in reversed((folder, *folder.parents)) if f"linepipe-{os.getuid()}" in p.parts]:
-        try:
+        with told_as(ConfigError, f"{path}, where the line's sockets must be, cannot be created", NEEDED_TMP):
             with suppress(FileExistsError):  # something else: refused below
                 path.mkdir(mode=0o700)
             found = path.lstat()
-        except OSError as exc:
-            text = f"{path}, where the line's sockets must be, cannot be created: {exc.strerror}; {NEEDED_TMP}"
-            raise ConfigError(text) from exc
         if found.st_uid != os.getuid():
             raise ConfigError(
                 f"{path}, where the line's sockets must be, belongs to user {found.st_uid}; ask that user or root to remove it"

@@ -45,18 +45,6 @@ class NoOptions(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
     """The options of a source that takes none."""
 
 
-def _lacks_nothing(url: "SourceUrl", camera: "Camera") -> Iterator[tuple[str, str]]:
-    return iter(())
-
-
-def _nothing_known(url: Any) -> str:
-    return ""
-
-
-def _never(url: "SourceUrl") -> bool:
-    return False
-
-
 def frame_bytes(url: "SourceUrl", camera: "Camera", limits: "Limits") -> int | None:
     """Bytes of a raw grey frame of the camera's ``frame_px``; None if that is not given."""
     return None if camera.frame_px is None else math.prod(camera.frame_px)
@@ -82,11 +70,11 @@ class SourceKind(NamedTuple):
     """Whether frames come as fast as the strip moves, without being asked for."""
     silent_s: float | None = None
     """A live camera that has sent nothing for so many seconds is lost; None: the source itself reports it, or it may be silent."""
-    lacks: Callable[["SourceUrl", "Camera"], Iterator[tuple[str, str]]] = _lacks_nothing
+    lacks: Callable[["SourceUrl", "Camera"], Iterator[tuple[str, str]]] = lambda url, camera: iter(())
     """What the other keys of the camera lack for this source: (key, sentence) for each."""
-    unreadable: Callable[["SourceUrl"], str] = _nothing_known
+    unreadable: Callable[["SourceUrl"], str] = lambda url: ""
     """Why there is nothing to read here, and what to do; an empty string if no reason is known. Must not take long."""
-    ends: Callable[["SourceUrl"], bool] = _never
+    ends: Callable[["SourceUrl"], bool] = lambda url: False
     """Whether the source ends by itself."""
     slot_bytes: Callable[["SourceUrl", "Camera", "Limits"], int | None] = frame_bytes
     """Bytes of the largest frame, as far as that is known without opening the source; None if it is not."""
@@ -129,7 +117,7 @@ class SinkKind(NamedTuple):
     """Called with a ``nodes.publish.sinks.sink.SinkOpening``, returns a ``nodes.publish.sinks.sink.Sink``; does not connect yet."""
     options: type[msgspec.Struct] = NoOptions
     """The options after the ``?``: a frozen Struct with defaults, each field with a ``Meta(description=...)``."""
-    unusable: Callable[["SinkUrl"], str] = _nothing_known
+    unusable: Callable[["SinkUrl"], str] = lambda url: ""
     """Why events cannot go there from here, and what to do; an empty string if no reason is known. Must not take long."""
 
 

@@ -7,6 +7,9 @@ LinepipeError        exit 1   something failed while running
 └── BadImageError         -        this frame cannot be inspected: becomes ``invalid(reason)``, the line goes on
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LinepipeError(Exception):
     """Base of all errors below; its text is shown to a person without a traceback."""
@@ -35,3 +38,12 @@ class BadImageError(LinepipeError):
     def __init__(self, reason: str, text: str) -> None:
         super().__init__(text)
         self.reason = reason
+
+
+@contextmanager
+def told_as(kind: type[LinepipeError], what: str, advice: str = "") -> Iterator[None]:
+    """Raise an ``OSError`` of the block as ``kind``: ``what`` failed, what the system says of it and, if given, what to do."""
+    try:
+        yield
+    except OSError as exc:
+        raise kind(f"{what}: {exc.strerror}" + (f"; {advice}" if advice else "")) from exc

@@ -12,7 +12,7 @@ from pipeline.config.urls import SourceUrl
 from pipeline.core.errors import ConfigError
 from pipeline.diagnostics import libraries, machine
 from pipeline.diagnostics.check import check_line, check_sinks, check_sockets
-from pipeline.diagnostics.finding import Finding, failed, ok, warning
+from pipeline.diagnostics.finding import Finding, failed, ok, warning, warning_if
 from pipeline.system.user_path import nearest
 
 LEAST_FREE = 100 << 20
@@ -73,10 +73,8 @@ def _state(config: Config) -> Iterator[Finding]:
     text = f"{_mb(free)} free, of which publish.images_mb may take {config.publish.images_mb:.0f} MB"
     if free < LEAST_FREE:
         yield failed("disk", text, f"free {_mb(LEAST_FREE)} at least")
-    elif free < wanted:
-        yield warning("disk", text, "free some, or lower publish.images_mb")
     else:
-        yield ok("disk", text)
+        yield warning_if(free < wanted, "disk", text, "free some, or lower publish.images_mb")
 
 
 def _memory(config: Config) -> Iterator[Finding]:
@@ -91,10 +89,8 @@ def _memory(config: Config) -> Iterator[Finding]:
         text += f" (not counted: {', '.join(unknown)}, frame size unknown; give frame_px)"
     if need > free:
         yield failed("ring memory", text, "lower cameras.*.slots, or free memory")
-    elif need > free / 2:
-        yield warning("ring memory", text, "lower cameras.*.slots: the nodes need memory too")
     else:
-        yield ok("ring memory", text)
+        yield warning_if(need > free / 2, "ring memory", text, "lower cameras.*.slots: the nodes need memory too")
 
 
 def _redis(config: Config) -> Iterator[Finding]:
@@ -129,10 +125,8 @@ def _server(info: dict[str, object]) -> Iterator[Finding]:
     else:
         yield ok("redis persistence", "appendonly is on")
     policy = str(info.get("maxmemory_policy", "unknown"))
-    if policy != "noeviction":
-        yield warning("redis eviction", f"maxmemory-policy is {policy}", "set noeviction: a stream may otherwise be evicted whole")
-    else:
-        yield ok("redis eviction", "maxmemory-policy is noeviction")
+    advice = "set noeviction: a stream may otherwise be evicted whole"
+    yield warning_if(policy != "noeviction", "redis eviction", f"maxmemory-policy is {policy}", advice)
 
 
 def _mb(count: int) -> str:

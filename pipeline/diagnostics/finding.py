@@ -24,6 +24,11 @@ def warning(name: str, found: str, advice: str) -> Finding:
     return Finding(name, "warning", found, advice)
 
 
+def warning_if(trouble: bool, name: str, found: str, advice: str) -> Finding:
+    """A warning if there is ``trouble``, else all is well: ``found`` is said in either case."""
+    return warning(name, found, advice) if trouble else ok(name, found)
+
+
 def failed(name: str, found: str, advice: str) -> Finding:
     """The line cannot run, or cannot keep its promises."""
     return Finding(name, "failed", found, advice)

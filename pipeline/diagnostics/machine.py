@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from pipeline.core.errors import LinepipeError
-from pipeline.diagnostics.finding import Finding, failed, ok, warning
+from pipeline.diagnostics.finding import Finding, failed, ok, warning, warning_if
 from pipeline.transport.ring import PAGE, Ring, memory_available, new_memfd
 
 MIN_FILES = 256
@@ -64,9 +64,7 @@ def _number(path: Path) -> int | None:
 def _memory() -> Finding:
     machine, free = memory_available(), memory_free()
     text = f"{free / 1e9:.1f} GB free" + (" (limit of the control group)" if free < machine else "")
-    if free < MIN_MEMORY:
-        return warning("memory", text, "loading a model wants about 2 GB")
-    return ok("memory", text)
+    return warning_if(free < MIN_MEMORY, "memory", text, "loading a model wants about 2 GB")
 
 
 def _memfd() -> Finding:
@@ -84,18 +82,14 @@ def _memfd() -> Finding:
 
 def _files() -> Finding:
     soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if 0 <= soft < MIN_FILES:
-        return warning("open files", f"at most {soft}", f"raise it to {MIN_FILES} at least: ulimit -n, or LimitNOFILE= of systemd")
-    return ok("open files", f"at most {soft}")
+    advice = f"raise it to {MIN_FILES} at least: ulimit -n, or LimitNOFILE= of systemd"
+    return warning_if(0 <= soft < MIN_FILES, "open files", f"at most {soft}", advice)
 
 
 def _processors() -> Iterator[Finding]:
     count = len(os.sched_getaffinity(0))
     text = f"{count} of {os.cpu_count()}" if count != os.cpu_count() else str(count)
-    if count < 2:
-        yield warning("processors", text, "give it two at least: capture and inference share one otherwise")
-    else:
-        yield ok("processors", text)
+    yield warning_if(count < 2, "processors", text, "give it two at least: capture and inference share one otherwise")
     try:
         ticks = [int(part) for part in Path("/proc/stat").read_text().split("\n", 1)[0].split()[1:]]
         stolen = ticks[7] / (sum(ticks[:8]) or 1)
@@ -108,10 +102,8 @@ def _processors() -> Iterator[Finding]:
         mode, driver = ((governor / name).read_text().strip() for name in ("scaling_governor", "scaling_driver"))
     except OSError:  # virtual machines have none
         return
-    if mode == "powersave" and "pstate" not in driver:
-        yield warning("governor", mode, "set performance: cpupower frequency-set -g performance")
-    else:
-        yield ok("governor", mode)
+    slow = mode == "powersave" and "pstate" not in driver
+    yield warning_if(slow, "governor", mode, "set performance: cpupower frequency-set -g performance")
 
 
 def _clock() -> Finding:

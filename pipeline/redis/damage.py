@@ -12,6 +12,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 
+from pipeline.system.files import sync
 from pipeline.system.folder_lock import is_there
 from pipeline.system.launch import bound
 
@@ -125,7 +126,7 @@ class Mending:
             if fit:
                 (self._folder / _MENDED).rename(data)
                 self.repaired = True
-            _sync(self._folder)
+            sync(self._folder)
         shutil.rmtree(part, ignore_errors=True)
         for old in sorted(set(self._folder.glob(f"{DATA}.damaged-*")) - {aside})[: 1 - _KEPT]:
             _remove(old)
@@ -148,18 +149,10 @@ def _repair(data: Path, part: Path, program: Path) -> bool:
         command = bound([str(checker), "--fix", str(part / data.name / "appendonly.aof.manifest")])
         done = subprocess.run(command, input=b"y\n", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         for path in (part / data.name).iterdir():
-            _sync(path)
+            sync(path)
     except OSError:  # no room, for instance: a line that starts is worth more than the old data
         return False
     return done.returncode == 0
-
-
-def _sync(path: Path) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-    try:
-        os.fsync(fd)
-    finally:
-        os.close(fd)
 
 
 def _remove(path: Path) -> None:

@@ -16,7 +16,7 @@ import msgspec
 from pipeline.config import Config
 from pipeline.config.model_file import digest_of, find_model
 from pipeline.config.topology import make_private, runtime_dir
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, told_as
 from pipeline.system.files import private_folder, write_private
 from pipeline.system.folder_lock import is_there, lock_folder, lock_state, open_folder
 
@@ -100,10 +100,8 @@ class StateFolder:
         self._run, self._began_ns = self._path / "run.json", time.time_ns()
         self._files = {**self.snapshot.files, self._run: msgspec.json.encode({"run": self._began_ns, "first_id": None})}
         self._due, self._seen = list(self._files), dict[Path, tuple[int, ...]]()
-        try:
+        with told_as(ConfigError, f"state_dir: {self._path} cannot be written"):
             self._write()
-        except OSError as exc:
-            raise ConfigError(f"state_dir: {self._path} cannot be written: {exc.strerror}") from exc
 
     def turn(self) -> str:
         """Restore the folder's lock and the line's own files if they were moved, replaced, changed or removed; to be called repeatedly.
@@ -176,10 +174,8 @@ class Snapshot:
     def __init__(self, config: Config) -> None:
         source, model, self.line = find_model(config.infer.model), config.state / "model.safetensors", config.state / "line.json"
         own = msgspec.structs.replace(config, infer=msgspec.structs.replace(config.infer, model=str(model)))
-        try:
+        with told_as(ConfigError, f"infer.model: {source} cannot be read"):
             weights = source.read_bytes()
-        except OSError as exc:
-            raise ConfigError(f"infer.model: {source} cannot be read: {exc.strerror}") from exc
         self.files = {model: weights, self.line: msgspec.json.encode(own)}
         """Content of each file, by the path at which nodes read it."""
         self.digests = {path: digest_of(io.BytesIO(data)) for path, data in self.files.items()}

@@ -1,15 +1,15 @@
 """The life of a node's process: signals, the context its entry point gets, heartbeats, exit code."""
 
 import errno
-import importlib
 import logging
 import os
+import pkgutil
 import signal
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 from pipeline.config import Config
 from pipeline.config.topology import Endpoints, Process, make_private, runtime_dir
@@ -154,7 +154,7 @@ def run_node(
         node.stop()
     try:
         node.beat(NodeState.STARTING, now=True)
-        resolve(process.entry)(node)
+        pkgutil.resolve_name(process.entry)(node)
     except LinepipeError as exc:
         node.log.error("%s", exc)
         node.fail(str(exc))
@@ -178,10 +178,3 @@ def _shortage(exc: Exception) -> str | None:
     if getattr(exc, "errno", None) in (errno.EMFILE, errno.ENFILE):  # of the system or of ZeroMQ
         return "no file descriptors are left: raise the limit (ulimit -n)"
     return None
-
-
-def resolve(entry: str) -> Callable[..., Any]:
-    """``"package.module:function"`` -> the function, imported. Raises ``ImportError`` or ``AttributeError`` if there is none."""
-    module, _, name = entry.partition(":")
-    found: Callable[..., Any] = getattr(importlib.import_module(module), name)
-    return found

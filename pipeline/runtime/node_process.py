@@ -66,6 +66,8 @@ class NodeProcess:
         left: Callable[[], bool] = lambda: False,
     ) -> None:
         self.process, self._command, self._fds, self._may_end, self._left = process, command, fds, may_end, left
+        self.name = process.name
+        """As in ``linepipe node NAME``."""
         self._popen: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
         self._start_at_ns = self._seen_ns = self._alive_ns = self._still_ns = self._gone_ns = self._down_ns = 0
@@ -90,11 +92,6 @@ class NodeProcess:
         """Set when the run ends although this node had not done its work: then its exit code is not 0."""
         self.exit_code: int | None = None
         """Set once the node has ended and is not started again; 0 if it ended in order."""
-
-    @property
-    def name(self) -> str:
-        """Name of the process, as in ``linepipe node NAME``."""
-        return self.process.name
 
     @property
     def alive(self) -> bool:

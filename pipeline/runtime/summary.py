@@ -6,13 +6,12 @@ import os
 import re
 import select
 from pathlib import Path
-from typing import Any
 
 import msgspec
 
 from pipeline.config import Config
 from pipeline.config.topology import PUBLISH
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, told_as
 from pipeline.core.events import TYPES
 from pipeline.core.histogram import Histogram
 from pipeline.core.ledger import Account
@@ -58,7 +57,7 @@ def summary(
         line=config.line,
         error=error,
         duration_s=round(duration_s, 3),
-        cameras={name: CameraSummary(epochs=epochs.get(name, []), **_fields(account)) for name, account in accounts.items()},
+        cameras={name: CameraSummary(epochs=epochs.get(name, []), **msgspec.structs.asdict(a)) for name, a in accounts.items()},
         events={kind: publish.facts.events.get(kind, 0) for kind in TYPES},
         spool=SpoolSummary(backlog=backlog, delivered=publish.exit_code == 0 and backlog == 0),
         sinks=_sinks(config, publish),
@@ -104,10 +103,6 @@ def _publish(children: list[NodeProcess]) -> NodeProcess:
 
 def _engine(children: list[NodeProcess]) -> str | None:
     return next((c.facts.engine for c in children if c.facts.engine is not None), None)
-
-
-def _fields(account: Account) -> dict[str, Any]:
-    return msgspec.structs.asdict(account)
 
 
 def _node(child: NodeProcess, awake_ns: int) -> NodeStatus:
@@ -209,7 +204,7 @@ def prepare_summary(path: Path) -> None:
 
     A descriptor, device or pipe is left as it is. Raises ``ConfigError`` if nothing can be written there.
     """
-    try:
+    with told_as(ConfigError, f"the summary {path} cannot be written", "choose another --summary or state_dir"):
         if _is_descriptor(path):  # its file may be a log, and is the user's
             os.close(_open_descriptor(path))
             return
@@ -222,8 +217,6 @@ def prepare_summary(path: Path) -> None:
         part.touch()
         part.unlink()
         target.unlink(missing_ok=True)
-    except OSError as exc:
-        raise ConfigError(f"the summary {path} cannot be written: {exc.strerror}; choose another --summary or state_dir") from exc
 
 
 def write_summary(path: Path, found: object, *, mode: int) -> None:

@@ -5,7 +5,7 @@ import os
 import stat
 from pathlib import Path
 
-from pipeline.core.errors import ConfigError
+from pipeline.core.errors import ConfigError, told_as
 from pipeline.system.user_path import look
 
 
@@ -22,11 +22,16 @@ def write_durable(path: Path, data: bytes, *, mode: int = 0o600) -> None:
         file.flush()
         os.fsync(fd)
     part.replace(path)
-    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    sync(path.parent)
+
+
+def sync(path: Path) -> None:
+    """Wait until the disk has a file's content, or the names in a folder. Raises ``OSError``."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
-        os.fsync(folder)
+        os.fsync(fd)
     finally:
-        os.close(folder)
+        os.close(fd)
 
 
 def part_of(path: Path) -> Path:
@@ -101,7 +106,7 @@ def check_place(folder: Path) -> None:
     that holds folders of other things, as no line ran there yet: /, a home, a project. Hidden ones and lost+found do not count.
     """
     check_owner(folder)
-    try:
+    with told_as(ConfigError, f"state_dir: {folder} cannot be used"):
         mode = stat.S_IMODE(folder.stat().st_mode) if folder.is_dir() else 0
         if mode & stat.S_ISVTX:
             raise ConfigError(f"state_dir: {folder} is a folder that many share; choose one within it")
@@ -110,8 +115,6 @@ def check_place(folder: Path) -> None:
             if others:
                 text = f"state_dir: {folder} holds other things ({others[0]}), which other users may use; a line would lock them out"
                 raise ConfigError(f"{text}. Choose an empty folder, or a new one")
-    except OSError as exc:
-        raise ConfigError(f"state_dir: {folder} cannot be used: {exc.strerror}") from exc
 
 
 def private_folder(folder: Path) -> str:
@@ -121,7 +124,7 @@ def private_folder(folder: Path) -> str:
     and for a folder that cannot be made or changed.
     """
     check_place(folder)
-    try:
+    with told_as(ConfigError, f"state_dir: {folder} cannot be used"):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         mode = stat.S_IMODE(folder.stat().st_mode)
         if not mode & 0o077:
@@ -132,8 +135,6 @@ def private_folder(folder: Path) -> str:
             for path, folders, files in os.walk(own) if not own.is_symlink() else ():
                 for name in (*folders, *files):
                     _narrow(Path(path) / name)
-    except OSError as exc:
-        raise ConfigError(f"state_dir: {folder} cannot be used: {exc.strerror}") from exc
     return f"state_dir: {folder} could be looked into by others (mode {mode:04o}); it is private now (0700)"
 
 

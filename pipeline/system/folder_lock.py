@@ -5,7 +5,7 @@ import os
 import time
 from pathlib import Path
 
-from pipeline.core.errors import ConfigError, LinepipeError
+from pipeline.core.errors import ConfigError, LinepipeError, told_as
 
 PATIENCE_S = 1.0
 """``is_running`` holds the lock for a moment; a line that starts waits this long, so that a look does not keep it from starting."""
@@ -17,11 +17,9 @@ def lock_state(state: Path) -> int:
     The lock ends when the descriptor is closed or the process ends. Waits up to ``PATIENCE_S``. Raises ``ConfigError`` if another
     run has the lock, or the folder cannot be used.
     """
-    try:
+    with told_as(ConfigError, f"state_dir: {state} cannot be used"):
         state.mkdir(parents=True, exist_ok=True)
         fd = lock_folder(state, PATIENCE_S)
-    except OSError as exc:
-        raise ConfigError(f"state_dir: {state} cannot be used: {exc.strerror}") from exc
     if fd is None:
         raise ConfigError(f"state_dir: another line runs on {state}; stop it or choose another state_dir")
     return fd

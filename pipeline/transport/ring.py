@@ -9,7 +9,6 @@ outlive a capture process: the supervisor keeps a descriptor of its own and give
 system, so there is nothing to clean up and no other user can open it; it is sealed against resizing.
 """
 
-import array
 import errno
 import fcntl
 import mmap
@@ -19,7 +18,7 @@ import struct
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, Self, cast
+from typing import Self, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -51,7 +50,8 @@ class Ring:
             raise ProtocolError("not a ring of this version; stop the line and start it again")
         prot = mmap.PROT_READ | (mmap.PROT_WRITE if writable else 0)
         self._map = mmap.mmap(fd, size, mmap.MAP_SHARED, prot)
-        self._bytes: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        self.memory: NDArray[np.uint8] = np.frombuffer(self._map, np.uint8)
+        """The whole mapping: uint8, one dimension, a view."""
         head = memoryview(self._map)[: 8 * state_words(self.slots)]
         self.state = RingState(cast(Words, head.cast("Q")), head, self.slots)
 
@@ -96,15 +96,10 @@ class Ring:
         """Map a ring for reading."""
         return cls(fd, writable=False)
 
-    @property
-    def memory(self) -> NDArray[np.uint8]:
-        """The whole mapping: uint8, one dimension, a view."""
-        return self._bytes
-
     def slot(self, number: int) -> NDArray[np.uint8]:
         """The whole of one slot: uint8 (slot_bytes,), a view."""
         start = _data_start(self.slots) + number * self.slot_bytes
-        return self._bytes[start : start + self.slot_bytes]
+        return self.memory[start : start + self.slot_bytes]
 
     def pixels(self, ref: FrameRef) -> NDArray[np.uint8]:
         """The bytes of a leased frame, uint8, a view: (H, W) for raw grey pixels, (length,) for an encoded image.
@@ -197,20 +192,16 @@ class RingRequest:
 
         After an answer the next call asks again. Raises as ``Ring.attach`` does.
         """
-        fds: Any = array.array("i")
         try:
             if self._peer is None:
                 self._peer = _connected(self._path)
-            _, ancillary, _, _ = self._peer.recvmsg(16, socket.CMSG_SPACE(fds.itemsize))
+            _, fds, _, _ = socket.recv_fds(self._peer, 16, 1)
         except BlockingIOError:  # no answer yet, or too many ask
             return None
         except OSError:  # it is not there, or has gone
             self._hang_up()
             return None
         self._hang_up()
-        for _, kind, data in ancillary:
-            if kind == socket.SCM_RIGHTS:
-                fds.frombytes(data)
         try:
             return Ring.attach(fds[0]) if fds else None
         finally:

@@ -19,8 +19,8 @@ from nodes.infer.engines.cuda import batch_sizes
 from nodes.infer.engines.eager import EagerEngine
 from nodes.infer.engines.golden_tiles import Engine
 from nodes.infer.engines.load import _best, load_engine
-from nodes.infer.engines.onnx import OnnxEngine
-from nodes.infer.engines.openvino import OpenVinoEngine
+from nodes.infer.engines.onnx import open_onnx
+from nodes.infer.engines.openvino import open_openvino
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.model_file import find_model, read_model
 from pipeline.core.errors import ConfigError
@@ -36,17 +36,17 @@ COMPILES = [
 ENGINES = ["eager", "openvino", "onnx", pytest.param("compiled", marks=COMPILES)]
 
 
-def make(kind: str, path: Path, side: int, cache: Path) -> Engine:
+def make(kind: str, path: Path, cache: Path) -> Engine:
     if kind == "openvino":
-        return OpenVinoEngine(path, "sha256:test", side, cache)
+        return open_openvino(path, cache, 16)
     if kind == "onnx":
-        return OnnxEngine(path, "sha256:test", side, cache)
+        return open_onnx(path, cache, 16)
     return EagerEngine(path) if kind == "eager" else CompiledEngine(path, cache)
 
 
 @pytest.fixture(scope="module", params=ENGINES)
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Engine:
-    return make(request.param, MODEL, 300, tmp_path_factory.mktemp("engines"))
+    return make(request.param, MODEL, tmp_path_factory.mktemp("engines"))
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +91,7 @@ def test_no_batch_size_is_compiled_apart(engine: Engine, tiles: np.ndarray) -> N
 @pytest.mark.parametrize("kind", [pytest.param("compiled", marks=COMPILES)])
 def test_the_first_batches_find_the_code_compiled(kind: str, tmp_path: Path) -> None:
     """Compiling takes a minute on a small machine: once, not again at the first batch."""
-    engine = make(kind, write_tiny_model(tmp_path), SIDE, tmp_path / "engines")
+    engine = make(kind, write_tiny_model(tmp_path), tmp_path / "engines")
 
     with torch.compiler.set_stance("fail_on_recompile"):
         for count in (1, 5):
@@ -124,7 +124,7 @@ def test_labels_of_real_images_are_the_references(engine: Engine, reference: Eag
 @pytest.mark.parametrize("kind", ENGINES)
 def test_a_network_that_locates_gives_a_map_for_each_tile(kind: str, tmp_path: Path) -> None:
     path = write_tiny_model(tmp_path)
-    found = make(kind, path, SIDE, tmp_path / "engines")
+    found = make(kind, path, tmp_path / "engines")
     tiles = EagerEngine(path).golden.tiles
 
     right = EagerEngine(path)(tiles)
@@ -195,8 +195,8 @@ def test_converting_a_model_reports_to_nobody(tmp_path: Path) -> None:
     program = f"""
 import sys
 from pathlib import Path
-from nodes.infer.engines.openvino import OpenVinoEngine
-OpenVinoEngine(Path({str(write_tiny_model(tmp_path))!r}), "sha256:t", {SIDE}, Path({str(tmp_path)!r}))
+from nodes.infer.engines.openvino import open_openvino
+open_openvino(Path({str(write_tiny_model(tmp_path))!r}), Path({str(tmp_path)!r}), 1)
 sys.exit(any(name.startswith("openvino_telemetry.") for name in sys.modules))
 """
     subprocess.run([sys.executable, "-W", "ignore", "-c", program], check=True)
@@ -205,11 +205,11 @@ sys.exit(any(name.startswith("openvino_telemetry.") for name in sys.modules))
 def test_onnx_runtime_reports_to_nobody(tmp_path: Path) -> None:
     """It would keep an id of the machine and a queue of reports under the home folder, and send them."""
     path = write_tiny_model(tmp_path)
-    OnnxEngine(path, "sha256:t", SIDE, tmp_path / "engines")
+    open_onnx(path, tmp_path / "engines", 1)
     program = f"""
 from pathlib import Path
-from nodes.infer.engines.onnx import OnnxEngine
-engine = OnnxEngine(Path({str(path)!r}), "sha256:t", {SIDE}, Path({str(tmp_path / "engines")!r}))
+from nodes.infer.engines.onnx import open_onnx
+engine = open_onnx(Path({str(path)!r}), Path({str(tmp_path / "engines")!r}), 1)
 engine(engine.golden.tiles)
 """
     (home := tmp_path / "home").mkdir()

@@ -15,10 +15,10 @@ import ilcs_model.export
 from nodes.infer.batches import EngineRunner
 from nodes.infer.engines.contract import Output
 from nodes.infer.engines.load import load_engine
-from nodes.infer.engines.openvino import OpenVinoEngine
+from nodes.infer.engines.openvino import OpenVinoNetwork, open_openvino
 from pipeline.config import Camera, Config, Infer
 from pipeline.core.errors import NodeError
-from tests.tiny import SIDE, write_tiny_model
+from tests.tiny import write_tiny_model
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +48,11 @@ def garble(weights: Path) -> None:
 
 
 def test_a_converted_model_is_used_again(model: Path, tmp_path: Path) -> None:
-    OpenVinoEngine(model, "sha256:x", SIDE, tmp_path)
+    open_openvino(model, tmp_path, 1)
     (kept,) = tmp_path.glob("*/model.xml")
     stamp = kept.stat().st_mtime_ns
 
-    OpenVinoEngine(model, "sha256:x", SIDE, tmp_path)
+    open_openvino(model, tmp_path, 1)
 
     assert kept.stat().st_mtime_ns == stamp
 
@@ -60,9 +60,9 @@ def test_a_converted_model_is_used_again(model: Path, tmp_path: Path) -> None:
 @pytest.mark.timeout(120)
 def test_processes_that_convert_the_same_at_once_all_get_it(model: Path, tmp_path: Path) -> None:
     program = (
-        "import sys; from pathlib import Path; from nodes.infer.engines.openvino import OpenVinoEngine;"
+        "import sys; from pathlib import Path; from nodes.infer.engines.openvino import open_openvino;"
         " print('ready', flush=True); sys.stdin.readline();"
-        f" OpenVinoEngine(Path({str(model)!r}), 'sha256:x', {SIDE}, Path(sys.argv[1]))"
+        f" open_openvino(Path({str(model)!r}), Path(sys.argv[1]), 1)"
     )
     command = [sys.executable, "-c", program, str(tmp_path / "engines")]
     processes = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(4)]
@@ -80,13 +80,13 @@ def test_processes_that_convert_the_same_at_once_all_get_it(model: Path, tmp_pat
 def test_a_damaged_conversion_is_made_again_and_that_is_said(
     model: Path, tmp_path: Path, damage: Callable[[Path], None], caplog: pytest.LogCaptureFixture
 ) -> None:
-    first = OpenVinoEngine(model, "sha256:x", SIDE, tmp_path)
+    first = open_openvino(model, tmp_path, 1)
     right = first(first.golden.tiles).logits
     del first
     (weights,) = tmp_path.glob("*/model.bin")
     damage(weights)
 
-    second = OpenVinoEngine(model, "sha256:x", SIDE, tmp_path)
+    second = open_openvino(model, tmp_path, 1)
 
     assert (second(second.golden.tiles).logits == right).all()
     assert "is damaged and is converted again" in caplog.text
@@ -115,7 +115,7 @@ def test_an_engine_that_is_wrong_even_when_made_again_is_refused(model: Path, tm
 class Failing:
     """A real engine that goes wrong when told to."""
 
-    def __init__(self, real: OpenVinoEngine) -> None:
+    def __init__(self, real: OpenVinoNetwork) -> None:
         self._real, self.name, self.golden = real, real.name, real.golden
         self.go_wrong: Callable[[np.ndarray], np.ndarray] = lambda logits: logits
 
@@ -127,8 +127,8 @@ class Failing:
 
 
 @pytest.fixture(scope="module")
-def real(model: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenVinoEngine:
-    return OpenVinoEngine(model, "sha256:x", SIDE, tmp_path_factory.mktemp("engines"))
+def real(model: Path, tmp_path_factory: pytest.TempPathFactory) -> OpenVinoNetwork:
+    return open_openvino(model, tmp_path_factory.mktemp("engines"), 1)
 
 
 def wait(runner: EngineRunner, count: int) -> list[Any]:
@@ -153,7 +153,7 @@ def device_lost(logits: np.ndarray) -> np.ndarray:
         (device_lost, "failed: CUDA error"),
     ],
 )
-def test_an_idle_engine_that_goes_wrong_is_found(real: OpenVinoEngine, go_wrong: Callable[[np.ndarray], np.ndarray], message: str) -> None:
+def test_an_idle_engine_that_goes_wrong_is_found(real: OpenVinoNetwork, go_wrong: Callable[[np.ndarray], np.ndarray], message: str) -> None:
     engine = Failing(real)
     runner = EngineRunner(engine, check_s=0.01)
     engine.go_wrong = go_wrong
@@ -162,7 +162,7 @@ def test_an_idle_engine_that_goes_wrong_is_found(real: OpenVinoEngine, go_wrong:
         wait(runner, 1)
 
 
-def test_a_busy_engine_is_checked_between_its_batches(real: OpenVinoEngine) -> None:
+def test_a_busy_engine_is_checked_between_its_batches(real: OpenVinoNetwork) -> None:
     """No batch is held up for more than one golden tile, and none goes without an answer."""
     runner = EngineRunner(Failing(real), check_s=0.0)
     batch = real.gather(list(real.golden.tiles[:2]))
@@ -177,7 +177,7 @@ def test_a_busy_engine_is_checked_between_its_batches(real: OpenVinoEngine) -> N
     runner.close()
 
 
-def test_an_engine_that_goes_wrong_under_load_is_found(real: OpenVinoEngine) -> None:
+def test_an_engine_that_goes_wrong_under_load_is_found(real: OpenVinoNetwork) -> None:
     engine = Failing(real)
     runner = EngineRunner(engine, check_s=0.0)
     engine.go_wrong = lambda logits: -logits

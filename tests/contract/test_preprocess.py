@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nodes.infer.engines.openvino import OpenVinoEngine
+from nodes.infer.engines.openvino import open_openvino
 from nodes.preprocess.choose_preprocess import make_preprocess
 from nodes.preprocess.dali import DaliPreprocess, TileGraph
 from nodes.preprocess.opencv import cut
@@ -158,7 +158,7 @@ def test_labels_of_real_images_do_not_depend_on_who_resized_them(neu_dir: Path, 
     """Sixty here; `benchmarks/preprocess.py` takes all test images."""
     files = [np.fromfile(path, np.uint8) for path in sorted((neu_dir / "images").glob("*.jpg"))[::26][:60]]
     opencv, dali = (np.concatenate([t.tiles for t in run(device, files, layout="whole")]) for device in ("cpu", "dali"))
-    engine = OpenVinoEngine(find_model("ilcs-neu"), "sha256:test", 300, tmp_path)
+    engine = open_openvino(find_model("ilcs-neu"), tmp_path, 16)
 
     assert furthest(opencv, dali) <= 1
     for k in range(0, len(files), 16):

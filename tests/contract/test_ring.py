@@ -80,8 +80,8 @@ def test_the_decoder_reads_the_bytes_where_capture_wrote_them(ring: Ring, tmp_pa
 
     (tiled,) = OpenCvPreprocess(config, RECIPE)([(ref, worker.pixels(ref))])
 
-    start = address(worker._bytes)
-    assert [start <= a < start + len(worker._bytes) - len(jpeg) for a in given] == [True]
+    start = address(worker.memory)
+    assert [start <= a < start + len(worker.memory) - len(jpeg) for a in given] == [True]
     assert tiled.invalid == ""
     assert tiled.tiles.shape == (1, 300, 300)
 
@@ -93,7 +93,7 @@ def test_raw_pixels_are_cut_from_the_ring_itself(ring: Ring, tmp_path: Path) -> 
 
     (tiled,) = OpenCvPreprocess(config, RECIPE)([(ref, worker.pixels(ref))])
 
-    assert np.shares_memory(tiled.pixels, worker._bytes)
+    assert np.shares_memory(tiled.pixels, worker.memory)
 
 
 def test_a_worker_cannot_write(ring: Ring, tmp_path: Path) -> None:

@@ -224,7 +224,7 @@ def test_the_spools_folder_deleted_while_it_is_open_is_made_again(path: Path) ->
     shutil.rmtree(path.parent)
     spool.append([("late", [event(9999)])])
 
-    assert spool.moved()
+    assert spool.database.moved()
     rescue(spool, path)
     spool.close()
     again, news = open_spool(path)
@@ -236,14 +236,14 @@ def test_the_spools_folder_deleted_while_it_is_open_is_made_again(path: Path) ->
 @pytest.mark.parametrize("put", [None, b"", b"somebody else's"], ids=["deleted", "emptied", "replaced"])
 def test_a_spool_deleted_or_replaced_while_it_is_open_is_noticed_and_saved(path: Path, put: bytes | None) -> None:
     spool, _ = open_spool(path)
-    assert not spool.moved()
+    assert not spool.database.moved()
     for file in path.parent.glob("events.db*"):
         file.unlink()
     if put is not None:
         path.write_bytes(put)
     spool.append([("late", [event(9999)])])
 
-    assert spool.moved()
+    assert spool.database.moved()
     rescue(spool, path)
     spool.close()
     again, news = open_spool(path)
@@ -251,13 +251,13 @@ def test_a_spool_deleted_or_replaced_while_it_is_open_is_noticed_and_saved(path:
     assert news
     assert "LOST" not in news
     assert ids(again) == [*expected(), "id9999"]
-    assert not again.moved()
+    assert not again.database.moved()
     assert [p.read_bytes() for p in path.parent.glob("events.db.damaged-*")] == ([put] if put is not None else [])
 
 
 def test_a_copy_that_was_not_finished_is_not_used(path: Path) -> None:
     spool, _ = open_spool(path)
-    spool.copy_to(path.with_name("copy.db"))  # and killed before it was declared whole
+    spool.database.copy_to(path.with_name("copy.db"))  # and killed before it was declared whole
     spool.append([("late", [event(9999)])])
     spool.close()
 

@@ -1,5 +1,6 @@
 """Back-off, histograms, credits, model lookup: the small rules."""
 
+import pkgutil
 from pathlib import Path
 
 import msgspec
@@ -10,7 +11,6 @@ from pipeline.config.model_file import find_model, read_model
 from pipeline.config.topology import PREPROCESS, credits_for, frame_rate, processes
 from pipeline.core.errors import ConfigError
 from pipeline.core.histogram import Histogram
-from pipeline.runtime.node import resolve
 from pipeline.runtime.node_process import MOST_S, Backoff
 
 SECOND = 1_000_000_000
@@ -83,8 +83,8 @@ def test_every_entry_point_that_pipeline_names_exists() -> None:
     for placement in ({"inspect": ["preprocess", "infer"]}, {"pre": ["preprocess"], "gpu": ["infer"]}):
         config = Config(line="l", cameras={"top": Camera(source="folder:x")}, infer=Infer(model="m"), state_dir="s", placement=placement)  # type: ignore[arg-type]
         for process in processes(config):
-            assert callable(resolve(process.entry))
-    assert callable(resolve(PREPROCESS))
+            assert callable(pkgutil.resolve_name(process.entry))
+    assert callable(pkgutil.resolve_name(PREPROCESS))
 
 
 def test_an_unknown_model_names_those_there_are() -> None:

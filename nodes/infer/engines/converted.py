@@ -12,10 +12,11 @@ import numpy as np
 
 from nodes.infer.engines.code_cache import alone
 from nodes.infer.engines.contract import Network
-from nodes.infer.engines.golden_tiles import Golden, golden_tiles
+from nodes.infer.engines.golden_tiles import Engine, Golden, golden_tiles
 from pipeline.core.errors import NodeError
 
 N = TypeVar("N", bound=Network)
+E = TypeVar("E", bound=Engine)
 
 
 class Conversion(NamedTuple, Generic[N]):
@@ -31,8 +32,8 @@ class Conversion(NamedTuple, Generic[N]):
     """File of this format -> the network, ready to run."""
 
 
-def open_converted(form: Conversion[N], path: Path, sha: str, side: int, cache: Path) -> tuple[N, Golden]:
-    """The model ``path`` (digest ``sha``, tiles of ``side`` px) converted to ``form``, checked with one golden tile.
+def open_converted(form: Conversion[E], path: Path, cache: Path) -> E:
+    """The model ``path`` converted to ``form``, with its golden tiles, of which one was checked. A later call needs no torch.
 
     Kept under ``cache`` by digest of weights and code and by version: converting takes seconds, and a node that was killed
     must be back sooner than that. A kept one that cannot be read or answers wrongly is logged and converted again, once.
@@ -40,9 +41,10 @@ def open_converted(form: Conversion[N], path: Path, sha: str, side: int, cache: 
     ``ConfigError`` or ``ModelFileError`` for a model that cannot be loaded, ``WrongAnswerError`` for a wrong answer,
     ``OSError`` if ``cache`` cannot be used, ``RuntimeError``, ``ValueError`` or ``EOFError`` if the library or a file fails.
     """
-    from ilcs_model.info import code_digest
+    from ilcs_model.info import code_digest, digest, read_info
 
-    made_by = f"{form.file} {form.version} {sha} {code_digest()} ".encode() + golden_tiles(side).tobytes()
+    side = read_info(path).recipe.size_px
+    made_by = f"{form.file} {form.version} {digest(path)} {code_digest()} ".encode() + golden_tiles(side).tobytes()
     folder = cache / hashlib.sha256(made_by).hexdigest()[:24]
     cache.mkdir(parents=True, exist_ok=True)
     with alone(cache):  # another process may be converting the same
@@ -56,11 +58,12 @@ def open_converted(form: Conversion[N], path: Path, sha: str, side: int, cache: 
             return _open(form, folder, side)
 
 
-def _open(form: Conversion[N], folder: Path, side: int) -> tuple[N, Golden]:
+def _open(form: Conversion[E], folder: Path, side: int) -> E:
     golden = Golden(side, np.load(folder / "golden.npy"))
-    network = form.open(folder / form.file)
-    golden.check(network, 1)  # the caller tries all of them, in the largest batch
-    return network, golden
+    engine = form.open(folder / form.file)
+    engine.golden = golden
+    golden.check(engine, 1)  # the caller tries all of them, in the largest batch
+    return engine
 
 
 def _convert(form: Conversion[N], path: Path, folder: Path) -> None:

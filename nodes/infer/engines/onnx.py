@@ -7,34 +7,12 @@ from typing import Any
 
 from nodes.infer.engines.contract import Output, stack
 from nodes.infer.engines.converted import Conversion, open_converted
+from nodes.infer.engines.golden_tiles import Golden
 from pipeline.core.errors import ConfigError
 from pipeline.core.tiles import Pixels
 from pipeline.system.cuda import has_cuda
 
 _CUDA = "CUDAExecutionProvider"
-
-
-class OnnxEngine:
-    """The converted model is kept under ``cache``: a later start needs no torch.
-
-    Raises ``ConfigError`` if onnx or onnxruntime is not installed, and what ``open_converted`` raises.
-    """
-
-    gather = staticmethod(stack)
-
-    def __init__(self, path: Path, sha: str, side: int, cache: Path) -> None:
-        self._network, self.golden = open_converted(onnx_form(), path, sha, side, cache)
-        self.name = self._network.name
-
-    def __call__(self, batch: Pixels) -> Output:
-        return self._network(batch)
-
-
-def open_onnx(model: Path, cache: Path, max_batch: int) -> OnnxEngine:
-    """See ``OpenEngine``. Also raises what ``open_converted`` raises."""
-    from ilcs_model.info import digest, read_info
-
-    return OnnxEngine(model, digest(model), read_info(model).recipe.size_px, cache)
 
 
 class OnnxNetwork:
@@ -43,6 +21,8 @@ class OnnxNetwork:
     Constructor and call raise ``RuntimeError`` for any error of ONNX Runtime.
     """
 
+    golden: Golden
+    """Set by ``open_converted``."""
     gather = staticmethod(stack)
 
     def __init__(self, file: Path) -> None:
@@ -68,6 +48,11 @@ class OnnxNetwork:
         except Exception as exc:
             raise RuntimeError(f"ONNX Runtime: {exc}") from exc
         return Output(logits, maps[0] if maps else None)
+
+
+def open_onnx(model: Path, cache: Path, max_batch: int) -> OnnxNetwork:
+    """See ``OpenEngine``. Raises what ``onnx_form`` and ``open_converted`` raise."""
+    return open_converted(onnx_form(), model, cache)
 
 
 def onnx_form() -> Conversion[OnnxNetwork]:

@@ -7,32 +7,15 @@ import numpy as np
 
 from nodes.infer.engines.contract import Output, stack
 from nodes.infer.engines.converted import Conversion, open_converted
+from nodes.infer.engines.golden_tiles import Golden
 from pipeline.core.tiles import Pixels
-
-
-class OpenVinoEngine:
-    """The converted model is kept under ``cache``: a later start needs no torch. Raises what ``open_converted`` raises."""
-
-    gather = staticmethod(stack)
-
-    def __init__(self, path: Path, sha: str, side: int, cache: Path) -> None:
-        self._network, self.golden = open_converted(openvino_form(), path, sha, side, cache)
-        self.name = self._network.name
-
-    def __call__(self, batch: Pixels) -> Output:
-        return self._network(batch)
-
-
-def open_openvino(model: Path, cache: Path, max_batch: int) -> OpenVinoEngine:
-    """See ``OpenEngine``. Also raises what ``open_converted`` raises."""
-    from ilcs_model.info import digest, read_info
-
-    return OpenVinoEngine(model, digest(model), read_info(model).recipe.size_px, cache)
 
 
 class OpenVinoNetwork:
     """Runs the file that ``ilcs_model.export.to_openvino`` wrote, as a line does. Raises ``RuntimeError`` if it cannot be loaded."""
 
+    golden: Golden
+    """Set by ``open_converted``."""
     gather = staticmethod(stack)
 
     def __init__(self, file: Path) -> None:
@@ -48,6 +31,11 @@ class OpenVinoNetwork:
         self._request.infer({0: batch[:, None]}, share_inputs=True)
         found = [np.array(tensor.data, np.float32) for tensor in self._request.output_tensors]
         return Output(found[0], found[1] if len(found) > 1 else None)
+
+
+def open_openvino(model: Path, cache: Path, max_batch: int) -> OpenVinoNetwork:
+    """See ``OpenEngine``. Also raises what ``open_converted`` raises."""
+    return open_converted(openvino_form(), model, cache)
 
 
 def openvino_form() -> Conversion[OpenVinoNetwork]:

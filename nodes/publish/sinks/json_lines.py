@@ -20,6 +20,7 @@ from nodes.publish.spool.spool import Spooled
 from pipeline.config.urls import SinkKind, SinkUrl
 from pipeline.core.errors import ConfigError, LinepipeError
 from pipeline.core.events import Event
+from pipeline.system.files import sync
 from pipeline.system.user_path import here, look
 
 GROUP = 500
@@ -144,11 +145,7 @@ class JsonLinesSink:
         with suppress(PermissionError):  # of a group that this user is not in
             os.fchown(fd, -1, group)
         os.fchmod(fd, mode)
-        folder = os.open(self._path.parent, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
+        sync(self._path.parent)
 
     def _moved(self) -> bool:
         """Whether somebody moved or removed the file, or changed the link to it."""

@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 from pipeline.core.errors import ConfigError, LinepipeError, NodeError
+from pipeline.system.files import sync
 
 BUSY_S = 0.5
 """Seconds that one statement waits for a lock at most: the work loop must not stand still longer."""
@@ -140,7 +141,7 @@ class Database:
         """Write everything that this connection sees to the file ``path``, replacing it, and sync it. Also raises ``OSError``."""
         path.unlink(missing_ok=True)
         self.change("VACUUM INTO ?", (str(path),))
-        sync(path)
+        sync_named(path)
 
     def close(self) -> None:
         self._db.close()
@@ -187,14 +188,10 @@ def free_bytes(folder: Path) -> int:
     return found.f_bavail * found.f_frsize
 
 
-def sync(path: Path) -> None:
-    """Wait until the disk has a file's content and its name (fsync of file and folder). Raises ``OSError``."""
-    for place in (path, path.parent):
-        fd = os.open(place, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+def sync_named(path: Path) -> None:
+    """Wait until the disk has a file's content and its name. Raises ``OSError``."""
+    sync(path)
+    sync(path.parent)
 
 
 FORMAT = 2

@@ -11,7 +11,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from nodes.publish.spool import database as schema
-from nodes.publish.spool.database import Database, SpoolDamagedError, sync
+from nodes.publish.spool.database import Database, SpoolDamagedError, sync_named
 from nodes.publish.spool.open_alarms import read_again
 from nodes.publish.spool.progress_file import Progress, read_progress
 from nodes.publish.spool.read_damaged import begins_right, events, is_part, keyed, mend_log, readable
@@ -63,7 +63,7 @@ def rescue(spool: Spool, path: Path) -> None:
     """
     copy = _copy_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    spool.copy_to(copy)
+    spool.database.copy_to(copy)
     database = Database(copy)
     database.change("INSERT OR REPLACE INTO facts VALUES (?, 1)", (_COMPLETE,))
     database.close()
@@ -138,7 +138,7 @@ def _take_copy(path: Path, copy: Path, aside: Path | None = None) -> str:
             left.rename(aside.with_name(aside.name + end))
         left.unlink(missing_ok=True)
     copy.rename(path)
-    sync(path)
+    sync_named(path)
     database = Database(path)
     database.change("DELETE FROM facts WHERE name = ?", (_COMPLETE,))
     database.close()
@@ -172,7 +172,7 @@ def _carry_over(path: Path, copy: Path, reached: Progress) -> int:
             source.close()
         target.close()
         _remove(_patched(path))
-    sync(copy)
+    sync_named(copy)
     return unread
 
 

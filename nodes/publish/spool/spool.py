@@ -19,7 +19,7 @@ from nodes.publish.spool.database import Database, SpoolDamagedError, prepare
 from nodes.publish.spool.event_ages import Ages
 from nodes.publish.spool.open_alarms import OpenAlarms
 from nodes.publish.spool.progress_file import Progress, ProgressFile
-from pipeline.core.errors import NodeError
+from pipeline.core.errors import NodeError, told_as
 from pipeline.core.events import AlarmEvent, DefectEvent, Event, encode
 
 COUNTED = 10_000  # up to this many, events are counted exactly
@@ -35,12 +35,9 @@ def lock_spool(path: Path) -> int:
 
     Does not wait. Raises ``NodeError`` if another process has the lock, or the spool's folder cannot be used.
     """
-    try:
+    with told_as(NodeError, f"{path.parent}: cannot be used as the spool's folder", "if something else is there, move it away"):
         path.parent.mkdir(parents=True, exist_ok=True)
         fd = os.open(path.with_suffix(".lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    except OSError as exc:
-        text = f"{path.parent}: cannot be used as the spool's folder: {exc.strerror}; if something else is there, move it away"
-        raise NodeError(text) from exc
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -249,14 +246,6 @@ class Spool:
     def progress_trouble(self) -> str:
         """Why the progress file could not be written last time; an empty string if it could."""
         return self._progress.trouble
-
-    def moved(self) -> bool:
-        """Whether the file was deleted or replaced while this spool is open. Raises ``OSError`` if that cannot be seen."""
-        return self.database.moved()
-
-    def copy_to(self, path: Path) -> None:
-        """Write the whole spool to the file ``path``, replacing it, and sync it. Also raises ``OSError``."""
-        self.database.copy_to(path)
 
     def close(self) -> None:
         self.database.close()

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from nodes.capture.sources.sim.strip import Strip, Truth
 from nodes.capture.sources.source import READY, Awaited, SourceFrame
-from pipeline.core.errors import NodeError
+from pipeline.core.errors import NodeError, told_as
 
 
 class TruthFile:
@@ -23,10 +23,8 @@ class TruthFile:
         """Makes the file and its folder. Raises ``NodeError`` if they cannot be written."""
         self._path, self._epoch, self._height, self._mm, self._log = path, epoch, height, mm_along, log
         self._incomplete = False
-        try:
+        with told_as(NodeError, f"{path}: the simulator's truth cannot be written"):
             self._write(b"", "ab" if append else "wb")
-        except OSError as exc:
-            raise NodeError(f"{path}: the simulator's truth cannot be written: {exc.strerror}") from exc
 
     def add(self, planted: list[Truth]) -> None:
         """Append these defects. Never raises for the file: the first time it cannot be written, a warning is logged."""
