@@ -27,6 +27,8 @@ START_S = 600.0
 """A node that loads is killed if its work loop has not turned after this long; compiling takes minutes on a small, busy machine."""
 LOOK_S = 0.5
 """After two missed heartbeats the supervisor looks at the node's main thread itself."""
+SLOW_S = 30.0
+"""A start that takes longer is told."""
 MOST_WORDS = 1000
 LAST_WORDS_NS = 50_000_000
 """How long the last heartbeats of a node that has ended may take to arrive."""
@@ -70,7 +72,7 @@ class NodeProcess:
         """As in ``linepipe node NAME``."""
         self._popen: subprocess.Popen[bytes] | None = None
         self._backoff = Backoff()
-        self._start_at_ns = self._seen_ns = self._alive_ns = self._still_ns = self._gone_ns = self._down_ns = 0
+        self._start_at_ns = self._seen_ns = self._alive_ns = self._still_ns = self._gone_ns = self._down_ns = self._slow_at_ns = 0
         self._main_thread: tuple[str, int | None] | None = None
         self._progress = -1
         self._boot = self._dead_boot = self._why = ""
@@ -126,8 +128,15 @@ class NodeProcess:
         except OSError as exc:  # no memory or process left, or the program is being replaced
             return self._retry(f"could not be started: {exc.strerror}", now_ns)
         self.pids.add(self._popen.pid)
-        self.state = NodeState.STARTING
+        self.state, self._slow_at_ns = NodeState.STARTING, now_ns + int(SLOW_S * 1e9)
         return None
+
+    def slow_start(self, now_ns: int) -> str:
+        """A sentence, once for each start, if the work loop has not turned ``SLOW_S`` after it; otherwise an empty string."""
+        if self._popen is None or self.alive or not 0 < self._slow_at_ns <= now_ns:
+            return ""
+        self._slow_at_ns = 0
+        return f"{self.name} has been starting for {SLOW_S:.0f} s; it may take {START_S:.0f} s"
 
     def hear(self, status: Heartbeat, now_ns: int) -> None:
         """Take a heartbeat of this node. It counts as a sign of life only if the work loop has turned since the last one."""

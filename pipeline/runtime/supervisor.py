@@ -82,6 +82,8 @@ class NodeWatch:
             if (news := child.check(now_ns)) is not None:
                 self._say(news)
                 self._alarms.set(AlarmKind.NODE_DIED.of(child.name), True, news)
+            if slow := child.slow_start(now_ns):
+                self._say(slow)
             if child.refused and (child.restarts == 1 or not started):
                 raise ConfigError(f"{child.name} cannot run; see its message above")
             storm = child.storm(now_ns)

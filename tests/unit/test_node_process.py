@@ -96,6 +96,22 @@ def test_a_stopped_node_is_killed_soon_also_while_it_loads(watch: Callable[..., 
         node.end()
 
 
+def test_a_start_that_takes_long_is_told_once(watch: Callable[..., Watched]) -> None:
+    """A camera that does not answer while it is opened would be silent for ten minutes."""
+    hangs, runs = watch(SLEEPS), watch(SLEEPS)
+    runs.says()
+    said: list[str] = []
+    nodes = [NodeWatch([one.child], said.append, Alarms(lambda *_: None)) for one in (hangs, runs)]
+
+    for _ in range(100):
+        hangs.now = runs.now = hangs.now + SECOND
+        for watching in nodes:
+            watching.turn(hangs.now, started=True)
+        runs.says(progress=hangs.now // SECOND)
+
+    assert said == ["node has been starting for 30 s; it may take 600 s"]
+
+
 def test_a_node_stuck_in_one_call_is_killed_soon_but_not_while_it_loads(watch: Callable[..., Watched]) -> None:
     loading, stuck = watch(SLEEPS), watch(SLEEPS)
     stuck.says()
