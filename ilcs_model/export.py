@@ -80,6 +80,14 @@ def _tiles(info: ModelInfo, count: int) -> Tensor:
     return torch.zeros(count, 1, info.recipe.size_px, info.recipe.size_px, dtype=torch.uint8)
 
 
+def has_bf16(device: str) -> bool:
+    """Whether ``cuda`` or ``cpu`` has bfloat16 instructions; on a CPU AVX512-BF16. Emulation does not count: it is slow."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    cpuinfo = Path("/proc/cpuinfo")
+    return cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()
+
+
 class Mixed(nn.Module):
     """A network, put into evaluation mode, that computes in bfloat16 if ``bf16``, and returns float32; for evaluation only."""
 

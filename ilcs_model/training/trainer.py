@@ -21,6 +21,7 @@ from ilcs_model.data.dataset import Dataset
 from ilcs_model.data.loader import Batch, Epoch, choose_loader
 from ilcs_model.errors import DataError, ModelFileError
 from ilcs_model.evaluation.predict import form_problem, logits_of
+from ilcs_model.export import has_bf16
 from ilcs_model.files import load_model
 from ilcs_model.info import TileRecipe, options
 from ilcs_model.training.processes import Processes, keep_freed_memory
@@ -75,7 +76,7 @@ class Trainer:
         self.trained_s = 0.0
         self.best: float | None = None
         self.without_better = 0
-        self.bf16 = has_bf16(self.device)
+        self.bf16 = has_bf16(self.device.type)
         # On a CPU, inductor needs a C++ compiler; without one training runs eagerly, at about half the speed.
         self.compiler = self.device.type == "cuda" or shutil.which("g++") is not None
         long = (settings.budget_s or 0) >= COMPILE_S if settings.epochs is None else self.steps_per_epoch * settings.epochs >= COMPILE_STEPS
@@ -287,11 +288,3 @@ def one_cycle(done: float, warm_up: float) -> float:
     if done < warm_up:
         return 0.04 + 0.96 * done / warm_up
     return 0.5 * (1 + math.cos(math.pi * (done - warm_up) / (1 - warm_up)))
-
-
-def has_bf16(device: torch.device) -> bool:
-    """Whether training computes in bfloat16 on the device: if torch says so of a GPU; on a CPU with AVX512-BF16."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported()
-    cpuinfo = Path("/proc/cpuinfo")
-    return cpuinfo.exists() and "avx512_bf16" in cpuinfo.read_text()

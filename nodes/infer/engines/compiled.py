@@ -62,10 +62,12 @@ class CompiledEngine:
     def __init__(self, path: Path, cache: Path) -> None:
         import torch
 
+        from ilcs_model.export import has_bf16
+
         self._torch = torch
         eager = EagerEngine(path)
         self.golden = eager.golden
-        bf16 = cpu_has_bf16()
+        bf16 = has_bf16("cpu")
         self.name = f"compiled-{'bf16' if bf16 else 'f32'}-cpu"
         self._forward = compile_network(eager, "cpu", bf16, cache)
 
@@ -105,11 +107,6 @@ def compile_network(eager: EagerEngine, device: str, bf16: bool, cache: Path) ->
         warnings.simplefilter("ignore")  # torch's remarks on parts of its own
         compiled(tiles)
     return compiled
-
-
-def cpu_has_bf16() -> bool:
-    """Whether the processor has bfloat16 instructions (``avx512_bf16`` in ``/proc/cpuinfo``). Raises ``OSError`` without that file."""
-    return "avx512_bf16" in Path("/proc/cpuinfo").read_text()
 
 
 def need_compiler() -> None:
@@ -162,6 +159,7 @@ def _here() -> tuple[str, bool]:
     """The device that a line would use here, and whether it computes in bfloat16."""
     import torch
 
-    if torch.cuda.is_available():
-        return "cuda", torch.cuda.is_bf16_supported(including_emulation=False)
-    return "cpu", cpu_has_bf16()
+    from ilcs_model.export import has_bf16
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return device, has_bf16(device)

@@ -40,10 +40,12 @@ class CudaEngine:
     def __init__(self, path: Path, cache: Path, max_batch: int) -> None:
         import torch
 
+        from ilcs_model.export import has_bf16
+
         self._torch = torch
         eager = EagerEngine(path)
         self.golden = eager.golden
-        bf16 = torch.cuda.is_bf16_supported(including_emulation=False)
+        bf16 = has_bf16("cuda")
         self.name = f"compiled-{'bf16' if bf16 else 'f32'}-cuda"
         self._copy, self._compute = torch.cuda.Stream(), torch.cuda.Stream()
         with torch.cuda.stream(self._compute):
