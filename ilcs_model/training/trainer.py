@@ -65,7 +65,7 @@ class Trainer:
         network, self.new_layers = first_weights(data, settings, self.locate)
         if settings.model not in ARCHITECTURES:
             form = recipe.size_px, 3 if recipe.decode == "rgb" else 1, len(data.classes)
-            if problem := form_problem(network, *form):
+            if problem := form_problem(copy.deepcopy(network), *form):  # a copy: it may keep what it computed
                 raise DataError(f"the model {settings.model} cannot be trained: {problem}; mend or remove its package")
         self.model = network.to(self.device, memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.averaged = copy.deepcopy(self.model)

@@ -95,6 +95,7 @@ class _Capture:
         self._ledger_waits = False  # whether a coverage record waits for publish; the next one includes all that it says
         self._last_seen = (-1, -1)
         self._begun = False  # whether the epoch has begun
+        self._nothing = False  # whether the source had no frame when it was asked last
 
     def turn(self) -> bool:
         """Do one pass; returns False when there is nothing left to do."""
@@ -127,7 +128,7 @@ class _Capture:
             return 5.0 if self._ended else IDLE_MS
         if self._full:
             return IDLE_MS
-        if self._source.live:
+        if self._source.live or self._nothing:
             return 0.0 if self._more else IDLE_MS if self._has_news else LOOK_MS
         return min(IDLE_MS, (self._due_ns() - time.monotonic_ns()) / 1e6)
 
@@ -153,7 +154,7 @@ class _Capture:
 
     def _acquire(self) -> None:
         """Take the frames that are due; stops at a full ring or after ``TURN_FRAMES``."""
-        self._more = False
+        self._more = self._nothing = False
         if not self._first_ns:
             self._first_ns, self._first_frame = time.monotonic_ns(), self._ring.state.next_frame
         for _ in range(TURN_FRAMES):
@@ -163,6 +164,7 @@ class _Capture:
             if awaited.ended:
                 self._end()
                 return
+            self._nothing = not awaited.ready
             admitted = self._watch.admit(awaited, remaining)
             if awaited.ready and self._watch.resting:
                 self._source.skip(number)

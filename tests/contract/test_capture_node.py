@@ -1,5 +1,6 @@
 """The capture node at its end, over real sockets: no frame is given up while its verdict may become durable unseen."""
 
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from nodes.capture.node import _Capture, open_source
+from nodes.capture.sources.video import VideoSource
 from pipeline.config import Camera, Config, Infer
 from pipeline.config.topology import find_process
 from pipeline.core.frame import Coverage, FrameRef, Gap, Publishable, Verdict
@@ -15,6 +17,7 @@ from pipeline.transport.frame_receiver import FrameReceiver
 from pipeline.transport.messages import Durable, Submit
 from pipeline.transport.ring import Ring, new_memfd
 from pipeline.transport.sockets import Router
+from tests.videos import moving, write_video
 
 EPOCH = "a" * 32
 
@@ -173,3 +176,24 @@ def test_while_publish_takes_nothing_one_ledger_waits_and_the_last_one_is_sent(l
 
     assert line.ledgers[max(line.ledgers)].account == line.ring.state.account()
     assert line.ring.state.account().in_flight == 0
+
+
+def test_it_rests_while_a_decoder_has_no_picture_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A loop that asks again and again would take the processor from the decoder that it waits for."""
+    go = threading.Event()
+    frames = VideoSource._frames
+
+    def slow(self: VideoSource, container: object, key: int) -> Iterator[object]:
+        for at, frame in frames(self, container, key):
+            if at >= 2:
+                go.wait(30)
+            yield at, frame
+
+    monkeypatch.setattr(VideoSource, "_frames", slow)
+    line = Line(tmp_path, f"video:{write_video(tmp_path / 'clip.mkv', moving(10))}", when_full="block")
+    try:
+        line.wait(lambda: line.ring.state.next_frame == 2, turns=3)
+        assert line.rests()
+    finally:
+        go.set()
+        line.close()

@@ -141,6 +141,9 @@ def test_a_sink_that_always_says_it_works_and_confirms_nothing_counts_as_away(tm
     while alarms.empty():
         sender.look()
     assert "says that it works, and has confirmed nothing" in alarms.get()[2]
+    sender.wake()  # as whenever an event is stored
+    while sender._wake.is_set():  # else no pause would ever last
+        assert sender.failed is None
     sender.stop()
     sender.join()
     spool.close()

@@ -12,11 +12,12 @@ from tests.system.line import LINEPIPE, Line
 NAMES = {
     "sources": {"bare": "bad_parts:BARE", "loud": "bad_parts:LOUD"},
     "engines": {"nothing": "bad_parts:nothing", "words": "bad_parts:Words", "dead": "bad_parts:dead"},
-    "models": {"broken": "bad_parts:Broken", "wide": "bad_parts:Wide", "plain": "bad_parts:plain"},
+    "models": {"broken": "bad_parts:Broken", "wide": "bad_parts:Wide", "plain": "bad_parts:plain", "keeper": "bad_parts:Keeper"},
 }
 CODE = """
 print("a word that nobody asked for")
 import msgspec
+import torch
 from torch import nn
 from pipeline.config.urls import SourceKind
 
@@ -58,6 +59,21 @@ class Wide(nn.Module):
 
     def forward(self, tiles):
         return self.last(tiles.float().mean((1, 2, 3)).unsqueeze(1))
+
+
+class Keeper(nn.Module):
+    # right, and keeps what it computed in its first call
+
+    kept = None
+
+    def __init__(self, num_classes):
+        super().__init__()
+        self.last = nn.Linear(1, num_classes)
+
+    def forward(self, tiles):
+        if self.kept is None:
+            self.kept = torch.ones(1, 1) * 2
+        return self.last(tiles.float().mean((1, 2, 3)).unsqueeze(1) * self.kept) * self.kept
 
 
 def plain():
@@ -126,6 +142,11 @@ def test_a_network_that_cannot_be_trained_is_refused_before_training(tmp_path: P
 
     assert f"the model {model}" in text
     assert says in text
+
+
+@pytest.mark.usefixtures("bad_parts")
+def test_a_network_is_trained_as_if_nobody_had_tried_it_before(tmp_path: Path) -> None:
+    said("train", "--data", str(write_images(tmp_path)), "--out", str(tmp_path / "run"), "--model", "keeper", "--epochs", "1", code=0)
 
 
 def write_images(folder: Path) -> Path:

@@ -143,6 +143,7 @@ class Sender:
                 if fruitless:
                     self._fruitless_since = self._fruitless_since or time.monotonic()
                     self._wake.wait(min(0.001 * fruitless, FRUITLESS_S))
+                    self._wake.clear()
                     continue
                 self._fruitless_since = None
                 if not busy and not feed.unsent(1):
