@@ -219,6 +219,9 @@ def test_a_capture_node_that_never_comes_back_does_not_hold_up_the_stop(
     line.start()
     line.wait_inspected(10)
     assert line.process is not None
+    inspect = next(c for c in psutil.Process(line.process.pid).children() if "inspect" in c.cmdline())
+    inspect.suspend()  # so that frames are in flight when the stop begins; it is replaced
+    line.wait_until(lambda s: s["cameras"]["top"]["in_flight"] > 0, "frames in flight")
     line.process.send_signal(signal.SIGTERM)
     deadline = time.monotonic() + START_S
     while "did not finish within" not in line.log:
