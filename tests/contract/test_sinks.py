@@ -2,6 +2,7 @@
 
 import queue
 import threading
+import time
 from pathlib import Path
 
 import pytest
@@ -146,6 +147,27 @@ def test_a_sink_that_always_says_it_works_and_confirms_nothing_counts_as_away(tm
         assert sender.failed is None
     sender.stop()
     sender.join()
+    spool.close()
+
+
+def test_a_busy_sink_for_which_no_event_waits_is_not_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nodes.publish.sinks.sender.HUNG_S", 0.05)
+    spool = Spool(tmp_path / "events.db", durable=True)
+    alarms: queue.SimpleQueue[tuple[str, bool, str]] = queue.SimpleQueue()
+    turns: list[float] = []
+
+    class Busy(Odd):
+        def turn(self) -> bool:
+            turns.append(time.monotonic())
+            return True
+
+    sender = Sender("busy", "The sink busy", tmp_path / "events.db", lambda o: Busy(o.feed, None), alarm=lambda *a: alarms.put(a))
+    while not turns or turns[-1] - turns[0] < 0.2:
+        sender.look()
+    sender.stop()
+    sender.join()
+
+    assert alarms.empty()
     spool.close()
 
 

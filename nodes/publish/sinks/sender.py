@@ -64,7 +64,7 @@ class Sender:
         self._failures = 0
         self._up_since = 0.0
         self._called_at: float | None = None  # monotonic s at which the sink was called; None: it is not in a call
-        self._fruitless_since: float | None = None  # monotonic s since when it returns True and confirms nothing
+        self._fruitless_since: float | None = None  # monotonic s since when it returns True and confirms none of those that wait
         self._thread = threading.Thread(target=self._run, name=f"sink-{name}", daemon=True)
         self._thread.start()
 
@@ -141,7 +141,7 @@ class Sender:
                 self.trouble = ""
                 fruitless = fruitless + 1 if busy and feed.sent == before else 0
                 if fruitless:
-                    self._fruitless_since = self._fruitless_since or time.monotonic()
+                    self._fruitless_since = (self._fruitless_since or time.monotonic()) if feed.unsent(1) else None
                     self._wake.wait(min(0.001 * fruitless, FRUITLESS_S))
                     self._wake.clear()
                     continue
